@@ -1,0 +1,76 @@
+# make demo   install, run the workflow of config.yaml, print the results
+# make test   install, run the tests          make lint   style, types, workflow
+# make smoke  the smallest real run           make format mend what can be mended of style
+# make lock   renew the pinned versions       make clean  delete outputs and caches
+#
+# Variables: PYTHON (3.11 or 3.12), CORES, CONFIG, DATA_MIRROR (folder to take datasets from instead of the
+# network), TORCH_INDEX (index with CPU builds of torch), SNAKEMAKE_ARGS, PYTEST_ARGS.
+
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= 2
+CONFIG ?= config.yaml
+DATA_MIRROR ?= $(LOFIT_DATA_MIRROR)
+TORCH_INDEX ?=
+UPGRADE ?=
+SNAKEMAKE_ARGS ?=
+PYTEST_ARGS ?=
+
+LOCK := requirements/cpu-linux.lock
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The rules call `python -m lofit`, so the environment comes first on PATH.
+RUN := PATH="$(BIN):$$PATH"
+SNAKEMAKE = $(RUN) snakemake --cores $(CORES) --configfile $(1) \
+	$(if $(DATA_MIRROR),--config data_mirror="$(abspath $(DATA_MIRROR))") $(SNAKEMAKE_ARGS)
+
+.PHONY: help setup demo smoke test format lint lock clean
+# `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+setup: $(STAMP)
+
+# Stale only when the pins, the dependencies or the entry points change; the package itself is editable.
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+		|| { echo "error: LoFiT Bench needs Python 3.11 or 3.12; name one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(PIP) install --quiet --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' $(LOCK))")
+	$(PIP) install --quiet --requirement $(LOCK)
+	$(PIP) install --quiet --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP)
+	$(call SNAKEMAKE,$(CONFIG))
+	@$(BIN)/lofit summary --configfile $(CONFIG)
+
+smoke: $(STAMP)
+	$(call SNAKEMAKE,config/smoke.yaml)
+	@$(BIN)/lofit summary --configfile config/smoke.yaml
+
+test: $(STAMP)
+	$(RUN) python -m pytest $(PYTEST_ARGS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy lofit
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(RUN) snakemake --lint --configfile $(CONFIG)
+
+lock:
+	$(PYTHON) scripts/lock.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(UPGRADE),--upgrade)
+
+clean:
+	find results -mindepth 1 ! -path results/README.md -delete
+	rm -rf .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,27 @@
+"""LoFiT Bench: models x tasks x methods, one node each; see docs/architecture.md."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+if not workflow.overwrite_configfiles:  # a file given with --configfile replaces the default, it does not extend it
+
+    configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/sources.smk"
+include: "workflow/rules/localize.smk"
+include: "workflow/rules/fit.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        all_outputs(),
+
+
+onstart:
+    write_snapshot()

@@ -1,0 +1,5 @@
+"""``python -m lofit``."""
+
+from lofit.cli import main
+
+main()

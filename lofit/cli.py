@@ -1,0 +1,178 @@
+"""The command line: one verb per kind of node, and a few for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from lofit.errors import ConfigError, LofitError
+
+app = typer.Typer(
+    help="LoFiT Bench: localized fine-tuning on LLM representations, compared under one protocol.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path, typer.Option("--configfile", envvar="LOFIT_CONFIG", help="Configuration; the workflow sets the variable.")
+]
+RunId = Annotated[str, typer.Option("--run", help="Id of the node; `lofit plan` lists them.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: threads of the configuration.")]
+DEFAULT = Path("config.yaml")
+
+
+def _table(configfile: Path):  # type: ignore[no-untyped-def]  # the return type would import the world
+    from lofit.config import load_config
+    from lofit.runs import RunTable
+
+    return RunTable(load_config(configfile))
+
+
+def _table_for_compute(configfile: Path, threads: int | None):  # type: ignore[no-untyped-def]
+    """The run table, in a process set up for computing: threads, determinism, no network."""
+    table = _table(configfile)
+    count = threads or table.config.threads
+    os.environ.update(
+        OMP_NUM_THREADS=str(count),
+        TOKENIZERS_PARALLELISM="false",
+        HF_HUB_OFFLINE="1",  # models and data are local by now
+        HF_DATASETS_OFFLINE="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        CUBLAS_WORKSPACE_CONFIG=":4096:8",
+    )
+    import torch
+
+    torch.set_num_threads(count)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time for nothing
+    return table
+
+
+@app.command()
+def plan(configfile: ConfigFile = DEFAULT) -> None:
+    """Check a configuration and print its run table and size. Downloads nothing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = _table(configfile)
+    view = Table(title=f"Run table of {configfile}")
+    for column in ("run", "selector", "head_task", "n_heads"):
+        view.add_column(column, overflow="fold")
+    for row in table.summary():
+        view.add_row(row["run"], row["selector"] or "-", row["head_task"] or "-", str(row["n_heads"] or "-"))
+    console = Console()
+    console.print(view)
+    counts = table.counts()
+    console.print(f"{sum(counts.values())} nodes: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+
+
+@app.command()
+def model(name: Annotated[str, typer.Argument(help="A configured model.")], configfile: ConfigFile = DEFAULT) -> None:
+    """Fetch a model into a plain transformers folder."""
+    from lofit.sources import node
+
+    table = _table(configfile)
+    node.fetch(table, name)
+    print(f"{name}: {table.model_dir(name)}")
+
+
+@app.command()
+def prepare(run: RunId, configfile: ConfigFile = DEFAULT) -> None:
+    """Fetch and split the data of one task for one fold and seed."""
+    from lofit.sources import node
+
+    table = _table(configfile)
+    found = table.find(table.data, run)
+    node.prepare(table, found)
+    print(f"{run}: {table.data_dir(found)}")
+
+
+@app.command()
+def localize(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
+    """Rank the attention heads of a model on one task."""
+    table = _table_for_compute(configfile, threads)
+    from lofit.localize import node
+
+    found = table.find(table.localize, run)
+    node.run(table, found)
+    print(f"{run}: {node.summary_line(table.localize_dir(found))}")
+
+
+@app.command()
+def fit(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
+    """Train one method's adapter."""
+    table = _table_for_compute(configfile, threads)
+    from lofit.fit import node
+
+    found = table.find(table.fits, run)
+    node.run(table, found)
+    print(f"{run}: {node.summary_line(table.run_dir(found))}")
+
+
+@app.command()
+def evaluate(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
+    """Score one fitted method on its task's test items with lm-evaluation-harness."""
+    table = _table_for_compute(configfile, threads)
+    from lofit.evaluate import node
+
+    found = table.find(table.fits, run)
+    node.run(table, found)
+    print(f"{run}: {node.summary_line(table.eval_dir(found))}")
+
+
+@app.command()
+def collect(configfile: ConfigFile = DEFAULT) -> None:
+    """Gather all scores into results.parquet and results.csv."""
+    from lofit.report import node
+
+    node.collect_results(_table(configfile))
+
+
+@app.command()
+def table(configfile: ConfigFile = DEFAULT) -> None:
+    """Write the main table: method by task."""
+    from lofit.report import node
+
+    node.write_main_table(_table(configfile))
+
+
+@app.command()
+def figure(configfile: ConfigFile = DEFAULT) -> None:
+    """Draw the transfer heat map."""
+    from lofit.report import node
+
+    node.draw_transfer_figure(_table(configfile))
+
+
+@app.command()
+def summary(configfile: ConfigFile = DEFAULT) -> None:
+    """Print the main table, where the files are, and what to do next."""
+    from lofit.report import node
+
+    node.print_summary(_table(configfile), configfile)
+
+
+@app.command()
+def schema() -> None:
+    """Print the configuration's JSON schema as YAML (workflow/schemas/config.schema.yaml)."""
+    import yaml
+
+    from lofit.config import json_schema
+
+    print("# Generated by `lofit schema`; do not edit.")
+    print(yaml.safe_dump(json_schema(), sort_keys=False, allow_unicode=True, width=110), end="")
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's error is one line and a non-zero exit."""
+    try:
+        app(standalone_mode=True)
+    except LofitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    sys.exit(0)

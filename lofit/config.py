@@ -1,0 +1,279 @@
+"""The configuration: its form, its checks and its schema. The only place that knows its keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+
+from lofit import localize, methods, registry, tasks
+from lofit.errors import ConfigError
+from lofit.recipes import resolve
+from lofit.sources.catalog import ModelEntry, load_catalog
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+HeadCount = Annotated[
+    int | float,
+    Field(
+        gt=0, description="number of heads kept (integer of 1 or more), or their share of all heads (between 0 and 1)"
+    ),
+]
+
+
+class Form(BaseModel):
+    """Base of all parts: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class HeadsConfig(Form):
+    """Which heads a method edits."""
+
+    localizer: str = Field(default="lofit", description="strategy that ranks the heads")
+    k: list[HeadCount] = Field(default=[0.03, 0.10], min_length=1, description="how many heads; one run for each value")
+    params: dict[str, Any] = Field(default={}, description="overrides of the localizer's recipe")
+
+
+class MethodConfig(Form):
+    """One method of the comparison."""
+
+    heads: HeadsConfig | None = Field(default=None, description="for methods that edit selected heads")
+    params: dict[str, Any] = Field(default={}, description="overrides of the method's recipe")
+
+
+class TaskConfig(Form):
+    """One task: which folds, and its options."""
+
+    folds: list[StrictInt] | None = Field(default=None, min_length=1, description="null: all folds of the task")
+    options: dict[str, Any] = Field(
+        default={}, description="sizes (n_train, n_validation, n_test) and the task's own options"
+    )
+
+
+class TransferConfig(Form):
+    """The transfer experiment: offsets for each task on heads selected on every task."""
+
+    method: str = "lofit"
+    k: HeadCount = 0.10
+    tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
+
+
+class Config(Form):
+    """A whole run of the suite."""
+
+    models: list[str] = Field(min_length=1, description="names from the catalogue or from model_sources")
+    model_sources: dict[Annotated[str, Field(pattern=NAME)], ModelEntry] = Field(
+        default={}, description="models of your own"
+    )
+    tasks: dict[str, TaskConfig | None] = Field(min_length=1)
+    methods: dict[str, MethodConfig | None] = Field(min_length=1)
+    seeds: list[StrictInt] = Field(default=[42], min_length=1)
+    transfer: TransferConfig | None = None
+    data_mirror: Path | None = Field(default=None, description="folder that stands in for the network")
+    results: Path = Path("results")
+    resources: Path = Path("resources")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the frozen base; auto: float32 on CPU, bfloat16 on GPU"
+    )
+    threads: int = Field(default=2, ge=1, description="CPU threads of a node that runs the model")
+    eval_batch_size: int = Field(default=16, ge=1)
+    progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")
+
+    def model_entry(self, name: str) -> ModelEntry:
+        """Source and size of a configured model."""
+        return self.model_sources.get(name) or load_catalog()[name]
+
+    def head_count(self, model: str, k: float) -> int:
+        """Number of heads meant by ``k``: itself if an integer, else the rounded share of the model's heads."""
+        entry = self.model_entry(model)
+        return k if isinstance(k, int) else max(1, round(k * entry.n_layers * entry.n_heads))
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: one line naming file, key and remedy.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}: not valid YAML{where}; mend the file") from None
+    return parse_config(raw, origin=str(path))
+
+
+def parse_config(raw: Any, origin: str = "config") -> Config:
+    """Check a configuration given as a mapping; ``origin`` names it in errors.
+
+    Raises:
+        ConfigError: one line naming file, key and remedy.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{origin}: expected a mapping of keys such as models, tasks, methods; found {type(raw).__name__}"
+        )
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_one_line(error, Config)}") from None
+    for problem in _problems(config):
+        raise ConfigError(f"{origin}: {problem}")
+    return config
+
+
+def _one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") -> str:
+    """The first problem pydantic found, as ``key: problem; remedy``."""
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"] if part not in ("hub", "local", "pypi_gguf", "int", "float")]
+    key = ".".join([prefix.rstrip("."), *location] if prefix else location)
+    if first["type"] == "extra_forbidden":
+        known = list(form.model_fields) if len(location) == 1 else []
+        near = registry.unknown("key", location[-1], known) if known else f"unknown key '{location[-1]}'; remove it"
+        return f"{key}: {near}"
+    if first["type"] == "missing":
+        return f"{key}: this key is required; add it"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key}: {message}; found {first['input']!r}".replace("\n", " ")
+
+
+def _problems(config: Config) -> Any:
+    """Everything the form alone cannot tell: names, sizes, and hyperparameters of methods and tasks."""
+    catalog = {**load_catalog(), **config.model_sources}
+    for field in ("models", "seeds"):
+        if repeated := _repeated(getattr(config, field)):
+            yield f"{field}: '{repeated}' stands twice; remove one"
+    for model in config.models:
+        if model not in catalog:
+            yield f"models: {registry.unknown('model', model, catalog)}, or define it under model_sources"
+    yield from _task_problems(config)
+    yield from _method_problems(config)
+    if config.transfer:
+        yield from _transfer_problems(config, config.transfer)
+
+
+def _repeated(values: list[Any]) -> Any:
+    return next((value for i, value in enumerate(values) if value in values[:i]), None)
+
+
+def _task_problems(config: Config) -> Any:
+    for name, entry in config.tasks.items():
+        if name not in tasks.task_names():
+            yield f"tasks: {registry.unknown('task', name, tasks.task_names())}"
+            continue
+        task = tasks.load_task(name)
+        if entry and entry.folds and (strange := sorted(set(entry.folds) - set(task.folds))):
+            yield f"tasks.{name}.folds: no fold {strange[0]}; this task has {list(task.folds)}"
+        if entry and entry.folds and _repeated(entry.folds) is not None:
+            yield f"tasks.{name}.folds: fold {_repeated(entry.folds)} stands twice; remove one"
+        try:
+            task.Options.model_validate(entry.options if entry else {})
+        except ValidationError as error:
+            yield _one_line(error, task.Options, f"tasks.{name}.options")
+
+
+def _method_problems(config: Config) -> Any:
+    for name, given in config.methods.items():
+        key = f"methods.{name}"
+        if name not in methods.method_names():
+            yield f"methods: {registry.unknown('method', name, methods.method_names())}"
+            continue
+        entry, method = given or MethodConfig(), methods.load_method(name)
+        if entry.heads and not method.uses_heads:
+            yield f"{key}.heads: this method does not select heads; remove the key"
+        if method.uses_heads:
+            heads = entry.heads or HeadsConfig()
+            if heads.localizer not in localize.localizer_names():
+                known = localize.localizer_names()
+                yield f"{key}.heads.localizer: {registry.unknown('localizer', heads.localizer, known)}"
+                continue
+            yield from _params_problems(
+                config,
+                localize.load_localizer(heads.localizer).Params,
+                LOCALIZERS / heads.localizer,
+                heads.params,
+                f"{key}.heads.params",
+            )
+            yield from _head_count_problems(config, heads.k, f"{key}.heads.k")
+        yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
+
+
+def _params_problems(config: Config, form: type[BaseModel], module: Path, overrides: dict[str, Any], key: str) -> Any:
+    for model in config.models:
+        for task in config.tasks:
+            try:
+                form.model_validate(resolve(module.with_suffix(".yaml"), model, task, overrides))
+            except ValidationError as error:
+                yield _one_line(error, form, key)
+
+
+def _head_count_problems(config: Config, counts: list[int | float], key: str) -> Any:
+    for k in counts:
+        for model in config.models:
+            entry = config.model_entry(model)
+            total = entry.n_layers * entry.n_heads
+            if (isinstance(k, int) and k > total) or (isinstance(k, float) and k > 1):
+                yield (
+                    f"{key}: {k} is more than the {total} heads of {model} "
+                    f"({entry.n_layers} layers x {entry.n_heads}); give a smaller number, or a share between 0 and 1"
+                )
+
+
+def _transfer_problems(config: Config, transfer: TransferConfig) -> Any:
+    if transfer.method not in config.methods:
+        yield f"transfer.method: '{transfer.method}' is not among the configured methods; add it under methods"
+    elif not methods.load_method(transfer.method).uses_heads:
+        yield f"transfer.method: '{transfer.method}' does not select heads; choose lofit"
+    for task in transfer.tasks or []:
+        if task not in config.tasks:
+            yield f"transfer.tasks: {registry.unknown('task', task, config.tasks)}"
+    yield from _head_count_problems(config, [transfer.k], "transfer.k")
+
+
+METHODS = Path(methods.__file__).parent
+LOCALIZERS = Path(localize.__file__).parent
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the configuration, with the options of every task and the hyperparameters of every method."""
+    schema = Config.model_json_schema()
+    form = schema["properties"]
+    form["tasks"] = _named(
+        schema,
+        form["tasks"],
+        "TaskConfig",
+        "options",
+        {name: tasks.load_task(name).Options for name in tasks.task_names()},
+    )
+    form["methods"] = _named(
+        schema,
+        form["methods"],
+        "MethodConfig",
+        "params",
+        {name: methods.load_method(name).Params for name in methods.method_names()},
+    )
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _named(
+    schema: dict[str, Any], form: dict[str, Any], part: str, key: str, forms: dict[str, type[BaseModel]]
+) -> dict[str, Any]:
+    """Replace a free mapping by one entry per known name, whose ``key`` has that name's own form."""
+    entries = {}
+    for name, options in forms.items():
+        definition = options.model_json_schema()
+        definition.pop("required", None)  # the recipe fills them
+        schema["$defs"].update(definition.pop("$defs", {}))
+        body = {**schema["$defs"][part], "properties": {**schema["$defs"][part]["properties"], key: definition}}
+        entries[name] = {"anyOf": [body, {"type": "null"}]}
+    return {
+        **{k: v for k, v in form.items() if k != "additionalProperties"},
+        "properties": entries,
+        "additionalProperties": False,
+    }

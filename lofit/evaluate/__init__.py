@@ -1,0 +1,1 @@
+"""Scoring fitted models with lm-evaluation-harness."""

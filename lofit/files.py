@@ -1,0 +1,74 @@
+"""Reading and writing of the small files that nodes exchange; every write is atomic."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lofit.errors import TaskError
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a path beside ``target`` to write to; it becomes ``target`` only if the block succeeds.
+
+    The caller creates a file or a folder at the yielded path. An existing file at ``target`` is
+    replaced; an existing folder at ``target`` is removed first. On any error nothing is left behind.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        part = scratch / target.name
+        yield part
+        if part.is_dir() and target.is_dir():
+            shutil.rmtree(target)
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write ``text`` as UTF-8."""
+    with atomic_path(target) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys."""
+    write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_jsonl(target: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object per line."""
+    write_text(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines.
+
+    Raises:
+        TaskError: a line is not a JSON object; the message names file and line.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TaskError(f"{path}:{number}: not valid JSON ({error.msg}); mend or remove the line") from None
+        if not isinstance(row, dict):
+            raise TaskError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+        rows.append(row)
+    return rows

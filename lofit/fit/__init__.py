@@ -1,0 +1,1 @@
+"""Training: examples, objectives, the loop, and what it costs."""

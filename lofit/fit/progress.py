@@ -1,0 +1,36 @@
+"""Progress bars that are silent when nobody watches."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def track(title: str, total: int, show: bool = True) -> Iterator[Callable[[str], None]]:
+    """Yield ``advance(note)``; a bar is drawn on a terminal, and a line every tenth of the way elsewhere."""
+    if show and sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda note: bar.update(task, advance=1, description=note)
+        return
+    done = 0
+
+    def advance(note: str) -> None:
+        nonlocal done
+        done += 1
+        if done * 10 // total > (done - 1) * 10 // total:
+            print(f"{title}: {done}/{total} {note}", file=sys.stderr, flush=True)
+
+    yield advance

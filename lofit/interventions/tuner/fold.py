@@ -1,0 +1,219 @@
+"""Merged models as plain ``transformers`` checkpoints: a place for the bias that a folded offset needs.
+
+``W (z + v) = W z + W v``: a folded offset vector becomes a bias of the attention output projection, and most families
+have none there. ``from_pretrained`` drops a bias that the configuration does not call for, with a line in a log, so a
+merged model is saved only in a form that its configuration describes in full:
+
+1. as it is, if the family has that bias (GPT-2, GPT-NeoX, OPT, Phi) or nothing but scaling factors were folded;
+2. with a switch of the family's configuration turned on, such as ``attention_bias`` (Llama, Gemma, Qwen3);
+3. as a Llama, which computes the same function and has the switch (Qwen2, and Mistral without sliding window).
+
+Biases that a switch brings along are written out as zeros.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from lofit.errors import EditError
+from lofit.files import atomic_path
+from lofit.interventions.tuner.sites import find_head_site
+
+# Families whose forward pass is Llama's but for biases; their configurations share these fields.
+_LLAMA_TWINS = {"MistralForCausalLM", "Qwen2ForCausalLM"}
+_LLAMA_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "use_cache",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "tie_word_embeddings",
+    "rope_parameters",
+    "attention_dropout",
+)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A model class and configuration that hold a set of weights, and the biases to write out as zeros."""
+
+    model_class: type[PreTrainedModel]
+    config: PretrainedConfig
+    switch: str | None
+    zeros: dict[str, int]
+
+    def empty(self) -> PreTrainedModel:
+        """Build the model without memory for its weights."""
+        return _empty(self.model_class, self.config)
+
+
+def _empty(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return model_class(copy.deepcopy(config))
+
+
+def _fitting_zeros(empty: PreTrainedModel, names: set[str]) -> dict[str, int] | None:
+    """Return the biases (name to size) that ``empty`` has beyond ``names``; None if the two differ otherwise."""
+    state = empty.state_dict()
+    if not names <= set(state):
+        return None
+    zeros = {}
+    for name in set(state) - names:
+        module, _, leaf = name.rpartition(".")
+        if leaf != "bias" or not isinstance(empty.get_submodule(module), nn.Linear | Conv1D):
+            return None
+        zeros[name] = state[name].numel()
+    return zeros
+
+
+def _find_form(model: PreTrainedModel, names: set[str]) -> _Form | None:
+    """Return a form, of the model's own class if possible, that holds the weights called ``names``."""
+    model_class, config = type(model), model.config
+    zeros = _fitting_zeros(_empty(model_class, config), names)
+    if zeros is not None:
+        return _Form(model_class, config, None, zeros)
+    text = config.get_text_config()
+    for switch in sorted(key for key, value in text.to_dict().items() if value is False and "bias" in key):
+        switched = copy.deepcopy(config)
+        setattr(switched.get_text_config(), switch, True)
+        zeros = _fitting_zeros(_empty(model_class, switched), names)
+        if zeros is not None:
+            return _Form(model_class, switched, switch, zeros)
+    llama = _as_llama(model)
+    zeros = None if llama is None else _fitting_zeros(_empty(LlamaForCausalLM, llama), names)
+    return None if llama is None or zeros is None else _Form(LlamaForCausalLM, llama, "attention_bias", zeros)
+
+
+def _as_llama(model: PreTrainedModel) -> LlamaConfig | None:
+    """Return the configuration of the Llama that computes the same function, if there is one."""
+    config = model.config
+    if type(model).__name__ not in _LLAMA_TWINS:
+        return None
+    # Qwen2 carries a window size that counts only where its layer types say so; Mistral's window always counts.
+    kinds = getattr(config, "layer_types", None)
+    if any(kind != "full_attention" for kind in kinds or []):
+        return None
+    if kinds is None and getattr(config, "sliding_window", None) is not None:
+        return None
+    shared = {name: copy.deepcopy(getattr(config, name)) for name in _LLAMA_FIELDS}
+    return LlamaConfig(**shared, head_dim=find_head_site(model).head_dim, attention_bias=True, mlp_bias=False)
+
+
+def reconcile_bias(model: nn.Module) -> None:
+    """Make a merged model and its configuration agree, in place, so that saving it loses nothing.
+
+    Turns on the family's bias switch and adds zero biases where the configuration now calls for them. Where the
+    family has no switch, the model stays exact in memory but its ``save_pretrained`` refuses from here on.
+    Anything but a ``transformers`` model is left as it is.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return
+    form = _find_form(model, set(model.state_dict()))
+    if form is None or form.model_class is not type(model):
+        way_out = "keep the adapter and load it with peft" if form is None else "write it with lofit's export_merged"
+        model.save_pretrained = partial(_refuse_to_save, type(model).__name__, way_out)  # type: ignore[method-assign]
+        return
+    if form.switch is not None:
+        setattr(model.config.get_text_config(), form.switch, True)
+    for name, size in form.zeros.items():
+        module: Any = model.get_submodule(name.rpartition(".")[0])
+        module.bias = nn.Parameter(module.weight.new_zeros(size), requires_grad=False)
+
+
+def _refuse_to_save(kind: str, way_out: str, *args: Any, **kwargs: Any) -> None:
+    raise EditError(
+        f"{kind} has no place for the bias of a folded offset, so save_pretrained would lose it; "
+        f"{way_out} from the unmerged adapter model"
+    )
+
+
+def export_merged(peft_model: PeftModel, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Write the model with its active adapters merged as a plain ``transformers`` checkpoint.
+
+    The checkpoint needs neither lofit nor peft to load. The adapter model is the same afterwards: a LOFIT merge is
+    undone exactly, that of another PEFT method as exactly as the method itself can. An adapter that is already
+    merged is exported as it is and stays merged. The weights are not copied in memory.
+
+    Args:
+        peft_model: a model with adapters of any PEFT method that can be merged.
+        folder: written atomically; an existing folder is replaced.
+        tokenizer: saved alongside if given.
+
+    Raises:
+        EditError: the model cannot be merged, or its family cannot hold a folded offset.
+    """
+    tuner: Any = peft_model.base_model
+    model = peft_model.get_base_model()
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if not layers or not isinstance(model, PreTrainedModel):
+        raise EditError(
+            f"nothing to merge: {type(peft_model).__name__} holds no adapter layers of a transformers model"
+        )
+    merge_here = not any(layer.merged for layer in layers)
+    if merge_here:
+        tuner.merge_adapter()
+    try:
+        weights = _plain_weights(model)
+        form = _find_form(model, set(weights))
+        if form is None:
+            raise EditError(
+                f"{type(model).__name__} has no place for the bias of a folded offset and no exact twin that has; "
+                "keep the adapter and load it with peft"
+            )
+        for name, size in form.zeros.items():
+            weights[name] = weights[name.removesuffix("bias") + "weight"].new_zeros(size)
+        _write(model, form, weights, Path(folder), tokenizer)
+    finally:
+        if merge_here:
+            tuner.unmerge_adapter()
+
+
+def _plain_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of ``model`` under the names it has without adapter layers."""
+    weights = model.state_dict()
+    for path, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            for name in [name for name in weights if name.startswith(f"{path}.")]:
+                tensor = weights.pop(name)
+                if name.startswith(f"{path}.base_layer."):
+                    weights[name.replace(f"{path}.base_layer.", f"{path}.")] = tensor
+    return weights
+
+
+def _write(
+    model: PreTrainedModel,
+    form: _Form,
+    weights: dict[str, torch.Tensor],
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    plain: Any = form.empty()
+    plain.load_state_dict(weights, assign=True)
+    plain.tie_weights()
+    plain.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
+    if form.model_class is type(model) and hasattr(model, "_weight_conversions"):
+        plain._weight_conversions = model._weight_conversions  # names on disk differ from those in memory
+    with atomic_path(folder) as part:
+        plain.save_pretrained(part)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)

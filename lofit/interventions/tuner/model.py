@@ -1,0 +1,116 @@
+"""The PEFT tuner that puts edits on the attention heads of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from lofit.errors import EditError
+from lofit.interventions.tuner.config import LofitConfig
+from lofit.interventions.tuner.fold import reconcile_bias
+from lofit.interventions.tuner.layer import HeadEditLayer
+from lofit.interventions.tuner.sites import HeadSite, find_head_site
+
+
+class LofitModel(BaseTuner):
+    """Wraps the attention output projections that hold selected heads; created by ``peft.get_peft_model``."""
+
+    prefix = "lofit_"
+    tuner_layer_cls = HeadEditLayer
+    site: HeadSite
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        return peft_config
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Find the site in the model and point PEFT's matching of module names at the layers with selected heads."""
+        self.site = find_head_site(model)
+        for layer, head in peft_config.heads or []:
+            if layer >= self.site.n_layers or head >= self.site.n_heads:
+                raise EditError(
+                    f"heads names ({layer}, {head}), but the model has layers 0 to {self.site.n_layers - 1} "
+                    f"with query heads 0 to {self.site.n_heads - 1}"
+                )
+        peft_config.target_modules = [self.site.suffix]
+        peft_config.layers_pattern = self.site.layers
+        peft_config.layers_to_transform = (
+            list(range(self.site.n_layers))
+            if peft_config.heads is None
+            else sorted({layer for layer, _ in peft_config.heads})
+        )
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = int(current_key.removesuffix(f".{self.site.suffix}").rpartition(".")[2])
+        heads = (
+            list(range(self.site.n_heads))
+            if peft_config.heads is None
+            else sorted(head for at, head in peft_config.heads if at == layer)
+        )
+        initial = _initial_values(peft_config, self.site, layer)[:, heads]
+        if isinstance(target, HeadEditLayer):
+            target.update_layer(adapter_name, peft_config, heads, initial)
+            return
+        wrapped = HeadEditLayer(target, self.site.head_dim)
+        wrapped.set_adapter(adapter_name)
+        wrapped.update_layer(adapter_name, peft_config, heads, initial)
+        if adapter_name not in self.active_adapters:
+            wrapped.requires_grad_(False)
+        self._replace_module(parent, target_name, wrapped, target)
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()
+        for name, module in self.model.named_modules():
+            if isinstance(module, HeadEditLayer) and not module.weight.is_floating_point():
+                raise EditError(f"{name} is quantized; load the model unquantized to merge, or keep the adapter")
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge adapters in place; if one layer refuses, no layer stays merged.
+
+        Args:
+            adapter_names: adapters to merge, in this order; None for the active ones.
+            safe_merge: refuse a result that is not finite.
+
+        Raises:
+            EditError: the weights are quantized, or ``safe_merge`` is on and a result is not finite.
+        """
+        try:
+            super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+        except EditError:
+            self.unmerge_adapter()
+            raise
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> Any:
+        # Merging first, in place, means that a refusal leaves the adapter model whole.
+        if merge:
+            self.merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+        else:
+            self.unmerge_adapter()
+        super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
+        if merge:
+            reconcile_bias(self.model)
+        return self.model
+
+
+def _initial_values(config: LofitConfig, site: HeadSite, layer: int) -> torch.Tensor:
+    """Return float32 [2, heads, head dimension]: scaling factors and offsets of all heads of a layer."""
+    generator = torch.Generator().manual_seed(config.init_seed * 65536 + layer)
+    values = torch.randn(2, site.n_heads, site.head_dim, generator=generator)
+    return values * config.init_std

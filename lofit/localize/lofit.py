@@ -1,0 +1,40 @@
+"""LoFiT, step A: rank heads by the norm of learned scaling factors (arXiv 2406.01563, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from lofit.localize.spec import Localizer
+from lofit.methods.spec import TrainParams
+
+if TYPE_CHECKING:
+    from lofit.fit.session import Session
+    from lofit.localize.ranking import Scores
+
+
+class Params(TrainParams):
+    """Hyperparameters of step A."""
+
+    init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial scaling factors")
+
+
+def score(session: Session, params: Params) -> Scores:
+    """Train a in z' = (1 + a) z on all heads with an L1 penalty; the score of a head is the L2 norm of its a."""
+    from lofit.fit.trainer import train
+    from lofit.interventions import LofitConfig, head_norms
+    from lofit.localize.ranking import Scores
+
+    config = LofitConfig(heads=None, scale=True, offset=False, init_std=params.init_std, init_seed=session.seed)
+    trained = train(session, config, params, "scaling all heads")
+    return Scores(head_norms(trained.model, which="scale"), trained.record)
+
+
+LOCALIZER = Localizer(
+    name="lofit",
+    summary="L2 norm of scaling factors trained on all heads with an L1 penalty",
+    source="LoFiT (arXiv 2406.01563), section 3.1; fc2869/lo-fit",
+    Params=Params,
+    score=score,
+)

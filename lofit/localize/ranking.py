@@ -1,0 +1,70 @@
+"""The ranking file: every head of a model with its score, best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lofit.errors import FitError
+from lofit.files import atomic_path
+from lofit.methods.spec import Head
+
+SCHEMA = pa.schema(
+    [("layer", pa.int64()), ("head", pa.int64()), ("score", pa.float64()), ("rank", pa.int64())],
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a localizer found.
+
+    Attributes:
+        values: float64 [layers, query heads]; higher is better.
+        record: what it cost and how it went, for ``localize.json``.
+    """
+
+    values: np.ndarray
+    record: dict[str, Any]
+
+
+def rank_heads(values: np.ndarray) -> pd.DataFrame:
+    """All heads by descending score; ties go to the lower layer, then the lower head.
+
+    Args:
+        values: float [layers, heads].
+
+    Returns:
+        columns layer, head, score, rank (1 is best).
+    """
+    if not np.isfinite(values).all():
+        raise FitError("head scores are not finite; the ranking would be arbitrary")
+    n_heads = values.shape[1]
+    flat = values.astype(np.float64).ravel()
+    order = np.argsort(-flat, kind="stable")
+    return pd.DataFrame(
+        {"layer": order // n_heads, "head": order % n_heads, "score": flat[order], "rank": np.arange(1, flat.size + 1)}
+    )
+
+
+def write_ranking(frame: pd.DataFrame, path: Path) -> None:
+    """Write a ranking as Parquet."""
+    with atomic_path(path) as part:
+        pq.write_table(pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False), part)
+
+
+def top_heads(path: Path, k: int) -> list[Head]:
+    """The ``k`` best heads of a ranking file, best first.
+
+    Raises:
+        FitError: the ranking is of fewer heads (its localization failed, or it is of another model).
+    """
+    frame = pq.read_table(path, schema=SCHEMA).to_pandas().sort_values("rank")
+    if len(frame) < k:
+        raise FitError(f"{path}: {k} heads asked for, {len(frame)} ranked")
+    return [(int(layer), int(head)) for layer, head in zip(frame["layer"][:k], frame["head"][:k], strict=True)]

@@ -1,0 +1,17 @@
+"""Methods: one module per method, with its recipe beside it; registered by being there."""
+
+from __future__ import annotations
+
+from lofit import registry
+from lofit.methods.spec import Method
+
+
+def method_names() -> tuple[str, ...]:
+    """Names of all methods."""
+    return registry.module_names(__name__)
+
+
+def load_method(name: str) -> Method:
+    """The method registered as ``name``."""
+    method: Method = registry.load(__name__, name, "METHOD")
+    return method

@@ -1,0 +1,45 @@
+"""LoRA: low-rank updates of the attention's query and value projections, by PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from lofit.methods.spec import Head, Method, TrainParams
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class Params(TrainParams):
+    """Hyperparameters of LoRA."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16, gt=0, description="the update is scaled by alpha / rank")
+    target_modules: tuple[str, ...] | None = Field(
+        default=None, description="module names; null: PEFT's choice for the family (query and value for Llama)"
+    )
+
+
+def adapter(params: Params, heads: Sequence[Head] | None, seed: int) -> PeftConfig:
+    """PEFT's LoRA without dropout, so that every method trains on the same forward pass."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=params.rank,
+        lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT annotates int and takes any number
+        lora_dropout=0.0,
+        target_modules=list(params.target_modules) if params.target_modules else None,
+    )
+
+
+METHOD = Method(
+    name="lora",
+    summary="low-rank updates of the query and value projections",
+    source="Hu et al. 2022 (arXiv 2106.09685); rank 8 on q and v as in LoFiT, Table 3",
+    Params=Params,
+    adapter=adapter,
+)

@@ -1,0 +1,1 @@
+"""One tidy results table, and the tables and figures drawn from it."""

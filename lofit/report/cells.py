@@ -1,0 +1,148 @@
+"""From tidy rows to one cell of a table or heat map: which rows count, and how they are averaged."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from lofit.errors import ReportError
+
+_NEEDED = (
+    "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads",
+    "n_train", "seed", "eval_task", "protocol", "metric", "value", "status", "trained_params",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One aggregated value.
+
+    Attributes:
+        value: mean over the complete seeds, in the unit of the rows (a fraction); NaN without any.
+        std: sample standard deviation (n - 1) over the complete seeds; NaN with fewer than two.
+        n_seeds: number of complete seeds, that is with a value for every fold.
+        n_expected: number of seeds there should be.
+        status: ``ok`` all seeds complete, ``partial`` some, ``failed`` none and a run failed, ``missing`` none
+            for lack of runs.
+        note: what is absent and why; empty when ``status`` is ``ok`` or there are no rows at all.
+    """
+
+    value: float
+    std: float
+    n_seeds: int
+    n_expected: int
+    status: Literal["ok", "partial", "failed", "missing"]
+    note: str
+
+
+def headline_rows(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
+    """Keep the rows of runs evaluated on the task they were trained for: the headline metric, and failures.
+
+    Args:
+        results: tidy results, as ``collect`` writes them.
+        headline: task name to the name of its headline metric.
+
+    Returns:
+        One row per run: the headline metric, or the failure (metric null).
+
+    Raises:
+        ReportError: no such rows, a task without headline metric, a run without its headline metric, or more than
+            one protocol for one task.
+    """
+    absent = [name for name in _NEEDED if name not in results.columns]
+    if absent:
+        raise ReportError(f"the results lack the columns {', '.join(absent)}; collect them again")
+    own_eval = [
+        evaluated in (task, f"lofit_{task}")
+        for evaluated, task in zip(results["eval_task"], results["task"], strict=True)
+    ]
+    rows = results[own_eval]
+    if rows.empty:
+        raise ReportError("the results hold no run evaluated on the task it was trained for; collect them again")
+    unknown = sorted(set(rows["task"]) - set(headline))
+    if unknown:
+        raise ReportError(f"no headline metric is given for task {unknown[0]}; name one, or leave its rows out")
+    failed = rows["status"].str.startswith("failed")
+    is_headline = rows["metric"] == rows["task"].map(dict(headline))
+    kept = rows[failed | is_headline]
+    lost = rows[~rows["run_id"].isin(kept["run_id"])]
+    if not lost.empty:
+        first = lost.iloc[0]
+        raise ReportError(
+            f"run {first['run_id']} has no metric {headline[first['task']]} for task {first['task']}, only "
+            f"{', '.join(lost.loc[lost['run_id'] == first['run_id'], 'metric'])}; correct the headline metric"
+        )
+    for task, group in kept.groupby("task", sort=False):
+        protocols = sorted(group["protocol"].dropna().unique())
+        if len(protocols) > 1:
+            raise ReportError(
+                f"task {task} was evaluated under the protocols {', '.join(protocols)}, whose values must not share "
+                "a table; keep the rows of one protocol"
+            )
+    return kept
+
+
+def folds_by_task(rows: pd.DataFrame) -> dict[str, set[int]]:
+    """Return the folds that occur for each task: a seed needs all of them to count."""
+    return {str(task): {int(fold) for fold in group} for task, group in rows.groupby("task")["fold"]}
+
+
+def aggregate(rows: pd.DataFrame, folds: Iterable[int], seeds: Iterable[int]) -> Cell:
+    """Average the folds of each seed (unweighted), then the seeds.
+
+    A seed with a failed or absent fold is left out as a whole, since folds differ in difficulty and a mean over
+    some of them is not comparable.
+
+    Args:
+        rows: the headline rows of one cell, one per (seed, fold).
+        folds: the folds each seed should have.
+        seeds: the seeds there should be.
+
+    Raises:
+        ReportError: two runs share a seed and fold.
+    """
+    twice = rows[rows.duplicated(["seed", "fold"], keep=False)]
+    if not twice.empty:
+        first = twice.iloc[0]
+        raise ReportError(
+            f"runs {', '.join(sorted(set(twice['run_id'])))} fill the same cell ({first['model']}, {first['method']}, "
+            f"{first['task']}, fold {first['fold']}, seed {first['seed']}); keep one of them"
+        )
+    if rows.empty:
+        return Cell(math.nan, math.nan, n_seeds=0, n_expected=len(set(seeds)), status="missing", note="")
+    wanted, expected = sorted(set(folds)), sorted(set(seeds))
+    means: list[float] = []
+    notes: list[str] = []
+    any_failed = False
+    for seed in expected:
+        of_seed = {int(row["fold"]): row for row in rows[rows["seed"] == seed].to_dict("records")}
+        reasons = []
+        for fold in wanted:
+            where = f"fold {fold} " if len(wanted) > 1 and of_seed else ""
+            if fold not in of_seed:
+                reasons.append(f"{where}missing")
+            elif of_seed[fold]["status"].startswith("failed"):
+                any_failed = True
+                reasons.append(f"{where}{of_seed[fold]['status']}")
+        if not reasons:
+            means.append(statistics.fmean(float(of_seed[fold]["value"]) for fold in wanted))
+        else:
+            notes.append(f"seed {seed} " + (", ".join(reasons) if of_seed else "missing"))
+    if not means:
+        return Cell(
+            value=math.nan, std=math.nan, n_seeds=0, n_expected=len(expected),
+            status="failed" if any_failed else "missing", note="; ".join(notes),
+        )  # fmt: skip
+    return Cell(
+        value=statistics.fmean(means),
+        std=statistics.stdev(means) if len(means) > 1 else math.nan,
+        n_seeds=len(means),
+        n_expected=len(expected),
+        status="partial" if notes else "ok",
+        note=f"{len(means)} of {len(expected)} seeds ({'; '.join(notes)})" if notes else "",
+    )

@@ -1,0 +1,209 @@
+"""Gather what every evaluated run left behind into one tidy table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lofit.errors import ReportError
+from lofit.files import atomic_path, read_json
+
+#: Columns of ``results.parquet``, in order. ``value`` and ``stderr`` are as the evaluation wrote them (headline
+#: metrics are fractions in [0, 1]); ``*_seconds`` are seconds of wall time; ``peak_memory_bytes`` is in bytes.
+SCHEMA = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("fold", pa.int64(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("selector", pa.string()),
+        pa.field("head_task", pa.string()),
+        pa.field("n_heads", pa.int64()),
+        pa.field("n_train", pa.int64(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("eval_task", pa.string(), nullable=False),
+        pa.field("protocol", pa.string(), nullable=False),
+        pa.field("metric", pa.string()),
+        pa.field("value", pa.float64()),
+        pa.field("stderr", pa.float64()),
+        pa.field("n_items", pa.int64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("trained_params", pa.int64()),
+        pa.field("stored_params", pa.int64()),
+        pa.field("inference_params", pa.int64()),
+        pa.field("localize_seconds", pa.float64()),
+        pa.field("fit_seconds", pa.float64()),
+        pa.field("peak_memory_bytes", pa.int64()),
+    ]
+)
+_DTYPES = {"string": "str", "int64": "Int64", "double": "float64"}
+_RUN_COLUMNS = (
+    "run_id", "model", "task", "fold", "method", "selector", "head_task",
+    "n_heads", "n_train", "seed", "eval_task", "protocol",
+)  # fmt: skip
+_FIT_COLUMNS = {
+    "trained_params": "trained_params",
+    "stored_params": "stored_params",
+    "inference_params": "inference_params",
+    "fit_seconds": "seconds",
+    "peak_memory_bytes": "peak_memory_bytes",
+}
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """One run evaluated on one task, and where its outputs lie.
+
+    Attributes:
+        run_id: the run's id.
+        model: the model's name in the configuration.
+        task: the task trained for.
+        fold: fold of ``task``.
+        method: the method's name.
+        selector: how heads were chosen; None for methods without head selection.
+        head_task: the task the heads were selected on (``task`` itself unless heads are transferred).
+        n_heads: number of heads edited (K); None for methods without head selection.
+        n_train: number of training examples.
+        seed: seed of the training subset and of the fit.
+        eval_task: the task evaluated on (``task`` itself, or another to see what the edit cost there).
+        protocol: name of the prompt and scoring protocol.
+        eval_path: folder with ``results.json`` and ``samples.jsonl``.
+        fit_path: ``fit.json``; None when nothing was fitted.
+        localize_path: ``localize.json``; None when no heads were ranked.
+    """
+
+    run_id: str
+    model: str
+    task: str
+    fold: int
+    method: str
+    selector: str | None
+    head_task: str | None
+    n_heads: int | None
+    n_train: int
+    seed: int
+    eval_task: str
+    protocol: str
+    eval_path: Path
+    fit_path: Path | None = None
+    localize_path: Path | None = None
+
+
+def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
+    """Write one row per (run, eval task, metric) to ``target`` (parquet) and to the ``.csv`` beside it.
+
+    A run of which any node failed gives a single row: metric null, value NaN and status ``failed: <reason>``.
+    All other rows have status ``ok``.
+
+    Args:
+        rows: the evaluated runs; their order is kept.
+        target: path of the parquet file, ending in ``.parquet``.
+
+    Returns:
+        The table as written, with the columns of ``SCHEMA``.
+
+    Raises:
+        ReportError: a file is absent or malformed, or the same run and eval task is given twice.
+    """
+    if target.suffix != ".parquet":
+        raise ReportError(f"results file {target} must end in .parquet")
+    seen: set[tuple[str, str, str]] = set()
+    records: list[dict[str, Any]] = []
+    for run in rows:
+        key = (run.run_id, run.eval_task, run.protocol)
+        if key in seen:
+            raise ReportError(f"run {run.run_id} is listed twice for eval task {run.eval_task}; list it once")
+        seen.add(key)
+        records.extend(_records(run))
+    frame = pd.DataFrame(records, columns=SCHEMA.names)
+    frame = frame.astype({field.name: _DTYPES[str(field.type)] for field in SCHEMA})
+    table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
+    with atomic_path(target) as part:
+        pq.write_table(table, part)
+    with atomic_path(target.with_suffix(".csv")) as part:
+        frame.to_csv(part, index=False)
+    return frame
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """Read the table that ``collect`` wrote.
+
+    Raises:
+        ReportError: the file is absent, no parquet file, or lacks columns of ``SCHEMA``.
+    """
+    if not path.is_file():
+        raise ReportError(f"no results at {path}; run the workflow first, or name another file")
+    try:
+        frame = pd.read_parquet(path)
+    except pa.ArrowInvalid as error:
+        raise ReportError(f"{path} is not a parquet file ({error})") from None
+    absent = [name for name in SCHEMA.names if name not in frame.columns]
+    if absent:
+        raise ReportError(f"{path} lacks the columns {', '.join(absent)}; collect the results again")
+    return frame[SCHEMA.names]
+
+
+def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
+    path = run.eval_path / "results.json"
+    result = _load(path)
+    fit_path, localize_path = run.fit_path, run.localize_path
+    fit = _load(fit_path) if fit_path else {}
+    localize = _load(localize_path) if localize_path else {}
+    base: dict[str, Any] = {name: getattr(run, name) for name in _RUN_COLUMNS}
+    base |= {"metric": None, "value": math.nan, "stderr": math.nan}
+    base["n_items"] = _number(result, "n_items", path)
+    base |= {column: _number(fit, key, fit_path) for column, key in _FIT_COLUMNS.items()}
+    base["localize_seconds"] = _number(localize, "seconds", localize_path)
+    # The earliest node that failed is the cause, so its reason is the one shown.
+    for document, where in ((localize, localize_path), (fit, fit_path), (result, path)):
+        if where is None:
+            continue
+        status = document.get("status")
+        if status == "failed":
+            reason = " ".join(str(document.get("reason") or "no reason given").split())
+            return [base | {"status": f"failed: {reason}"}]
+        if status != "ok":
+            raise ReportError(f'{where}: "status" must be "ok" or "failed", found {status!r}; run that node again')
+    metrics = result.get("metrics")
+    if not isinstance(metrics, dict) or not metrics:
+        raise ReportError(f'{path}: status is ok but "metrics" is empty; evaluate run {run.run_id} again')
+    records = []
+    for name, entry in metrics.items():
+        at = f"{path}: metric {name}"
+        value = _number(entry, "value", at) if isinstance(entry, dict) else None
+        if value is None:
+            raise ReportError(f"{at} has no finite value; evaluate run {run.run_id} again")
+        stderr = _number(entry, "stderr", at)
+        records.append(base | {"status": "ok", "metric": name, "value": value, "stderr": stderr})
+    return records
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = read_json(path)
+    except FileNotFoundError:
+        raise ReportError(f"{path} does not exist; run the node that writes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path} is not valid JSON ({error}); run the node that writes it again") from None
+    if not isinstance(document, dict):
+        raise ReportError(f"{path} must hold a JSON object, found {type(document).__name__}")
+    return document
+
+
+def _number(document: dict[str, Any], key: str, where: Path | str | None) -> int | float | None:
+    """Return a finite number, or None where it is absent, null or not finite."""
+    value = document.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ReportError(f'{where}: "{key}" must be a number or null, found {value!r}')
+    return value if math.isfinite(value) else None

@@ -1,0 +1,107 @@
+"""The report nodes: collect, tables, figures, and the summary printed at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from lofit import tasks
+from lofit.config import HeadsConfig, MethodConfig
+from lofit.evaluate.protocol import PROTOCOL
+from lofit.files import read_json
+from lofit.methods import load_method
+from lofit.report.collect import EvaluatedRun, collect, read_results
+from lofit.report.tables import main_table, print_table, write_table
+from lofit.report.transfer import draw_transfer, transfer_matrix
+from lofit.runs import FitNode, RunTable
+
+
+def headline(table: RunTable) -> dict[str, str]:
+    """Task to headline metric, in the configuration's order."""
+    return {name: tasks.load_task(name).headline for name in table.config.tasks}
+
+
+def evaluated_run(table: RunTable, node: FitNode) -> EvaluatedRun:
+    """Where a node's scores and costs are."""
+    ranking = node.heads_from
+    manifest = read_json(table.data_dir(node.data) / "manifest.json")
+    return EvaluatedRun(
+        run_id=node.id,
+        model=node.model,
+        task=node.data.task,
+        fold=node.data.fold,
+        method=node.method,
+        selector=ranking.localizer if ranking else None,
+        head_task=ranking.data.task if ranking else None,
+        n_heads=node.n_heads,
+        n_train=manifest["counts"]["train"]["kept"],
+        seed=node.seed,
+        eval_task=node.data.task,
+        protocol=PROTOCOL,
+        eval_path=table.eval_dir(node),
+        fit_path=table.run_dir(node) / "fit.json" if load_method(node.method).adapter else None,
+        localize_path=table.localize_dir(ranking) / "localize.json" if ranking else None,
+    )
+
+
+def results_path(table: RunTable) -> Path:
+    """The tidy results table."""
+    return table.config.results / "results.parquet"
+
+
+def collect_results(table: RunTable) -> None:
+    """Write results.parquet and results.csv."""
+    collect([evaluated_run(table, node) for node in table.fits.values()], results_path(table))
+
+
+def write_main_table(table: RunTable) -> None:
+    """Write tables/main.{csv,md,tex}."""
+    frame = main_table(read_results(results_path(table)), headline(table))
+    write_table(frame, table.config.results / "tables" / "main")
+
+
+def draw_transfer_figure(table: RunTable) -> None:
+    """Write figures/transfer.{pdf,png,csv}."""
+    config = table.config
+    assert config.transfer, "the workflow asks for this figure only where transfer is configured"
+    chosen = {
+        name: metric for name, metric in headline(table).items() if name in (config.transfer.tasks or config.tasks)
+    }
+    results = read_results(results_path(table))
+    results = results[results["task"].isin(chosen)]
+    n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
+    name = config.transfer.method
+    selector = ((config.methods[name] or MethodConfig()).heads or HeadsConfig()).localizer
+    matrix = pd.concat(
+        [
+            transfer_matrix(results[results["model"] == model], chosen, k, method=name, selector=selector)
+            for model, k in n_heads.items()
+        ]
+    )
+    draw_transfer(matrix, config.results / "figures" / "transfer", headline=chosen, n_heads=n_heads)
+
+
+def print_summary(table: RunTable, configfile: Path) -> None:
+    """Print the main table, where the files are, and what to do next."""
+    results = table.config.results
+    print_table(main_table(read_results(results_path(table)), headline(table)))
+    console = Console()
+    files = [
+        ("every score, tidy", results / "results.parquet"),
+        ("this table (csv, md, tex)", results / "tables" / "main.md"),
+    ]
+    if table.config.transfer:
+        files.append(("transfer of heads across tasks (png, pdf, csv)", results / "figures" / "transfer.png"))
+    files.append(("adapters, losses, per-item scores", results / "runs"))
+    console.print("\nFiles")
+    for what, path in files:
+        console.print(f"  {what}: {path}", soft_wrap=True, highlight=False)
+    console.print(
+        f"\nNext: edit {configfile} (models, tasks, methods, seeds; `lofit plan` shows what would run) and run\n"
+        f"  snakemake --cores 2 --configfile {configfile}\n"
+        "again: only what changed is computed.",
+        soft_wrap=True,
+        highlight=False,
+    )

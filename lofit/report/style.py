@@ -1,0 +1,53 @@
+"""The look that all figures share, and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from lofit.files import atomic_path
+
+PNG_DPI = 200
+_SETTINGS: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so figures look alike on every machine
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "figure.labelsize": 8,
+    "hatch.linewidth": 0.6,
+    "hatch.color": "0.72",
+    "pdf.fonttype": 42,  # TrueType: text stays text in the PDF
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Apply the shared settings inside the block; draw and save within it."""
+    with matplotlib.rc_context(_SETTINGS):
+        yield
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``<stem>.pdf`` (the same bytes for the same figure) and ``<stem>.png`` (200 dpi); return both paths."""
+    paths = []
+    for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {})):
+        path = stem.parent / f"{stem.name}{suffix}"
+        with atomic_path(path) as part:
+            figure.savefig(part, dpi=PNG_DPI, metadata=metadata)
+        paths.append(path)
+    return paths
+
+
+def ink_on(colour: tuple[float, float, float, float]) -> str:
+    """Return black or white, whichever has the higher contrast on ``colour`` (WCAG 2 relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if luminance > 0.179 else "white"

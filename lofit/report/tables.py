@@ -1,0 +1,236 @@
+"""The main table, method by task, as CSV, Markdown, LaTeX and on the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lofit.files import atomic_path, write_text
+from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
+
+MISSING = "-"
+FAILED = "failed"
+DAGGER = "†"
+_NOTE_WIDTH = 200
+_LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}"}
+    | {"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}"}
+    | {"±": "$\\pm$", DAGGER: "$^{\\dagger}$"}
+)
+
+
+def main_table(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
+    """Compare methods: one row per model and method variant, one column per task.
+
+    Within a seed the folds are averaged unweighted; the value is the mean over seeds and, with more than one seed,
+    ± is the sample standard deviation over seeds. A seed counts only when all its folds have a value. Runs that
+    use heads selected on another task are left out.
+
+    A variant is the method with its number of heads, and with its selector and number of training examples where
+    these differ among the runs of one fold, so that no cell averages over them.
+
+    Args:
+        results: tidy results, as ``collect`` writes them; values of headline metrics are fractions.
+        headline: task to headline metric; its order is the order of the columns.
+
+    Returns:
+        Text columns ``model``, ``method``, one per task (percent with one decimal, ``failed``, or ``-`` where there
+        is no run; ``†`` marks fewer seeds than the row has), ``seeds`` (Int64) and ``trained parameters``; then
+        per task ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.seeds`` (int64),
+        ``<task>.metric`` and ``<task>.protocol``; then ``trained_params.min`` and ``.max`` (Int64) and ``note``.
+
+    Raises:
+        ReportError: see ``headline_rows``; also two runs for the same cell, seed and fold.
+    """
+    rows = headline_rows(results, headline)
+    rows = rows[rows["head_task"].isna() | (rows["head_task"] == rows["task"])]
+    rows = rows.assign(variant=_variants(rows))
+    folds = folds_by_task(rows)
+    protocols = dict(zip(rows["task"].astype(str), rows["protocol"].astype(str), strict=True))
+    models = list(rows["model"].unique())
+    variants = list(rows["variant"].unique())
+    records = []
+    for model in models:
+        for variant in variants:
+            group = rows[(rows["model"] == model) & (rows["variant"] == variant)]
+            if not group.empty:
+                records.append(_record(str(model), str(variant), group, headline, folds, protocols))
+    frame = pd.DataFrame(records)
+    text = ["model", "method", *headline, "seeds", "trained parameters"]
+    frame = frame[text + [name for name in frame.columns if name not in text]]
+    whole = {"seeds", "trained_params.min", "trained_params.max"}
+    return frame.astype({name: "Int64" for name in whole})
+
+
+def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a table of ``main_table`` as ``<stem>.csv`` (all columns), ``<stem>.md`` and ``<stem>.tex``.
+
+    Markdown and LaTeX hold the text columns, with the best value per model and task in bold (ties at the shown
+    precision all bold; nothing to compare, nothing bold). The LaTeX file is a ``table`` environment that needs the
+    package ``booktabs``.
+
+    Returns:
+        The three paths.
+    """
+    paths = [stem.parent / f"{stem.name}{suffix}" for suffix in (".csv", ".md", ".tex")]
+    with atomic_path(paths[0]) as part:
+        frame.to_csv(part, index=False)
+    write_text(paths[1], _markdown(frame))
+    write_text(paths[2], _latex(frame, label=stem.name))
+    return paths
+
+
+def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
+    """Print a table of ``main_table`` and its notes to the terminal (or to ``console``)."""
+    console = console or Console()
+    shown, best = _shown(frame), _best(frame)
+    names = [name for name in shown.columns if name != "model"]
+    for model in shown["model"].unique():
+        table = Table(title=Text(model), title_justify="left", box=box.SIMPLE_HEAD)
+        for name in names:
+            table.add_column(Text(name), justify="left" if name == "method" else "right", overflow="fold")
+        for position in shown.index[shown["model"] == model]:
+            bold = [name in best.columns and bool(best.loc[position, name]) for name in names]
+            texts = [str(shown.loc[position, name]) for name in names]
+            table.add_row(*[Text(text, "bold" if strong else "") for text, strong in zip(texts, bold, strict=True)])
+        console.print(table)
+    for line in [_legend(frame), *_notes(frame)]:
+        console.print(Text(line))
+
+
+def _variants(rows: pd.DataFrame) -> list[str]:
+    selectors = rows.groupby("method")["selector"].nunique()
+    sized = bool((rows.groupby(["model", "task", "fold"])["n_train"].nunique() > 1).any())
+    labels = []
+    for row in rows.to_dict("records"):
+        parts = []
+        if pd.notna(row["n_heads"]):
+            parts.append(f"{int(row['n_heads'])} head{'' if row['n_heads'] == 1 else 's'}")
+        if pd.notna(row["selector"]) and selectors[row["method"]] > 1:
+            parts.append(f"selected by {row['selector']}")
+        if sized:
+            parts.append(f"{int(row['n_train'])} examples")
+        labels.append(f"{row['method']} ({', '.join(parts)})" if parts else str(row["method"]))
+    return labels
+
+
+def _record(
+    model: str,
+    variant: str,
+    group: pd.DataFrame,
+    headline: Mapping[str, str],
+    folds: Mapping[str, set[int]],
+    protocols: Mapping[str, str],
+) -> dict[str, Any]:
+    seeds = {int(seed) for seed in group["seed"]}
+    trained = group["trained_params"].dropna()
+    low, high = (int(trained.min()), int(trained.max())) if len(trained) else (None, None)
+    record: dict[str, Any] = {"model": model, "method": variant, "seeds": len(seeds)}
+    if low is None:
+        record["trained parameters"] = MISSING
+    else:
+        record["trained parameters"] = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    notes = []
+    for task, metric in headline.items():
+        cell = aggregate(group[group["task"] == task], folds.get(task, set()), seeds)
+        record[task] = _cell_text(cell)
+        record[f"{task}.percent"] = 100 * cell.value
+        record[f"{task}.percent_std"] = 100 * cell.std
+        record[f"{task}.seeds"] = cell.n_seeds
+        record[f"{task}.metric"] = metric
+        record[f"{task}.protocol"] = protocols.get(task, MISSING)
+        if cell.note:
+            notes.append(f"{task}: {cell.note}")
+    return record | {"trained_params.min": low, "trained_params.max": high, "note": "; ".join(notes)}
+
+
+def _cell_text(cell: Cell) -> str:
+    if cell.status in ("failed", "missing"):
+        return FAILED if cell.status == "failed" else MISSING
+    spread = f" ± {100 * cell.std:.1f}" if cell.n_seeds > 1 else ""
+    return f"{100 * cell.value:.1f}{spread}{DAGGER if cell.status == 'partial' else ''}"
+
+
+def _tasks(frame: pd.DataFrame) -> list[str]:
+    return [name.removesuffix(".percent") for name in frame.columns if name.endswith(".percent")]
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[["model", "method", *_tasks(frame), "seeds", "trained parameters"]].astype(str)
+
+
+def _best(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mark the best value of each task (columns) within each model, booleans aligned with ``frame``."""
+    best = pd.DataFrame(index=frame.index)
+    for task in _tasks(frame):
+        values = frame[f"{task}.percent"].round(1)
+        by_model = values.groupby(frame["model"])
+        best[task] = (values == by_model.transform("max")) & (by_model.transform("count") > 1)
+    return best
+
+
+def _legend(frame: pd.DataFrame) -> str:
+    metrics = [f"{task} {frame[f'{task}.metric'].iloc[0]}" for task in _tasks(frame)]
+    protocols = [frame[f"{task}.protocol"].iloc[0] for task in _tasks(frame)]
+    if len(set(protocols)) == 1:
+        columns = f"{', '.join(metrics)}; protocol {protocols[0]}"
+    else:
+        columns = ", ".join(f"{metric} (protocol {name})" for metric, name in zip(metrics, protocols, strict=True))
+    return (
+        f"Percent: {columns}. Folds are averaged within a seed, then seeds; ± is the sample standard "
+        f"deviation over seeds, given for more than one seed. {DAGGER} fewer seeds than the row has, {MISSING} no run."
+    )
+
+
+def _notes(frame: pd.DataFrame) -> list[str]:
+    return [
+        textwrap.shorten(f"{model}, {method}: {note}", _NOTE_WIDTH, placeholder=" ...")
+        for model, method, note in zip(frame["model"], frame["method"], frame["note"], strict=True)
+        if note
+    ]
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    shown, best = _shown(frame), _best(frame)
+    for task in best.columns:
+        shown[task] = shown[task].mask(best[task], "**" + shown[task] + "**")
+    shown = shown.map(_escape_pipe).rename(columns=_escape_pipe)
+    align = ["left" if name in ("model", "method") else "right" for name in shown.columns]
+    body = shown.to_markdown(index=False, disable_numparse=True, colalign=align)
+    notes = "".join(f"- {_escape_pipe(note)}\n" for note in _notes(frame))
+    return f"{body}\n\n{_legend(frame)}\n" + (f"\n{notes}" if notes else "")
+
+
+def _escape_pipe(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _latex(frame: pd.DataFrame, label: str) -> str:
+    shown, best = _shown(frame), _best(frame)
+    bold = best.reindex(columns=shown.columns, fill_value=False)
+    style = shown.style.hide(axis="index")
+    style = style.format(_latex_text).format_index(_latex_text, axis=1)
+    style = style.apply(lambda _: bold.replace({True: "textbf: --rwrap", False: ""}), axis=None)
+    columns = "".join("l" if name in ("model", "method") else "r" for name in shown.columns)
+    tabular = style.to_latex(hrules=True, column_format=columns)
+    notes = "".join(f"\\par {_latex_text(note)}\n" for note in _notes(frame))
+    return (
+        "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
+        f"\\caption{{{_latex_text(_legend(frame))}}}\n\\label{{tab:{label}}}\n{tabular}"
+        + (f"\\begin{{flushleft}}\\footnotesize\n{notes}\\end{{flushleft}}\n" if notes else "")
+        + "\\end{table}\n"
+    )
+
+
+def _latex_text(text: object) -> str:
+    """Escape LaTeX's specials and spell the signs that need math mode."""
+    return str(text).translate(_LATEX)

@@ -1,0 +1,229 @@
+"""Do heads selected on one task serve another? The transfer matrix and its heat map."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from lofit.errors import ReportError
+from lofit.files import atomic_path
+from lofit.report.cells import aggregate, folds_by_task, headline_rows
+from lofit.report.style import figure_style, ink_on, save_figure
+
+_COLUMNS = ["model", "head_task", "task", "value", "relative", "n_seeds", "status"]
+# Colour-blind-safe (ColorBrewer), light in the middle: orange below 1, purple above, darker the further away.
+_COLOURS = "PuOr"
+_MIN_SPAN, _MAX_SPAN = 0.25, 1.0
+_PANELS_PER_ROW = 3
+
+
+def transfer_matrix(
+    results: pd.DataFrame, headline: Mapping[str, str], n_heads: int, *, method: str = "lofit", selector: str = "lofit"
+) -> pd.DataFrame:
+    """Build one row per model, task the heads were selected on, and task trained for.
+
+    Only runs of ``method`` with ``n_heads`` heads chosen by ``selector`` count. ``value`` is the headline metric
+    with folds averaged within a seed, then seeds; ``relative`` is ``value`` divided by the value of the same model
+    and task with heads selected on the task itself, and NaN where that is 0 or absent. Where a task was trained with
+    several numbers of examples, its own-heads runs count only at the number used for transfer.
+
+    Args:
+        results: tidy results, as ``collect`` writes them.
+        headline: task to headline metric; its order is the order of the rows and columns.
+        n_heads: number of heads edited (K).
+        method: the method whose heads are transferred.
+        selector: how its heads were chosen.
+
+    Returns:
+        Columns model, head_task, task, value (float64, fraction), relative (float64), n_seeds (int64, complete
+        seeds) and status (``ok``, ``partial``, ``failed``, ``missing``), for all pairs of the tasks that occur.
+
+    Raises:
+        ReportError: no such runs, runs that must not share a cell, or see ``headline_rows``.
+    """
+    candidates = results[(results["method"] == method) & (results["selector"] == selector)]
+    rows = candidates[(candidates["n_heads"] == n_heads).fillna(False).astype(bool)]
+    if rows.empty:
+        known = ", ".join(str(int(count)) for count in sorted(candidates["n_heads"].dropna().unique())) or "none"
+        raise ReportError(
+            f"no {method} runs with {n_heads} heads chosen by {selector} to draw transfer from; numbers of heads that "
+            f"there are: {known}"
+        )
+    rows = _same_size(headline_rows(rows, headline))
+    present = set(rows["task"]) | set(rows["head_task"].dropna())
+    unknown = sorted(present - set(headline))
+    if unknown:
+        raise ReportError(f"no headline metric is given for task {unknown[0]}; name one, or leave its rows out")
+    tasks = [task for task in headline if task in present]
+    folds = folds_by_task(rows)
+    records: list[dict[str, Any]] = []
+    for model in rows["model"].unique():
+        for head_task in tasks:
+            for task in tasks:
+                group = rows[(rows["model"] == model) & (rows["head_task"] == head_task) & (rows["task"] == task)]
+                cell = aggregate(group, folds.get(task, set()), {int(seed) for seed in group["seed"]})
+                records.append(
+                    {
+                        "model": model, "head_task": head_task, "task": task, "value": cell.value,
+                        "relative": math.nan, "n_seeds": cell.n_seeds, "status": cell.status,
+                    }
+                )  # fmt: skip
+    own = {(record["model"], record["task"]): record["value"] for record in records if _is_own(record)}
+    for record in records:
+        base = own[record["model"], record["task"]]
+        if base > 0:
+            record["relative"] = record["value"] / base
+    return pd.DataFrame(records, columns=_COLUMNS)
+
+
+def draw_transfer(
+    matrix: pd.DataFrame, stem: Path, *, headline: Mapping[str, str], n_heads: Mapping[str, int]
+) -> list[Path]:
+    """Draw the matrix as ``<stem>.pdf`` and ``<stem>.png``, and write it as ``<stem>.csv``.
+
+    One panel per model; rows are the tasks heads were selected on, columns the tasks the offsets were trained and
+    evaluated on. Colour shows the relative value, centred at 1; each cell gives the relative value and, below it,
+    the absolute one in percent. Cells without value are hatched and say why.
+
+    Args:
+        matrix: what ``transfer_matrix`` returned.
+        stem: path of the figure without suffix.
+        headline: task to headline metric, for the labels.
+        n_heads: model to number of heads edited (K), for the caption.
+
+    Returns:
+        The three paths.
+    """
+    with figure_style():
+        paths = save_figure(_figure(matrix, headline, n_heads), stem)
+    table = stem.parent / f"{stem.name}.csv"
+    with atomic_path(table) as part:
+        matrix.to_csv(part, index=False)
+    return [*paths, table]
+
+
+def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
+    """Return the sentence below the figure: what it shows, K, and the number of seeds."""
+    counted = matrix.loc[matrix["n_seeds"] > 0, "n_seeds"]
+    low, high = (int(counted.min()), int(counted.max())) if len(counted) else (0, 0)
+    seeds = f"n = {high} seed{'' if high == 1 else 's'}" if low == high else f"n = {low} to {high} seeds"
+    same = len(set(n_heads.values())) == 1
+    heads = str(next(iter(n_heads.values()))) if same else ", ".join(f"{k} ({model})" for model, k in n_heads.items())
+    text = (
+        f"K = {heads} heads, {seeds}. Each cell: value relative to heads selected on the same task "
+        "(the diagonal of its column), and the value in percent."
+    )
+    if (matrix["status"] == "partial").any():
+        text += " † some seeds are left out, since a run failed or is missing."
+    if (matrix["value"].notna() & matrix["relative"].isna()).any():
+        text += " n/a: the same-task value is 0 or absent."
+    return text
+
+
+def _is_own(record: Mapping[str, Any]) -> bool:
+    return bool(record["head_task"] == record["task"])
+
+
+def _same_size(rows: pd.DataFrame) -> pd.DataFrame:
+    kept = []
+    for (model, task, _), group in rows.groupby(["model", "task", "fold"], sort=False):
+        moved = group[group["head_task"] != group["task"]]
+        sizes = sorted({int(size) for size in (moved if len(moved) else group)["n_train"]})
+        if len(sizes) > 1:
+            raise ReportError(
+                f"transfer runs of {model} on {task} use {', '.join(map(str, sizes))} training examples, which must "
+                "not share a figure; keep the rows of one number"
+            )
+        kept.append(group[group["n_train"] == sizes[0]])
+    return pd.concat(kept).sort_index()
+
+
+def _figure(matrix: pd.DataFrame, headline: Mapping[str, str], n_heads: Mapping[str, int]) -> Figure:
+    models = list(matrix["model"].unique())
+    tasks = list(matrix["task"].unique())
+    across = min(len(models), _PANELS_PER_ROW)
+    down = math.ceil(len(models) / across)
+    side = max(2.4, 0.95 * len(tasks))
+    width, height = across * (side + 1.0) + 1.0, down * (side + 1.3) + 0.7
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False)
+    colours = matplotlib.colormaps[_COLOURS]
+    relative = matrix["relative"].dropna()
+    furthest = float((relative - 1).abs().max()) if len(relative) else 0.0
+    span = min(max(furthest, _MIN_SPAN), _MAX_SPAN)
+    norm = Normalize(1 - span, 1 + span)
+    used = []
+    for position, axes in enumerate(grid.flat):
+        if position >= len(models):
+            axes.remove()
+            continue
+        used.append(axes)
+        panel = matrix[matrix["model"] == models[position]]
+        _draw_panel(axes, panel, tasks, headline, colours, norm)
+        axes.set_title(models[position])
+        axes.set_xlabel("offsets trained and evaluated on")
+        if position % across == 0:
+            axes.set_ylabel("heads selected on")
+    bar = figure.colorbar(
+        ScalarMappable(norm, colours), ax=used, extend="max" if furthest > span else "neither", aspect=25, pad=0.02
+    )
+    bar.set_label("value relative to same-task heads")
+    bar.ax.axhline(1, color="black", linewidth=0.8)
+    figure.supxlabel(textwrap.fill(caption(matrix, n_heads), int(width * 16)), x=0.01, ha="left")
+    return figure
+
+
+def _draw_panel(
+    axes: Axes,
+    panel: pd.DataFrame,
+    tasks: list[str],
+    headline: Mapping[str, str],
+    colours: Colormap,
+    norm: Normalize,
+) -> None:
+    cells = {(cell["head_task"], cell["task"]): cell for cell in panel.to_dict("records")}
+    for row, head_task in enumerate(tasks):
+        for column, task in enumerate(tasks):
+            cell = cells.get((head_task, task), {"value": math.nan, "status": "missing"})
+            _draw_cell(axes, row, column, cell, own=head_task == task, colours=colours, norm=norm)
+    axes.set_xlim(-0.5, len(tasks) - 0.5)
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.set_aspect("equal")
+    slant: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(tasks) > 3 else {}
+    axes.set_xticks(range(len(tasks)), [f"{task}\n({headline[task]})" for task in tasks], **slant)
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.tick_params(length=0)
+
+
+def _draw_cell(
+    axes: Axes, row: int, column: int, cell: Mapping[Hashable, Any], *, own: bool, colours: Colormap, norm: Normalize
+) -> None:
+    corner = (column - 0.5, row - 0.5)
+    if pd.isna(cell["value"]):
+        face, hatch = ("white", "///") if cell["status"] == "missing" else ("0.93", "xxx")
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=face, edgecolor="0.72", hatch=hatch))
+        box = {"facecolor": face, "edgecolor": "none", "pad": 1.5}
+        axes.text(column, row, cell["status"], ha="center", va="center", bbox=box)
+        ink = "black"
+    else:
+        known = pd.notna(cell["relative"])
+        colour = colours(float(norm(cell["relative"]))) if known else (0.97, 0.97, 0.97, 1.0)
+        ink = ink_on(colour)
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="0.72"))
+        text = (f"{cell['relative']:.2f}" if known else "n/a") + ("†" if cell["status"] == "partial" else "")
+        place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": ink}
+        axes.annotate(text, (column, row), (0, 5), **place)
+        axes.annotate(f"{100 * cell['value']:.1f}%", (column, row), (0, -8), fontsize=7, **place)
+    if own:
+        axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=ink))

@@ -1,0 +1,251 @@
+"""The run table: a configuration expanded to one row per node, with ids and paths.
+
+This is the only fan-out. A node's path carries model, task, fold, seed and method; the rest of what
+determines its result is in a short hash of its identity, which stands in full in ``run.json`` beside the outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lofit import localize, methods, tasks
+from lofit.config import LOCALIZERS, METHODS, Config, HeadsConfig, MethodConfig, TaskConfig
+from lofit.errors import ConfigError
+from lofit.recipes import resolve
+
+
+def short_hash(identity: Any) -> str:
+    """First 8 hexadecimal digits of the SHA-256 of the canonical JSON of ``identity``."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class DataNode:
+    """The split of one task for one fold and seed."""
+
+    task: str
+    fold: int
+    seed: int
+    options: dict[str, Any]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines the files."""
+        return {"task": self.task, "fold": self.fold, "seed": self.seed, "options": self.options}
+
+    @cached_property
+    def id(self) -> str:
+        """Path of the node below ``resources/tasks``."""
+        return f"{self.task}/fold{self.fold}/seed{self.seed}-{short_hash(self.identity)}"
+
+
+@dataclass(frozen=True)
+class LocalizeNode:
+    """A ranking of all heads of a model on one task."""
+
+    model: str
+    model_source: dict[str, Any]
+    dtype: str
+    data: DataNode
+    localizer: str
+    params: dict[str, Any]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines the ranking."""
+        return {
+            "model": self.model,
+            "model_source": self.model_source,
+            "dtype": self.dtype,
+            "data": self.data.identity,
+            "localizer": self.localizer,
+            "params": self.params,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Path of the node below ``results/localize``."""
+        data = self.data
+        return f"{self.model}/{data.task}/fold{data.fold}/seed{data.seed}/{self.localizer}-{short_hash(self.identity)}"
+
+
+@dataclass(frozen=True)
+class FitNode:
+    """One fitted method: the unit of comparison."""
+
+    model: str
+    model_source: dict[str, Any]
+    dtype: str
+    data: DataNode
+    method: str
+    params: dict[str, Any]
+    heads_from: LocalizeNode | None
+    n_heads: int | None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines the adapter and its scores."""
+        return {
+            "model": self.model,
+            "model_source": self.model_source,
+            "dtype": self.dtype,
+            "data": self.data.identity,
+            "method": self.method,
+            "params": self.params,
+            "heads_from": self.heads_from.identity if self.heads_from else None,
+            "n_heads": self.n_heads,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Path of the node below ``results/runs``."""
+        data = self.data
+        return f"{self.model}/{data.task}/fold{data.fold}/seed{data.seed}/{self.method}-{short_hash(self.identity)}"
+
+    @property
+    def seed(self) -> int:
+        """Seed of training, and of the draw of the training subset."""
+        return self.data.seed
+
+
+Node = TypeVar("Node", DataNode, LocalizeNode, FitNode)
+
+
+def _unique(nodes: Iterable[Node]) -> dict[str, Node]:
+    return {node.id: node for node in nodes}
+
+
+class RunTable:
+    """All nodes of a configuration, each once, and where their files are."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        fits = [*self._comparison(), *self._transfer()]
+        self.fits = _unique(fits)
+        self.localize = _unique(fit.heads_from for fit in fits if fit.heads_from)
+        self.data = _unique([*(fit.data for fit in fits), *(node.data for node in self.localize.values())])
+
+    def folds(self, task: str) -> list[int]:
+        """Configured folds of a task."""
+        entry = self.config.tasks[task]
+        return list(entry.folds if entry and entry.folds else tasks.load_task(task).folds)
+
+    def _data(self, task: str, fold: int, seed: int) -> DataNode:
+        options = tasks.load_task(task).Options.model_validate((self.config.tasks[task] or TaskConfig()).options)
+        return DataNode(task, fold, seed, options.model_dump(mode="json"))
+
+    def _source(self, model: str) -> dict[str, Any]:
+        return self.config.model_entry(model).source.model_dump(mode="json")
+
+    def _ranking(self, model: str, data: DataNode, heads: HeadsConfig) -> LocalizeNode:
+        values = resolve(LOCALIZERS / f"{heads.localizer}.yaml", model, data.task, heads.params)
+        params = localize.load_localizer(heads.localizer).Params.model_validate(values).model_dump(mode="json")
+        return LocalizeNode(model, self._source(model), self.config.dtype, data, heads.localizer, params)
+
+    def _fit(self, model: str, data: DataNode, name: str, ranking: LocalizeNode | None, n_heads: int | None) -> FitNode:
+        entry = self.config.methods[name] or MethodConfig()
+        values = resolve(METHODS / f"{name}.yaml", model, data.task, entry.params)
+        params = methods.load_method(name).Params.model_validate(values).model_dump(mode="json")
+        return FitNode(model, self._source(model), self.config.dtype, data, name, params, ranking, n_heads)
+
+    def _comparison(self) -> Iterable[FitNode]:
+        """Every method on every task, with heads selected on the same split."""
+        for model in self.config.models:
+            for task in self.config.tasks:
+                for fold in self.folds(task):
+                    for seed in self.config.seeds:
+                        yield from self._methods(model, self._data(task, fold, seed))
+
+    def _methods(self, model: str, data: DataNode) -> Iterable[FitNode]:
+        for name, entry in self.config.methods.items():
+            method = methods.load_method(name)
+            if method.adapter is None and data.seed != self.config.seeds[0]:
+                continue  # nothing is trained and every seed scores the same test items
+            if not method.uses_heads:
+                yield self._fit(model, data, name, None, None)
+                continue
+            heads = (entry or MethodConfig()).heads or HeadsConfig()
+            ranking = self._ranking(model, data, heads)
+            for n_heads in dict.fromkeys(self.config.head_count(model, k) for k in heads.k):
+                yield self._fit(model, data, name, ranking, n_heads)
+
+    def _transfer(self) -> Iterable[FitNode]:
+        """Offsets for each task on heads selected on every task (heads of the same fold where there is one)."""
+        transfer = self.config.transfer
+        if not transfer:
+            return
+        names = transfer.tasks or list(self.config.tasks)
+        heads = (self.config.methods[transfer.method] or MethodConfig()).heads or HeadsConfig()
+        for model in self.config.models:
+            n_heads = self.config.head_count(model, transfer.k)
+            for task in names:
+                for fold in self.folds(task):
+                    for seed in self.config.seeds:
+                        for source in names:
+                            source_fold = fold if fold in self.folds(source) else self.folds(source)[0]
+                            ranking = self._ranking(model, self._data(source, source_fold, seed), heads)
+                            yield self._fit(model, self._data(task, fold, seed), transfer.method, ranking, n_heads)
+
+    def find(self, nodes: dict[str, Node], identifier: str) -> Node:
+        """The node called ``identifier``.
+
+        Raises:
+            ConfigError: the configuration has no such node.
+        """
+        if identifier not in nodes:
+            raise ConfigError(f"no node '{identifier}' in this configuration; `lofit plan` lists them")
+        return nodes[identifier]
+
+    def model_dir(self, model: str) -> Path:
+        """A plain transformers folder."""
+        return self.config.resources / "models" / model
+
+    def data_dir(self, node: DataNode) -> Path:
+        """Folder of train, validation and test JSON lines and their manifest."""
+        return self.config.resources / "tasks" / node.id
+
+    def localize_dir(self, node: LocalizeNode) -> Path:
+        """Folder of the ranking."""
+        return self.config.results / "localize" / node.id
+
+    def run_dir(self, node: FitNode) -> Path:
+        """Folder of the adapter, its report and its evaluations."""
+        return self.config.results / "runs" / node.id
+
+    def eval_dir(self, node: FitNode) -> Path:
+        """Folder of the evaluation on the node's own task."""
+        return self.run_dir(node) / "eval" / node.data.task
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The run table as plain rows, for ``lofit plan`` and for people."""
+        return [
+            {
+                "run": node.id,
+                "model": node.model,
+                "task": node.data.task,
+                "fold": node.data.fold,
+                "seed": node.seed,
+                "method": node.method,
+                "selector": node.heads_from.localizer if node.heads_from else None,
+                "head_task": node.heads_from.data.task if node.heads_from else None,
+                "n_heads": node.n_heads,
+            }
+            for node in self.fits.values()
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Number of nodes of each kind."""
+        trained = sum(methods.load_method(node.method).adapter is not None for node in self.fits.values())
+        return {
+            "model": len(self.config.models),
+            "prepare": len(self.data),
+            "localize": len(self.localize),
+            "fit": trained,
+            "evaluate": len(self.fits),
+        }

@@ -1,0 +1,132 @@
+"""Models and datasets of the Hugging Face hub, at a pinned revision.
+
+Model files stay in the hub client's own cache (HF_HOME), so a model that is already there is not fetched again.
+Every failure becomes one clear line; no message ever holds the access token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from lofit.errors import SourceError
+from lofit.sources.spec import HubDataset, HubModel
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+"""What is fetched of a model repository: weights as safetensors, configuration, tokenizer, chat template."""
+
+IGNORED_FILES = ("*/*", "consolidated*")
+"""Not fetched: sub-folders (other formats of the same weights) and a second copy of the weights."""
+
+
+def fetch_hub_model(source: HubModel) -> tuple[Path, str]:
+    """Fetch a model repository into the hub client's cache.
+
+    Returns:
+        The snapshot folder, and the commit sha that the revision stands for.
+
+    Raises:
+        SourceError: the repository is missing, gated or not reachable, or the client is offline and lacks it.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = [*MODEL_FILES, *(("*.py",) if source.trust_remote_code else ())]
+    with _one_line_errors("model", source.repo, source.revision):
+        folder = snapshot_download(
+            source.repo, revision=source.revision, allow_patterns=patterns, ignore_patterns=list(IGNORED_FILES)
+        )
+    return Path(folder), Path(folder).name
+
+
+def fetch_hub_rows(spec: HubDataset, cache: Path) -> tuple[list[dict[str, Any]], str]:
+    """Fetch one split of a hub dataset.
+
+    The datasets library falls back to *any* cached revision when the hub cannot be reached. Each revision therefore
+    has a cache folder of its own, ``cache/datasets/<revision>``.
+
+    Returns:
+        The rows in the dataset's order as plain Python values, and the commit sha they come from.
+
+    Raises:
+        SourceError: the dataset, configuration or split is missing, gated or not reachable.
+    """
+    from datasets import load_dataset_builder
+
+    folder = cache / "datasets" / spec.revision.replace("/", "--")
+    with _one_line_errors("dataset", spec.repo, spec.revision):
+        builder = load_dataset_builder(  # the scheme keeps a local folder of the same name from being read instead
+            f"hf://datasets/{spec.repo}", name=spec.config, revision=spec.revision, cache_dir=str(folder)
+        )
+        builder.download_and_prepare()
+        splits = builder.info.splits or {}
+        if spec.split not in splits:
+            raise SourceError(
+                f"dataset {spec.repo} ({spec.config}) has no split '{spec.split}'; it has {', '.join(map(str, splits))}"
+            )
+        rows = [dict(row) for row in builder.as_dataset(split=spec.split)]
+    return rows, str(builder.hash)
+
+
+@contextmanager
+def _one_line_errors(kind: Literal["model", "dataset"], repo: str, revision: str) -> Iterator[None]:
+    """Turn what the hub client and the datasets library raise into one SourceError."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        yield
+    except SourceError:
+        raise
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError, HFValidationError) as error:
+        raise SourceError(_explain(error, kind, repo, revision)) from None
+    except Exception as error:  # the client's HTTP library changes between releases; know its errors by their module
+        if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "requests", "datasets", "huggingface_hub"):
+            raise SourceError(_explain(error, kind, repo, revision)) from None
+        raise
+
+
+def _explain(error: BaseException, kind: Literal["model", "dataset"], repo: str, revision: str) -> str:
+    """One line that says what is wrong with the repository and what to do about it."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    what = f"{kind} {repo}"
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+    elsewhere = "use a local model source" if kind == "model" else "set data_mirror"
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    text = _scrub(str(error))
+    if isinstance(error, GatedRepoError) or "gated dataset" in text:
+        return f"{what} is gated: accept its licence at {page} and set HF_TOKEN to a token of that account"
+    if isinstance(error, RevisionNotFoundError) or re.match(r"Revision '.*' doesn't exist", text):
+        return f"{what} has no revision '{revision}'; give a commit sha, tag or branch that {page} lists"
+    if isinstance(error, RepositoryNotFoundError) or "doesn't exist on the Hub" in text:
+        return f"{what} was not found; check the name at {page}, and set HF_TOKEN if it is private"
+    if status in (401, 403):
+        return f"{what}: access denied (HTTP {status}); set HF_TOKEN to a token that may read {page}"
+    if constants.HF_HUB_OFFLINE:
+        return f"{what} at {revision} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or {elsewhere}"
+    network = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "ProxyError", "RemoteProtocolError")
+    if isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError) or type(error).__name__ in network:
+        return f"{what}: {constants.ENDPOINT} cannot be reached ({text}); connect to the network, or {elsewhere}"
+    if status is not None:
+        return f"{what}: {constants.ENDPOINT} answers HTTP {status}; try again later, or {elsewhere}"
+    return f"{what} at {revision} cannot be read ({type(error).__name__}: {text})"
+
+
+def _scrub(text: str) -> str:
+    """First line of ``text``, at most 200 characters, without anything that looks like an access token."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    line = (text.strip().splitlines() or ["no message"])[0]
+    if token:
+        line = line.replace(token, "<token>")
+    return re.sub(r"hf_[A-Za-z0-9]{8,}", "<token>", line)[:200]

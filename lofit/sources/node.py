@@ -1,0 +1,51 @@
+"""The source nodes: fetch a configured model, prepare a configured split."""
+
+from __future__ import annotations
+
+import shutil
+
+from lofit import registry, tasks
+from lofit.errors import ConfigError
+from lofit.files import read_json
+from lofit.runs import DataNode, RunTable
+from lofit.sources.fetcher import Fetcher
+from lofit.sources.models import fetch_model
+
+
+def fetch(table: RunTable, name: str) -> None:
+    """Write the model's folder and check that it has the configured shape.
+
+    Raises:
+        ConfigError: the model is not configured, or the catalogue's numbers of layers and heads are not its own.
+        SourceError: it cannot be fetched.
+    """
+    config = table.config
+    if name not in config.models:
+        raise ConfigError(registry.unknown("model", name, config.models))
+    entry, folder = config.model_entry(name), table.model_dir(name)
+    fetch_model(name, entry.source, folder, cache=config.resources / "downloads")
+    text = read_json(folder / "config.json")
+    text = text.get("text_config", text)
+    found = (
+        text.get("num_hidden_layers", text.get("n_layer")),
+        text.get("num_attention_heads", text.get("n_head")),
+    )
+    if found != (entry.n_layers, entry.n_heads):
+        shutil.rmtree(folder)
+        raise ConfigError(
+            f"model_sources.{name}: {entry.n_layers} layers x {entry.n_heads} heads configured, the model has "
+            f"{found[0]} x {found[1]}; correct n_layers and n_heads"
+        )
+
+
+def prepare(table: RunTable, node: DataNode) -> None:
+    """Write the splits of one task, fold and seed.
+
+    Raises:
+        TaskError: the data does not fit the options.
+        SourceError: it cannot be fetched.
+    """
+    task = tasks.load_task(node.task)
+    fetcher = Fetcher(table.config.resources / "downloads", table.config.data_mirror)
+    options = task.Options.model_validate(node.options)
+    tasks.prepare_task(task, options, node.fold, node.seed, fetcher, table.data_dir(node))

@@ -1,0 +1,111 @@
+"""Benchmark tasks: one folder each, found by being there.
+
+A task folder holds ``prepare.py`` (which defines ``Options`` and ``TASK``), ``task.yaml`` (the lm-eval task
+``lofit_<name>``), ``utils.py`` if the YAML needs functions, and a README with the source of each choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lofit.errors import TaskError
+from lofit.files import atomic_path, write_json, write_jsonl
+from lofit.tasks.base import Splits, Task, TaskOptions
+from lofit.tasks.splits import check_splits, draw_splits
+
+if TYPE_CHECKING:
+    from lofit.sources.fetcher import Fetcher
+
+__all__ = ["Splits", "Task", "TaskOptions", "lm_eval_config", "load_task", "prepare_task", "task_folder", "task_names"]
+
+_HERE = Path(__file__).parent
+
+
+def task_names() -> list[str]:
+    """Return the names of all tasks, sorted, without importing any."""
+    return sorted(path.parent.name for path in _HERE.glob("*/prepare.py"))
+
+
+def task_folder(name: str) -> Path:
+    """Return the folder of task ``name``.
+
+    Raises:
+        TaskError: no such task.
+    """
+    if name not in task_names():
+        raise TaskError(f"unknown task {name!r}; known tasks: {', '.join(task_names())}")
+    return _HERE / name
+
+
+def load_task(name: str) -> Task:
+    """Import ``lofit.tasks.<name>.prepare`` and return its TASK.
+
+    Raises:
+        TaskError: no such task.
+    """
+    task_folder(name)
+    task: Task = importlib.import_module(f"lofit.tasks.{name}.prepare").TASK
+    return task
+
+
+def lm_eval_config(name: str, test_file: Path, **dataset_kwargs: Any) -> dict[str, Any]:
+    """Return the lm-eval definition of task ``name`` reading its items from ``test_file``.
+
+    The result goes into ``simple_evaluate(tasks=[...])``. It is the whole of ``task.yaml``, since lm-eval (0.4.13)
+    takes a dict as a complete definition: ``{"task": name, ...}`` is not merged with a task in ``include_path``.
+    ``dataset_kwargs`` go to ``datasets.load_dataset`` (e.g. ``cache_dir``).
+
+    Raises:
+        TaskError: no such task.
+    """
+    from lm_eval.tasks.manager import load_yaml
+
+    definition: dict[str, Any] = load_yaml(task_folder(name) / "task.yaml")
+    files = {"data_files": {"test": str(test_file.resolve())}}
+    return definition | {"dataset_kwargs": files | dataset_kwargs}
+
+
+def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher: Fetcher, destination: Path) -> None:
+    """Write the splits of one task, fold and seed as a folder, atomically.
+
+    The folder holds ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` and ``manifest.json`` (options, counts,
+    drawn indices, ids left out because they overlap a later split, provenance, sha256 of the three files).
+
+    Raises:
+        TaskError: unknown fold, malformed rows, repeated ids, refused overlap between splits, or too few rows.
+        SourceError: the data could not be fetched.
+    """
+    if fold not in task.folds:
+        raise TaskError(f"task {task.name}: no fold {fold}; choose from {', '.join(map(str, task.folds))}")
+    known = len(fetcher.provenance)
+    splits = task.prepare(options, fold, seed, fetcher)
+    check_splits(task, splits)
+    draws = draw_splits(task, options, seed, splits)
+    with atomic_path(destination) as part:
+        part.mkdir()
+        counts, digests, excluded, indices = {}, {}, {}, {}
+        for split, drawn in draws.items():
+            available = getattr(splits, split)
+            file = part / f"{split}.jsonl"
+            write_jsonl(file, [available[i] for i in drawn.indices])
+            counts[split] = {"available": len(available), "kept": len(drawn.indices)}
+            digests[split] = hashlib.sha256(file.read_bytes()).hexdigest()
+            excluded[split] = [available[i]["id"] for i in drawn.excluded]
+            indices[split] = drawn.indices
+        write_json(
+            part / "manifest.json",
+            {
+                "task": task.name,
+                "fold": fold,
+                "seed": seed,
+                "options": options.model_dump(mode="json"),
+                "counts": counts,
+                "indices": indices,
+                "excluded_for_overlap": excluded,
+                "provenance": fetcher.provenance[known:],
+                "sha256": digests,
+            },
+        )

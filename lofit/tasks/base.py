@@ -1,0 +1,104 @@
+"""What a task is: options, splits, and the object that ties a task's parts together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lofit.errors import TaskError
+
+if TYPE_CHECKING:
+    from lofit.sources.fetcher import Fetcher
+
+Row = dict[str, Any]
+Objective = Literal["sft", "dpo"]
+
+
+class TaskOptions(BaseModel):
+    """Options every task has; a task adds its own in a subclass.
+
+    Attributes:
+        n_train: training rows to draw with the run's seed; None takes all.
+        n_validation: validation rows to draw with the run's seed; None takes all.
+        n_test: test rows to draw with a fixed seed, the same for every run; None takes all.
+        overlap: what to do with a row whose overlap key (for most tasks the prompt) also occurs in a split used
+            later, i.e. training row in validation or test, or validation row in test. ``refuse`` stops with an
+            error, ``replace`` leaves such rows out (and draws others where a number was asked for), ``keep``
+            leaves the data as published.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_train: int | None = Field(default=None, ge=1)
+    n_validation: int | None = Field(default=None, ge=1)
+    n_test: int | None = Field(default=None, ge=1)
+    overlap: Literal["refuse", "replace", "keep"] = "refuse"
+
+
+@dataclass
+class Splits:
+    """The three splits of a task, as lists of rows.
+
+    A training row holds ``id`` and the training fields (``prompt``, ``target`` for supervised fine-tuning;
+    ``train_prompt``, ``chosen``, ``rejected`` for preference optimisation). A test row holds ``id`` and the
+    evaluation fields (``prompt`` with ``answers``, or with ``choices`` and ``gold`` or ``labels``). A validation
+    row holds both.
+    """
+
+    train: list[Row] = field(default_factory=list)
+    validation: list[Row] = field(default_factory=list)
+    test: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark task.
+
+    Attributes:
+        name: folder name; the lm-eval task is called ``lofit_<name>``.
+        summary: one line for listings.
+        objective: how training rows are used, ``sft`` or ``dpo``.
+        folds: fold numbers; (0,) for a task with one split.
+        headline: metric shown in tables, in [0, 1], higher is better.
+        licence: licence of the data.
+        Options: pydantic model of the task's options.
+        prepare: (options, fold, seed, fetcher) -> Splits, everything that is available, before any draw.
+        overlap_key: row field that must not be shared between splits.
+    """
+
+    name: str
+    summary: str
+    objective: Objective
+    folds: tuple[int, ...]
+    headline: str
+    licence: str
+    Options: type[TaskOptions]
+    prepare: Callable[[Any, int, int, Fetcher], Splits]
+    overlap_key: str = "prompt"
+
+
+def text_field(row: Row, name: str, where: str) -> str:
+    """Return the non-empty string ``row[name]``, unchanged.
+
+    Raises:
+        TaskError: the field is missing, not a string, or blank; ``where`` says which row.
+    """
+    value = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        raise TaskError(f"{where}: field {name!r} must be a non-empty string, found {value!r}; mend or remove the row")
+    return value
+
+
+def list_field(row: Row, name: str, where: str, *, empty: bool = False) -> list[Any]:
+    """Return the list ``row[name]``.
+
+    Raises:
+        TaskError: the field is missing or not a list, or it is empty and ``empty`` is False.
+    """
+    value = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, list) or not (value or empty):
+        raise TaskError(f"{where}: field {name!r} must be a list, found {value!r}; mend or remove the row")
+    return value

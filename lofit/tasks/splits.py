@@ -1,0 +1,140 @@
+"""Checks on the rows of a task and the seeded draw of its subsets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lofit.errors import TaskError
+from lofit.tasks.base import Row, Splits, Task, TaskOptions, list_field, text_field
+
+TRAINING_FIELDS = {"sft": ("prompt", "target"), "dpo": ("train_prompt", "chosen", "rejected")}
+TEST_SEED = 0
+"""Seed of the test draw: fixed, so that every run of a benchmark scores the same items."""
+
+
+def normalised(text: str) -> str:
+    """Collapse whitespace and lower-case, the form in which overlap between splits is judged."""
+    return " ".join(text.split()).lower()
+
+
+def check_training_row(row: Row, objective: str, where: str) -> None:
+    """Raise TaskError unless the row carries the training fields of ``objective``."""
+    for name in TRAINING_FIELDS[objective]:
+        text_field(row, name, where)
+    if objective == "dpo" and row["chosen"] == row["rejected"]:
+        raise TaskError(f"{where}: 'chosen' and 'rejected' are the same text {row['chosen']!r}; mend or remove the row")
+
+
+def check_evaluation_row(row: Row, where: str) -> None:
+    """Raise TaskError unless the row carries the evaluation fields of one of the three kinds of task."""
+    text_field(row, "prompt", where)
+    if "choices" not in row:
+        if not all(isinstance(answer, str) and answer.strip() for answer in list_field(row, "answers", where)):
+            raise TaskError(f"{where}: 'answers' must be non-empty strings, found {row['answers']!r}; mend the row")
+        return
+    choices = list_field(row, "choices", where)
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise TaskError(f"{where}: 'choices' must be non-empty strings, found {choices!r}; mend the row")
+    if "labels" in row:
+        labels = list_field(row, "labels", where)
+        if len(labels) != len(choices) or labels[0] != 1 or set(labels) != {0, 1}:
+            raise TaskError(
+                f"{where}: 'labels' must hold one 0 or 1 per choice, 1 first and at least one 0, found {labels!r}"
+            )
+    elif not isinstance(gold := row.get("gold"), int) or not 0 <= gold < len(choices):
+        raise TaskError(f"{where}: 'gold' must be the index of one of {len(choices)} choices, found {gold!r}")
+
+
+def check_splits(task: Task, splits: Splits) -> None:
+    """Check the fields of every row and that ids are unique over the splits.
+
+    Raises:
+        TaskError: naming task, split, row and field.
+    """
+    seen: set[str] = set()
+    for split in ("train", "validation", "test"):
+        rows: list[Row] = getattr(splits, split)
+        if not rows:
+            raise TaskError(f"task {task.name}: the {split} split is empty; check the source of its data")
+        for index, row in enumerate(rows):
+            where = f"task {task.name}, {split} row {index}"
+            row_id = text_field(row, "id", where)
+            if row_id in seen:
+                raise TaskError(f"{where}: id {row_id!r} is used twice; ids must be unique over all splits")
+            seen.add(row_id)
+            text_field(row, task.overlap_key, where)
+            if split != "test":
+                check_training_row(row, task.objective, where)
+            if split != "train":
+                check_evaluation_row(row, where)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A drawn subset: indices into the available rows (in the order of use) and the indices left out as overlapping."""
+
+    indices: list[int]
+    excluded: list[int]
+
+
+def draw(rows: list[Row], n: int | None, seed: int, banned: set[int], *, what: str) -> Draw:
+    """Draw ``n`` of ``rows``, or take all of them in file order if ``n`` is None.
+
+    The draw is ``random.Random(seed).sample(range(len(rows)), n)`` in drawn order, which for the 3,151 CLUTRR rows and
+    seed 42 gives the subset of the LoFiT authors' script (fc2869/lo-fit, ``utils/dataloaders.py``). Drawn rows that are
+    ``banned`` are replaced, each in its place, by further draws among the rows that are neither drawn nor banned.
+
+    Raises:
+        TaskError: fewer than ``n`` rows are available.
+    """
+    if n is None:
+        return Draw([i for i in range(len(rows)) if i not in banned], sorted(banned))
+    available = len(rows) - len(banned)
+    if n > available:
+        raise TaskError(f"{what}: {n} rows asked for, {available} available; ask for fewer or leave it out")
+    rng = random.Random(seed)
+    drawn = rng.sample(range(len(rows)), n)
+    excluded = [i for i in drawn if i in banned]
+    taken = set(drawn)
+    spare = rng.sample([i for i in range(len(rows)) if i not in taken and i not in banned], len(excluded))
+    replacement = dict(zip(excluded, spare, strict=True))
+    return Draw([replacement.get(i, i) for i in drawn], sorted(excluded))
+
+
+def _banned(task: Task, options: TaskOptions, split: str, rows: list[Row], later: Iterable[Row]) -> set[int]:
+    """Return the indices of rows whose overlap key occurs in ``later``; raise TaskError if overlap is refused."""
+    if options.overlap == "keep":
+        return set()
+    keys = {normalised(row[task.overlap_key]) for row in later}
+    found = {i for i, row in enumerate(rows) if normalised(row[task.overlap_key]) in keys}
+    if found and options.overlap == "refuse":
+        first = rows[min(found)]
+        raise TaskError(
+            f"task {task.name}: {len(found)} {split} rows share their {task.overlap_key} with a later split (first: "
+            f"id {first['id']!r}); set the option overlap to 'replace' or 'keep', or mend the data"
+        )
+    return found
+
+
+def draw_splits(task: Task, options: TaskOptions, seed: int, splits: Splits) -> dict[str, Draw]:
+    """Draw the subsets of all three splits.
+
+    Overlap is judged against everything available in the later splits, so the training subset depends on ``n_train``
+    and ``seed`` only. The test draw is sorted and uses TEST_SEED.
+
+    Raises:
+        TaskError: overlap between splits that the options refuse, or too few rows.
+    """
+    banned_train = _banned(task, options, "train", splits.train, [*splits.validation, *splits.test])
+    banned_validation = _banned(task, options, "validation", splits.validation, splits.test)
+    name = f"task {task.name}"
+    test = draw(splits.test, options.n_test, TEST_SEED, set(), what=f"{name}, n_test")
+    return {
+        "train": draw(splits.train, options.n_train, seed, banned_train, what=f"{name}, n_train"),
+        "validation": draw(
+            splits.validation, options.n_validation, seed, banned_validation, what=f"{name}, n_validation"
+        ),
+        "test": Draw(sorted(test.indices), test.excluded),
+    }

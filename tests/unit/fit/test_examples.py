@@ -1,0 +1,67 @@
+"""Answer spans by character offsets, and left-padded batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from lofit.errors import TaskError
+from lofit.fit.examples import collate, encode, encode_rows
+from tests.checkpoint import byte_tokenizer
+
+
+def test_span_is_the_answer_and_end_of_sequence() -> None:
+    tokenizer = byte_tokenizer()
+    example = encode(tokenizer, "Q: naïve? A:", " Ünder", 99)
+    assert tokenizer.decode(example.ids[: example.answer_start]) == "Q: naïve? A:"
+    assert tokenizer.decode(example.ids[example.answer_start :]) == " Ünder</s>"
+    assert example.n_answer == len(" Ünder".encode()) + 1
+
+
+def test_bos_is_kept_and_is_prompt() -> None:
+    example = encode(byte_tokenizer(bos=True), "Q", "A", 99)
+    assert example.ids[0] == 1
+    assert example.ids[-1] == 2
+    assert (example.answer_start, len(example.ids)) == (2, 4)
+
+
+def test_a_token_across_the_boundary_is_answer() -> None:
+    vocabulary = {"?": 0, "\n": 1, "?\n": 2, "a": 3, "</s>": 4}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("?", "\n")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("a", "isolated")
+    merging = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    example = encode(merging, "a?", "\na", 99)
+    assert example.ids == (3, 2, 3, 4)
+    assert example.answer_start == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "limit", "message"),
+    [
+        ("Q", "", 99, "the answer '' has no tokens"),
+        ("", "A", 99, "the prompt has no tokens"),
+        ("Q" * 20, "A", 16, "22 tokens exceed max_length 16"),
+    ],
+)
+def test_unusable_rows_are_refused_by_name(prompt: str, answer: str, limit: int, message: str) -> None:
+    with pytest.raises(TaskError, match=f"row 'x7': {message}"):
+        encode_rows(byte_tokenizer(), [{"id": "x7", "prompt": prompt, "target": answer}], "sft", limit)
+
+
+def test_missing_field_is_named() -> None:
+    with pytest.raises(TaskError, match="row 'x7': field 'rejected'"):
+        encode_rows(byte_tokenizer(), [{"id": "x7", "train_prompt": "Q", "chosen": "A"}], "dpo", 99)
+
+
+def test_batch_is_left_padded_with_answers_last() -> None:
+    tokenizer = byte_tokenizer()
+    examples = [encode(tokenizer, "abc", "de", 99), encode(tokenizer, "a", "b", 99)]
+    batch = collate(examples, 0, torch.device("cpu"))
+    a, b, c, d, e = tokenizer("abcde")["input_ids"]
+    assert batch.input_ids.tolist() == [[a, b, c, d, e], [0, 0, 0, a, b]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]]
+    assert batch.labels.tolist() == [[d, e, 2], [-100, b, 2]]
+    assert batch.n_tokens == 7

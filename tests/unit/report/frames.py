@@ -1,0 +1,49 @@
+"""Constructed results for the report tests."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from lofit.report.collect import SCHEMA
+
+HEADLINE = {"truthfulqa": "mc1", "clutrr": "exact_match"}
+
+
+def row(task: str, value: float | None, **changes: Any) -> dict[str, Any]:
+    """One headline row of a LoFiT run with its own heads; a value of None means that the run failed."""
+    base = {
+        "model": "tiny",
+        "task": task,
+        "fold": 0,
+        "method": "lofit",
+        "selector": "lofit",
+        "head_task": task,
+        "n_heads": 8,
+        "n_train": 100,
+        "seed": 0,
+        "eval_task": task,
+        "protocol": "paper",
+        "metric": HEADLINE[task] if value is not None else None,
+        "value": math.nan if value is None else value,
+        "stderr": math.nan,
+        "n_items": 50,
+        "status": "failed: out of memory" if value is None else "ok",
+        "trained_params": None if value is None else 6144,
+    } | changes
+    names = ("model", "method", "n_heads", "head_task", "n_train", "task", "seed", "fold")
+    return {"run_id": "-".join(str(base[name]) for name in names)} | base
+
+
+def plain(task: str, value: float | None, method: str = "lora", **changes: Any) -> dict[str, Any]:
+    """One headline row of a method without heads."""
+    return row(task, value, **({"method": method, "selector": None, "head_task": None, "n_heads": None} | changes))
+
+
+def results(*rows: dict[str, Any]) -> pd.DataFrame:
+    """A results table with the columns and dtypes that ``collect`` writes."""
+    frame = pd.DataFrame([{name: entry.get(name) for name in SCHEMA.names} for entry in rows])
+    kinds = {"string": "str", "int64": "Int64", "double": "float64"}
+    return frame.astype({field.name: kinds[str(field.type)] for field in SCHEMA})

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from lofit.errors import ReportError
+from lofit.report.collect import SCHEMA, EvaluatedRun, collect, read_results
+
+# fmt: off
+CONTRACT = [
+    "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads", "n_train", "seed", "eval_task",
+    "protocol", "metric", "value", "stderr", "n_items", "status", "trained_params", "stored_params", "inference_params",
+    "localize_seconds", "fit_seconds", "peak_memory_bytes",
+]
+# fmt: on
+OK = {
+    "status": "ok",
+    "reason": None,
+    "n_items": 40,
+    "metrics": {"exact_match": {"value": 0.1 + 0.2, "stderr": 0.05}, "f1": {"value": 0.5, "stderr": None}},
+}
+FIT = {
+    "status": "ok",
+    "reason": None,
+    "trained_params": 6144,
+    "stored_params": 6160,
+    "inference_params": 0,
+    "seconds": 12.5,
+    "peak_memory_bytes": 3_000_000_000,
+}
+
+
+def write(path: Path, document: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def lofit_run(root: Path, name: str = "a1", evaluation: object = OK, fit: object = FIT) -> EvaluatedRun:
+    return EvaluatedRun(
+        run_id=name, model="tiny", task="clutrr", fold=0, method="lofit", selector="lofit", head_task="clutrr",
+        n_heads=8, n_train=100, seed=1, eval_task="clutrr", protocol="paper",
+        eval_path=write(root / name / "eval" / "results.json", evaluation).parent,
+        fit_path=write(root / name / "fit.json", fit),
+        localize_path=write(root / name / "localize.json", {"status": "ok", "seconds": 3.0}),
+    )  # fmt: skip
+
+
+def zero_shot(root: Path) -> EvaluatedRun:
+    return replace(
+        lofit_run(root, "zero"), method="zero_shot", selector=None, head_task=None, n_heads=None,
+        fit_path=None, localize_path=None,
+    )  # fmt: skip
+
+
+def test_one_row_per_metric_with_costs(tmp_path: Path) -> None:
+    frame = collect([lofit_run(tmp_path)], tmp_path / "results.parquet")
+    assert list(frame["metric"]) == ["exact_match", "f1"]
+    first = frame.iloc[0]
+    assert first["value"] == 0.1 + 0.2
+    assert first["stderr"] == 0.05
+    assert math.isnan(frame["stderr"].iloc[1])
+    assert (first["n_items"], first["trained_params"], first["stored_params"], first["inference_params"]) == (
+        40, 6144, 6160, 0,
+    )  # fmt: skip
+    assert (first["localize_seconds"], first["fit_seconds"], first["peak_memory_bytes"]) == (3.0, 12.5, 3_000_000_000)
+    assert set(frame["status"]) == {"ok"}
+
+
+def test_file_has_the_fixed_schema_even_when_columns_are_empty(tmp_path: Path) -> None:
+    collect([zero_shot(tmp_path)], tmp_path / "zero.parquet")
+    collect([lofit_run(tmp_path), zero_shot(tmp_path)], tmp_path / "both.parquet")
+    for name in ("zero", "both"):
+        assert pq.read_schema(tmp_path / f"{name}.parquet").remove_metadata().equals(SCHEMA)
+    assert SCHEMA.names == CONTRACT
+    frame = read_results(tmp_path / "both.parquet")
+    assert frame["n_heads"].dtype == "Int64"
+    assert frame["n_heads"].isna().tolist() == [False, False, True, True]
+    assert pd.isna(frame["trained_params"].iloc[3])
+
+
+def test_no_runs_give_an_empty_table(tmp_path: Path) -> None:
+    assert collect([], tmp_path / "results.parquet").empty
+    assert pq.read_schema(tmp_path / "results.parquet").names == CONTRACT
+
+
+def test_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
+    failed = {"status": "failed", "reason": 'out of memory, "CUDA"', "n_items": 0, "metrics": {}}
+    runs = [lofit_run(tmp_path), zero_shot(tmp_path), lofit_run(tmp_path, "bad", failed)]
+    frame = collect(runs, tmp_path / "results.parquet")
+    pd.testing.assert_frame_equal(read_results(tmp_path / "results.parquet"), frame)
+    text = pd.read_csv(tmp_path / "results.csv", dtype=dict(frame.dtypes), float_precision="round_trip")
+    pd.testing.assert_frame_equal(text, frame)
+    assert sorted(path.name for path in tmp_path.glob("*results*")) == ["results.csv", "results.parquet"]
+
+
+@pytest.mark.parametrize("node", ["eval", "fit"])
+def test_failed_run_is_one_row_with_its_reason(tmp_path: Path, node: str) -> None:
+    failed = {"status": "failed", "reason": "loss diverged\nat step 3", "n_items": None, "metrics": {}}
+    run = lofit_run(tmp_path, evaluation=failed if node == "eval" else OK, fit=failed if node == "fit" else FIT)
+    frame = collect([run], tmp_path / "results.parquet")
+    assert len(frame) == 1
+    assert frame["status"].iloc[0] == "failed: loss diverged at step 3"
+    assert pd.isna(frame["metric"].iloc[0])
+    assert math.isnan(frame["value"].iloc[0])
+
+
+def test_the_first_failure_is_the_reason_shown(tmp_path: Path) -> None:
+    fit = {"status": "failed", "reason": "out of memory"}
+    evaluation = {"status": "failed", "reason": "the fit failed"}
+    frame = collect([lofit_run(tmp_path, evaluation=evaluation, fit=fit)], tmp_path / "results.parquet")
+    assert frame["status"].tolist() == ["failed: out of memory"]
+
+
+@pytest.mark.parametrize("name", ["eval/results.json", "fit.json", "localize.json"])
+def test_absent_file_is_named(tmp_path: Path, name: str) -> None:
+    run = lofit_run(tmp_path)
+    (tmp_path / "a1" / name).unlink()
+    with pytest.raises(ReportError, match=f"a1/{name} does not exist"):
+        collect([run], tmp_path / "results.parquet")
+    assert not (tmp_path / "results.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ([1], "must hold a JSON object"),
+        ({"status": "done"}, '"status" must be'),
+        (OK | {"metrics": {}}, '"metrics" is empty'),
+        (OK | {"metrics": {"f1": {"value": None}}}, "metric f1 has no finite value"),
+        (OK | {"metrics": {"f1": {"value": math.nan}}}, "metric f1 has no finite value"),
+        (OK | {"metrics": {"f1": {"value": "0.5"}}}, '"value" must be a number or null'),
+    ],
+)
+def test_malformed_results_are_refused(tmp_path: Path, evaluation: object, message: str) -> None:
+    with pytest.raises(ReportError, match=message):
+        collect([lofit_run(tmp_path, evaluation=evaluation)], tmp_path / "results.parquet")
+
+
+def test_broken_json_is_refused(tmp_path: Path) -> None:
+    run = lofit_run(tmp_path)
+    (run.eval_path / "results.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ReportError, match="is not valid JSON"):
+        collect([run], tmp_path / "results.parquet")
+
+
+def test_a_run_listed_twice_is_refused(tmp_path: Path) -> None:
+    run = lofit_run(tmp_path)
+    with pytest.raises(ReportError, match="a1 is listed twice"):
+        collect([run, run], tmp_path / "results.parquet")
+
+
+def test_target_must_be_parquet(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"must end in \.parquet"):
+        collect([], tmp_path / "results.csv")
+
+
+def test_reading_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="no results at"):
+        read_results(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("hello", encoding="utf-8")
+    with pytest.raises(ReportError, match="not a parquet file"):
+        read_results(tmp_path / "text.parquet")
+    pd.DataFrame({"run_id": ["a"]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ReportError, match="lacks the columns model, task"):
+        read_results(tmp_path / "other.parquet")

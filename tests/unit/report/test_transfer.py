@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from lofit.errors import ReportError
+from lofit.report import transfer
+from lofit.report.style import ink_on
+from lofit.report.transfer import caption, draw_transfer, transfer_matrix
+from tests.unit.report.frames import HEADLINE, plain, results, row
+
+K = {"tiny": 8, "big": 8}
+
+
+def cell(matrix: pd.DataFrame, head_task: str, task: str, model: str = "tiny") -> dict[Any, Any]:
+    found = matrix[(matrix["head_task"] == head_task) & (matrix["task"] == task) & (matrix["model"] == model)]
+    assert len(found) == 1
+    return found.to_dict("records")[0]
+
+
+def square() -> list[dict[str, Any]]:
+    return [
+        row("truthfulqa", 0.4),
+        row("truthfulqa", 0.3, head_task="clutrr"),
+        row("clutrr", 0.5),
+        row("clutrr", 0.6, head_task="truthfulqa"),
+    ]
+
+
+def test_values_are_relative_to_the_diagonal_of_the_column() -> None:
+    matrix = transfer_matrix(results(*square(), plain("clutrr", 0.99)), HEADLINE, 8)
+    assert list(matrix.columns) == ["model", "head_task", "task", "value", "relative", "n_seeds", "status"]
+    assert len(matrix) == 4
+    assert cell(matrix, "clutrr", "truthfulqa")["relative"] == pytest.approx(0.3 / 0.4)
+    assert cell(matrix, "truthfulqa", "clutrr")["relative"] == pytest.approx(0.6 / 0.5)
+    assert cell(matrix, "truthfulqa", "clutrr")["value"] == pytest.approx(0.6)
+    assert cell(matrix, "clutrr", "clutrr")["relative"] == 1
+    assert set(matrix["status"]) == {"ok"}
+
+
+def test_folds_then_seeds_are_averaged_before_the_ratio() -> None:
+    rows = [
+        row("truthfulqa", value, head_task=head, seed=seed, fold=fold)
+        for head, values in (("truthfulqa", (0.2, 0.4, 0.6, 0.8)), ("clutrr", (0.1, 0.2, 0.3, 0.4)))
+        for value, (seed, fold) in zip(values, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
+    ]
+    matrix = transfer_matrix(results(*rows, row("clutrr", 0.5)), HEADLINE, 8)
+    moved = cell(matrix, "clutrr", "truthfulqa")
+    assert (moved["value"], moved["relative"], moved["n_seeds"]) == (pytest.approx(0.25), pytest.approx(0.5), 2)
+
+
+def test_missing_failed_and_partial_cells() -> None:
+    rows = [
+        row("truthfulqa", 0.4, seed=0),
+        row("truthfulqa", None, seed=1),
+        row("truthfulqa", None, head_task="clutrr"),
+        row("clutrr", 0.5),
+    ]
+    matrix = transfer_matrix(results(*rows), HEADLINE, 8)
+    assert cell(matrix, "truthfulqa", "truthfulqa")["status"] == "partial"
+    assert cell(matrix, "clutrr", "truthfulqa")["status"] == "failed"
+    absent = cell(matrix, "truthfulqa", "clutrr")
+    assert (absent["status"], absent["n_seeds"]) == ("missing", 0)
+    assert math.isnan(absent["value"])
+    assert math.isnan(absent["relative"])
+
+
+@pytest.mark.parametrize("own", [0.0, None])
+def test_no_diagonal_no_ratio(own: float | None) -> None:
+    matrix = transfer_matrix(
+        results(row("clutrr", own), row("clutrr", 0.3, head_task="truthfulqa"), row("truthfulqa", 0.4)), HEADLINE, 8
+    )
+    moved = cell(matrix, "truthfulqa", "clutrr")
+    assert moved["value"] == pytest.approx(0.3)
+    assert math.isnan(moved["relative"])
+    assert math.isnan(cell(matrix, "clutrr", "clutrr")["relative"])
+    assert "n/a" in caption(matrix, K)
+
+
+def test_only_lofit_heads_of_the_given_number_count() -> None:
+    others = [row("clutrr", 0.9, n_heads=16), row("clutrr", 0.8, selector="random", run_id="r")]
+    matrix = transfer_matrix(results(*square(), *others), HEADLINE, 8)
+    assert cell(matrix, "clutrr", "clutrr")["value"] == pytest.approx(0.5)
+    with pytest.raises(ReportError, match=r"with 3 heads chosen by lofit .* there are: 8, 16"):
+        transfer_matrix(results(*square(), *others), HEADLINE, 3)
+    with pytest.raises(ReportError, match="there are: none"):
+        transfer_matrix(results(plain("clutrr", 0.1)), HEADLINE, 3)
+
+
+def test_own_heads_count_at_the_training_size_of_the_transfer() -> None:
+    matrix = transfer_matrix(results(*square(), row("clutrr", 0.9, n_train=1000)), HEADLINE, 8)
+    assert cell(matrix, "clutrr", "clutrr")["value"] == pytest.approx(0.5)
+    with pytest.raises(ReportError, match="tiny on clutrr use 100, 1000 training examples"):
+        transfer_matrix(results(*square(), row("clutrr", 0.9, n_train=1000, head_task="truthfulqa")), HEADLINE, 8)
+
+
+def test_protocols_are_never_mixed() -> None:
+    rows = square()
+    rows[3]["protocol"] = "lm-eval"
+    with pytest.raises(ReportError, match="protocols lm-eval, paper"):
+        transfer_matrix(results(*rows), HEADLINE, 8)
+
+
+def test_heads_of_an_unknown_task_are_refused() -> None:
+    with pytest.raises(ReportError, match="no headline metric is given for task mquake"):
+        transfer_matrix(results(*square(), row("clutrr", 0.1, head_task="mquake")), HEADLINE, 8)
+
+
+def test_drawing_is_deterministic_and_leaves_the_csv(tmp_path: Path) -> None:
+    rows = [*square(), row("clutrr", None, model="big"), row("truthfulqa", 0.0, model="big")]
+    matrix = transfer_matrix(results(*rows), HEADLINE, 8)
+    first = draw_transfer(matrix, tmp_path / "a" / "transfer", headline=HEADLINE, n_heads=K)
+    second = draw_transfer(matrix, tmp_path / "b" / "transfer", headline=HEADLINE, n_heads=K)
+    assert [path.name for path in first] == ["transfer.pdf", "transfer.png", "transfer.csv"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert first[0].read_bytes().startswith(b"%PDF")
+    assert b"CreationDate" not in first[0].read_bytes()
+    assert first[1].read_bytes().startswith(b"\x89PNG")
+    pd.testing.assert_frame_equal(pd.read_csv(first[2], float_precision="round_trip"), matrix, check_dtype=False)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in first}
+
+
+def texts_drawn(matrix: pd.DataFrame, headline: dict[str, str], stem: Path) -> tuple[set[str], bool]:
+    """Return the texts of the figure, and whether all that is drawn lies on the page."""
+    figures = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "save_figure", lambda figure, stem: figures.append(figure) or [])
+        draw_transfer(matrix, stem, headline=headline, n_heads=K)
+    (figure,) = figures
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn, (width, height) = figure.get_tightbbox(canvas.get_renderer()), figure.get_size_inches()
+    inside = drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
+    return {text.get_text() for text in figure.findobj(Text)}, bool(inside)
+
+
+def test_every_cell_and_label_is_drawn_on_the_page(tmp_path: Path) -> None:
+    rows = [*square(), row("clutrr", None, model="big"), row("truthfulqa", 0.0, model="big")]
+    drawn, inside = texts_drawn(transfer_matrix(results(*rows), HEADLINE, 8), HEADLINE, tmp_path / "t")
+    wanted = {"0.75", "30.0%", "1.20", "60.0%", "failed", "missing", "n/a", "0.0%", "tiny", "big", "truthfulqa"}
+    wanted |= {"clutrr\n(exact_match)", "heads selected on", "offsets trained and evaluated on"}
+    wanted |= {"value relative to same-task heads"}
+    assert wanted <= drawn
+    assert inside
+
+
+def test_long_names_of_many_tasks_stay_on_the_page(tmp_path: Path) -> None:
+    tasks = {f"a_task_with_a_long_name_{number}": "exact_match" for number in range(6)}
+    rows = [
+        row("clutrr", 0.5) | {"task": task, "head_task": head, "eval_task": task, "run_id": f"{head}-{task}"}
+        for task in tasks
+        for head in tasks
+    ]
+    drawn, inside = texts_drawn(transfer_matrix(results(*rows), tasks, 8), tasks, tmp_path / "t")
+    assert {f"{task}\n(exact_match)" for task in tasks} <= drawn
+    assert inside
+
+
+def test_caption_counts_seeds() -> None:
+    matrix = transfer_matrix(results(*square()), HEADLINE, 8)
+    assert "K = 8 heads, n = 1 seed." in caption(matrix, K)
+    matrix = transfer_matrix(results(*square(), row("clutrr", 0.7, seed=1)), HEADLINE, 8)
+    assert "n = 1 to 2 seeds" in caption(matrix, K)
+
+
+def test_caption_names_the_heads_of_each_model_where_they_differ() -> None:
+    text = caption(transfer_matrix(results(*square()), HEADLINE, 8), {"tiny": 8, "big": 96})
+    assert "K = 8 (tiny), 96 (big) heads" in text
+
+
+def test_other_methods_and_selectors_can_be_asked_for() -> None:
+    rows = [entry | {"method": "iti", "selector": "probe"} for entry in square()]
+    matrix = transfer_matrix(results(*rows), HEADLINE, 8, method="iti", selector="probe")
+    assert cell(matrix, "clutrr", "truthfulqa")["relative"] == pytest.approx(0.75)
+
+
+def test_folds_of_different_sizes_share_a_cell() -> None:
+    rows = [row("truthfulqa", 0.4, fold=0, n_train=326), row("truthfulqa", 0.6, fold=1, n_train=327)]
+    assert cell(transfer_matrix(results(*rows), HEADLINE, 8), "truthfulqa", "truthfulqa")["value"] == pytest.approx(0.5)
+
+
+def test_a_model_without_runs_for_a_task_shows_them_missing(tmp_path: Path) -> None:
+    one = transfer_matrix(results(*square()), HEADLINE, 8)
+    other = transfer_matrix(results(row("clutrr", 0.5, model="big")), HEADLINE, 8)
+    drawn = draw_transfer(pd.concat([one, other]), tmp_path / "t", headline=HEADLINE, n_heads={"tiny": 8, "big": 8})
+    assert all(path.stat().st_size > 0 for path in drawn)
+
+
+def test_ink_contrasts_with_the_cell() -> None:
+    assert ink_on((1.0, 1.0, 1.0, 1.0)) == "black"
+    assert ink_on((0.2, 0.0, 0.3, 1.0)) == "white"

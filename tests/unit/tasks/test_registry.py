@@ -1,0 +1,235 @@
+"""Finding, loading and preparing tasks; the checks and draws every task goes through."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from lofit.errors import TaskError
+from lofit.tasks import Splits, Task, TaskOptions, load_task, prepare_task, task_folder, task_names
+from lofit.tasks.splits import draw
+
+NAMES = ["clutrr", "listops", "mquake", "siqa", "truthfulqa"]
+
+
+def sft(row_id: str, prompt: str | None = None) -> dict:
+    return {"id": row_id, "prompt": prompt or f"question {row_id}", "target": " x", "answers": ["x"]}
+
+
+def toy(train: list[dict], validation: list[dict], test: list[dict], **fields) -> Task:
+    return Task(
+        name="toy",
+        summary="",
+        objective=fields.pop("objective", "sft"),
+        folds=(0,),
+        headline="exact_match",
+        licence="",
+        Options=TaskOptions,
+        prepare=lambda options, fold, seed, fetcher: Splits(train=train, validation=validation, test=test),
+        **fields,
+    )
+
+
+@pytest.fixture
+def write(tmp_path: Path, file_fetcher):
+    """Prepare a task and read back what was written."""
+
+    def run(task: Task, seed: int = 0, fold: int = 0, fetcher=None, **options) -> dict:
+        out = tmp_path / "prepared"
+        prepare_task(task, task.Options(**options), fold, seed, fetcher or file_fetcher(), out)
+        files = {
+            split: [json.loads(line) for line in (out / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+            for split in ("train", "validation", "test")
+        }
+        return files | {"manifest": json.loads((out / "manifest.json").read_text()), "folder": out}
+
+    return run
+
+
+def numbered(split: str, n: int) -> list[dict]:
+    return [sft(f"{split}{i}") for i in range(n)]
+
+
+def test_names_and_folders() -> None:
+    assert task_names() == NAMES
+    for name in NAMES:
+        assert (task_folder(name) / "task.yaml").is_file()
+        assert (task_folder(name) / "README.md").is_file()
+
+
+def test_listing_and_loading_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from lofit.tasks import task_names, load_task; [load_task(n) for n in task_names()]; "
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'lm_eval') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_task_objects_are_consistent(name: str) -> None:
+    task = load_task(name)
+    assert task.name == name
+    assert task.summary and task.licence
+    yaml = (task_folder(name) / "task.yaml").read_text()
+    assert f"task: lofit_{name}\n" in yaml
+    assert f"metric: {task.headline}\n" in yaml
+    with pytest.raises(ValidationError):
+        task.Options(n_trian=3)
+
+
+def test_unknown_task_and_fold_are_refused(write) -> None:
+    with pytest.raises(TaskError, match=r"unknown task 'clutr'; known tasks: clutrr, listops"):
+        load_task("clutr")
+    with pytest.raises(TaskError, match="no fold 1"):
+        write(toy(numbered("a", 1), numbered("b", 1), numbered("c", 1)), fold=1)
+
+
+def test_draw_is_random_sample_in_drawn_order() -> None:
+    drawn = draw([{}] * 3151, 300, 42, set(), what="")
+    assert drawn.indices[:5] == [2619, 456, 102, 3037, 1126]
+    assert drawn.indices == random.Random(42).sample(range(3151), 300)
+
+
+def test_draw_replaces_banned_rows_in_place() -> None:
+    plain = draw([{}] * 50, 20, 7, set(), what="").indices
+    banned = {plain[3], plain[11]}
+    drawn = draw([{}] * 50, 20, 7, banned, what="")
+    assert [i for i in range(20) if drawn.indices[i] != plain[i]] == [3, 11]
+    assert len(set(drawn.indices)) == 20
+    assert not banned & set(drawn.indices)
+    assert drawn.excluded == sorted(banned)
+
+
+def test_subsets(write) -> None:
+    task = toy(numbered("a", 40), numbered("b", 30), numbered("c", 60))
+    zero = write(task, seed=0, n_train=10, n_validation=5, n_test=20)
+    assert [row["id"] for row in zero["train"]] == [f"a{i}" for i in random.Random(0).sample(range(40), 10)]
+    assert [row["id"] for row in zero["validation"]] == [f"b{i}" for i in random.Random(0).sample(range(30), 5)]
+    assert [row["id"] for row in zero["test"]] == [f"c{i}" for i in sorted(random.Random(0).sample(range(60), 20))]
+    one = write(task, seed=1, n_train=10, n_validation=5, n_test=20)
+    assert one["test"] == zero["test"]
+    assert one["train"] != zero["train"] and one["validation"] != zero["validation"]
+    assert one["manifest"]["indices"]["train"] == random.Random(1).sample(range(40), 10)
+
+
+def test_everything_in_file_order_without_sizes(write) -> None:
+    train = numbered("a", 12)
+    assert write(toy(train, numbered("b", 1), numbered("c", 1)), seed=5)["train"] == train
+
+
+def test_manifest(write, file_fetcher) -> None:
+    fetcher = file_fetcher()
+    fetcher.provenance.append({"kind": "file", "origin": "of another task"})
+
+    def prepare(options, fold, seed, fetcher):
+        fetcher.provenance.append({"kind": "file", "origin": "ours"})
+        return Splits(train=numbered("a", 4), validation=numbered("b", 3), test=[sft("ü", "Ünïcode")])
+
+    out = write(replace(toy([], [], []), prepare=prepare), seed=3, fetcher=fetcher, n_train=2)
+    manifest = out["manifest"]
+    assert manifest["provenance"] == [{"kind": "file", "origin": "ours"}]
+    assert manifest["counts"]["train"] == {"available": 4, "kept": 2}
+    assert (manifest["task"], manifest["fold"], manifest["seed"]) == ("toy", 0, 3)
+    assert manifest["options"] == {"n_train": 2, "n_validation": None, "n_test": None, "overlap": "refuse"}
+    for split, digest in manifest["sha256"].items():
+        assert hashlib.sha256((out["folder"] / f"{split}.jsonl").read_bytes()).hexdigest() == digest
+    assert out["test"][0]["prompt"] == "Ünïcode"
+
+
+def test_too_many_rows_asked_for(write) -> None:
+    task = toy(numbered("a", 4), numbered("b", 3), numbered("c", 2))
+    for option, available in (("n_train", 4), ("n_validation", 3), ("n_test", 2)):
+        with pytest.raises(TaskError, match=f"task toy, {option}: 9 rows asked for, {available} available"):
+            write(task, **{option: 9})
+
+
+@pytest.mark.parametrize("later", ["validation", "test"])
+def test_overlap_with_train(write, later: str) -> None:
+    splits = {"train": numbered("a", 6), "validation": numbered("b", 3), "test": numbered("c", 3)}
+    splits[later][1] = sft("leak", "  Question\tA2 ")
+    task = toy(**splits)
+    with pytest.raises(TaskError, match=r"1 train rows share their prompt with a later split \(first: id 'a2'\)"):
+        write(task)
+    kept = write(task, overlap="keep")
+    assert len(kept["train"]) == 6
+    left = write(task, overlap="replace")
+    assert [row["id"] for row in left["train"]] == ["a0", "a1", "a3", "a4", "a5"]
+    assert left["manifest"]["excluded_for_overlap"] == {"train": ["a2"], "validation": [], "test": []}
+    assert len(write(task, overlap="replace", n_train=5)["train"]) == 5
+    with pytest.raises(TaskError, match="6 rows asked for, 5 available"):
+        write(task, overlap="replace", n_train=6)
+
+
+def test_overlap_of_validation_with_test(write) -> None:
+    task = toy(numbered("a", 2), [*numbered("b", 2), sft("v", "question c0")], numbered("c", 3))
+    with pytest.raises(TaskError, match="1 validation rows share their prompt"):
+        write(task)
+    assert [row["id"] for row in write(task, overlap="replace")["validation"]] == ["b0", "b1"]
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "message"),
+    [
+        ("train", {"target": ""}, "train row 0: field 'target' must be a non-empty string"),
+        ("train", {"target": 7}, "train row 0: field 'target' must be a non-empty string, found 7"),
+        ("validation", {"target": None}, "validation row 0: field 'target'"),
+        ("validation", {"answers": []}, "validation row 0: field 'answers' must be a list"),
+        ("test", {"answers": ["a", " "]}, "test row 0: 'answers' must be non-empty strings"),
+        ("test", {"prompt": None}, "test row 0: field 'prompt'"),
+        ("test", {"choices": ["a", "b"], "gold": 2}, "test row 0: 'gold' must be the index of one of 2 choices"),
+        ("test", {"choices": ["a", ""], "gold": 0}, "test row 0: 'choices' must be non-empty strings"),
+        ("test", {"choices": ["a", "b"], "labels": [0, 1]}, "test row 0: 'labels' must hold"),
+        ("test", {"choices": ["a", "b"], "labels": [1]}, "test row 0: 'labels' must hold"),
+        ("test", {"choices": ["a", "b"], "labels": [1, 1]}, "test row 0: 'labels' must hold"),
+        ("test", {"id": "a0"}, "test row 0: id 'a0' is used twice"),
+        ("test", {"id": None}, "test row 0: field 'id'"),
+    ],
+)
+def test_malformed_rows_are_named_in_one_line(write, split: str, change: dict, message: str) -> None:
+    rows = {"train": [sft("a0")], "validation": [sft("b0")], "test": [sft("c0")]}
+    rows[split][0] = rows[split][0] | change
+    with pytest.raises(TaskError) as caught:
+        write(toy(**rows))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_preference_rows_need_two_answers(write) -> None:
+    row = {"train_prompt": "q", "chosen": " a", "rejected": " a"}
+    task = toy([sft("a0") | row], [sft("b0") | row | {"rejected": " b"}], [sft("c0")], objective="dpo")
+    with pytest.raises(TaskError, match="'chosen' and 'rejected' are the same text"):
+        write(task)
+
+
+def test_empty_splits_are_refused_and_leave_nothing(write, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="the test split is empty"):
+        write(toy(numbered("a", 2), numbered("b", 2), []))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_splits_are_disjoint_complete_and_repeatable(name: str, write, mirror_fetcher) -> None:
+    task = load_task(name)
+    for fold in task.folds:
+        out = write(task, seed=42, fold=fold, fetcher=mirror_fetcher)
+        keys = {
+            split: {" ".join(row[task.overlap_key].lower().split()) for row in out[split]}
+            for split in ("train", "validation", "test")
+        }
+        assert not keys["train"] & (keys["validation"] | keys["test"])
+        assert not keys["validation"] & keys["test"]
+        assert max(Counter(row["id"] for s in keys for row in out[s]).values()) == 1
+        again = write(task, seed=42, fold=fold, fetcher=mirror_fetcher)
+        assert again["manifest"]["sha256"] == out["manifest"]["sha256"]
+        evaluation = set(out["test"][0])
+        assert all(evaluation <= set(row) for row in out["validation"])

@@ -1,0 +1,121 @@
+"""Broken configurations give one line that names file, key and remedy; good ones keep their meaning."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lofit.cli import app
+from lofit.config import json_schema, load_config, parse_config
+from lofit.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[2]
+
+GOOD: dict[str, Any] = {
+    "models": ["smollm2-135m"],
+    "tasks": {"listops": {"options": {"n_train": 8}}},
+    "methods": {"base": None, "lofit": {"heads": {"k": [0.1]}}},
+}
+
+
+def put(path: str, value: Any) -> dict[str, Any]:
+    """A good configuration with one key set; missing mappings on the way are made."""
+    config = copy.deepcopy(GOOD)
+    *parents, last = path.split("/")
+    place: Any = config
+    for key in parents:
+        place[key] = place.get(key) or {}
+        place = place[key]
+    place[last] = value
+    return config
+
+
+BROKEN = {
+    "unknown key": (put("modles", ["x"]), ["modles", "did you mean 'models'?"]),
+    "unknown model": (put("models", ["smollm2-135"]), ["models", "did you mean 'smollm2-135m'?"]),
+    "unknown task": (put("tasks/siqaa", {}), ["tasks", "did you mean 'siqa'?"]),
+    "unknown method": (put("methods/loffit", {}), ["methods", "did you mean 'lofit'?"]),
+    "unknown localizer": (put("methods/lofit/heads/localizer", "itti"), ["methods.lofit.heads.localizer", "lofit"]),
+    "unknown task option": (put("tasks/listops/options/n_trian", 3), ["tasks.listops.options.n_trian", "n_train"]),
+    "unknown hyperparameter": (put("methods/lofit/params/learning_rate", 1), ["methods.lofit.params", "unknown key"]),
+    "wrong type": (put("seeds", "forty-two"), ["seeds", "list"]),
+    "wrong hyperparameter": (put("methods/lofit/params/lr", -1), ["methods.lofit.params.lr", "greater than 0"]),
+    "too many heads": (put("methods/lofit/heads/k", [271]), ["methods.lofit.heads.k", "270 heads", "smaller"]),
+    "share above one": (put("methods/lofit/heads/k", [1.5]), ["methods.lofit.heads.k", "270 heads"]),
+    "empty grid": (put("methods/lofit/heads/k", []), ["methods.lofit.heads.k", "at least 1 item"]),
+    "no tasks": (put("tasks", {}), ["tasks", "at least 1 item"]),
+    "no such fold": (put("tasks/truthfulqa", {"folds": [2]}), ["tasks.truthfulqa.folds", "no fold 2", "[0, 1]"]),
+    "heads for a method without": (put("methods/lora/heads", {"k": [3]}), ["methods.lora.heads", "remove"]),
+    "seed twice": (put("seeds", [1, 1]), ["seeds", "'1' stands twice"]),
+    "transfer of an absent task": (put("transfer", {"tasks": ["siqa"]}), ["transfer.tasks", "siqa"]),
+    "transfer of an absent method": (put("transfer", {"method": "lora"}), ["transfer.method", "add it"]),
+    "model name that leaves its folder": (
+        put("model_sources", {"../x": {"source": {"kind": "local", "path": "m"}, "n_layers": 1, "n_heads": 1}}),
+        ["model_sources", "pattern"],
+    ),
+    "not a mapping": ([1], ["mapping"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_configuration_is_one_clear_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, expected = BROKEN[name]
+    file = tmp_path / "broken.yaml"
+    file.write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("broken.yaml", *expected):
+        assert part in message
+    assert [p.name for p in tmp_path.iterdir()] == ["broken.yaml"], "nothing is downloaded or written"
+
+
+def test_missing_file_and_bad_yaml_are_clear(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
+        load_config(tmp_path / "absent.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("models: [a\ntasks: {")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: not valid YAML at line \d"):
+        load_config(bad)
+    bad.write_text("a: !!python/object/apply:os.system ['touch owned']\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(bad)
+
+
+def test_plan_shows_every_run_and_the_size(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(GOOD))
+    result = CliRunner().invoke(app, ["plan", "--configfile", str(file)], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "smollm2-135m/listops/fold0/seed42/base-" in result.output
+    assert "6 nodes: 1 model, 1 prepare, 1 localize, 1 fit, 2 evaluate" in result.output
+
+
+def test_head_counts_are_numbers_or_rounded_shares() -> None:
+    config = parse_config(GOOD)
+    assert config.head_count("smollm2-135m", 0.03) == 8  # 3% of 270
+    assert config.head_count("smollm2-135m", 0.0001) == 1
+    assert config.head_count("smollm2-135m", 32) == 32
+    assert config.head_count("smollm2-135m", 1.0) == 270
+
+
+def test_schema_file_is_generated_from_the_models() -> None:
+    file = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"
+    assert yaml.safe_load(file.read_text()) == json_schema(), "run `lofit schema > workflow/schemas/config.schema.yaml`"
+
+
+def test_schema_takes_the_shipped_configurations_and_refuses_broken_ones() -> None:
+    schema = json_schema()
+    for file in [REPOSITORY / "config.yaml", *sorted((REPOSITORY / "config").glob("*.yaml"))]:
+        jsonschema.validate(load_config(file).model_dump(mode="json"), schema)
+    for name in ("unknown key", "unknown task", "unknown method", "unknown task option", "wrong type", "no tasks"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(BROKEN[name][0], schema)

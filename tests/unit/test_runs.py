@@ -1,0 +1,103 @@
+"""The run table: each node once, and ids that change exactly when results may."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lofit.config import parse_config
+from lofit.errors import ConfigError
+from lofit.runs import RunTable
+
+ROOT = Path(__file__).parents[2]
+CONFIG: dict[str, Any] = {
+    "models": ["smollm2-135m"],
+    "tasks": {"listops": {"options": {"n_train": 8}}, "siqa": None, "truthfulqa": None},
+    "methods": {"base": None, "lofit": {"heads": {"k": [0.03, 0.1]}}, "lora": None},
+    "seeds": [1, 2],
+    "transfer": {"k": 0.1},
+}
+
+
+def table(**changes: Any) -> RunTable:
+    return RunTable(parse_config(copy.deepcopy(CONFIG) | changes))
+
+
+def test_fan_out_counts() -> None:
+    made = table()
+    # splits: 4 (truthfulqa has two folds) x 2 seeds; base once per split, as no seed changes it
+    splits = 4
+    assert len(made.data) == len(made.localize) == splits * 2
+    own = splits + splits * 2 * (2 + 1)
+    moved = splits * 2 * 2  # heads of two other tasks for each split and seed; own heads are shared with the comparison
+    assert len(made.fits) == own + moved
+    assert made.counts()["fit"] == own + moved - splits
+
+
+def test_transfer_shares_the_diagonal_and_matches_folds() -> None:
+    made = table()
+    pairs = [(n.heads_from.data.task, n.heads_from.data.fold, n.data.task, n.data.fold)
+             for n in made.fits.values() if n.heads_from and n.n_heads == 27 and n.seed == 1]  # fmt: skip
+    assert len(pairs) == len(set(pairs)), "each pair once"
+    assert ("truthfulqa", 1, "truthfulqa", 1) in pairs
+    assert ("truthfulqa", 1, "truthfulqa", 0) not in pairs
+    assert ("listops", 0, "truthfulqa", 1) in pairs
+    assert ("truthfulqa", 0, "listops", 0) in pairs
+    assert ("truthfulqa", 1, "listops", 0) not in pairs
+
+
+def changed(before: RunTable, after: RunTable) -> set[str]:
+    return {node.method for node in after.fits.values() if node.id not in before.fits}
+
+
+def test_a_changed_hyperparameter_renames_only_its_method() -> None:
+    methods = copy.deepcopy(CONFIG["methods"])
+    methods["lora"] = {"params": {"lr": 0.5}}
+    assert changed(table(), table(methods=methods)) == {"lora"}
+    methods = copy.deepcopy(CONFIG["methods"])
+    methods["lofit"]["heads"]["params"] = {"l1": 0.5}
+    after = table(methods=methods)
+    assert changed(table(), after) == {"lofit"}
+    assert not set(after.localize) & set(table().localize)
+
+
+def test_paths_and_batch_size_of_evaluation_do_not_rename() -> None:
+    assert set(table(results="elsewhere", eval_batch_size=3, threads=7).fits) == set(table().fits)
+
+
+def test_ids_are_the_same_in_every_process() -> None:
+    script = "import sys, json; from tests.unit.test_runs import table; print(json.dumps(list(table().fits)))"
+    ids = []
+    for salt in ("1", "2"):
+        env = os.environ | {"PYTHONHASHSEED": salt}
+        result = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True, cwd=ROOT
+        )
+        ids.append(json.loads(result.stdout))
+    assert ids[0] == ids[1] == list(table().fits)
+
+
+def test_unknown_node_is_named() -> None:
+    made = table()
+    with pytest.raises(ConfigError, match="no node 'x/y'"):
+        made.find(made.fits, "x/y")
+
+
+def test_recipes_give_the_papers_values_and_the_configuration_overrides_them() -> None:
+    config = CONFIG | {"models": ["llama-2-13b"], "tasks": {"truthfulqa": None, "clutrr": None}, "transfer": None}
+    made = RunTable(parse_config(config))
+    steps = {(n.data.task): n.params for n in made.localize.values()}
+    assert (steps["truthfulqa"]["lr"], steps["truthfulqa"]["l1"]) == (1e-3, 1e-3)
+    assert (steps["clutrr"]["lr"], steps["clutrr"]["l1"]) == (1e-3, 1e-3)
+    offsets = {n.data.task: n.params for n in made.fits.values() if n.method == "lofit"}
+    assert (offsets["truthfulqa"]["lr"], offsets["clutrr"]["lr"]) == (2e-2, 1e-2)
+    methods = {"lofit": {"params": {"lr": 0.25}}}
+    made = RunTable(parse_config(config | {"methods": methods}))
+    assert {n.params["lr"] for n in made.fits.values()} == {0.25}

@@ -1,0 +1,150 @@
+"""The run table, wildcards, and what the rules look up in it."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.utils import validate
+
+sys.path.insert(0, workflow.basedir)
+
+from lofit.config import parse_config
+from lofit.errors import ConfigError
+from lofit.files import write_text
+from lofit.methods import load_method
+from lofit.runs import RunTable, short_hash
+
+try:
+    CONFIG = parse_config(config, origin=str((workflow.overwrite_configfiles or ["config.yaml"])[0]))
+except ConfigError as error:
+    sys.exit(f"error: {error}")
+validate(CONFIG.model_dump(mode="json"), "../schemas/config.schema.yaml", set_default=False)
+TABLE = RunTable(CONFIG)
+RESULTS, RESOURCES = str(CONFIG.results), str(CONFIG.resources)
+
+# Every node is `python -m lofit <verb> --run <id>` in this environment; it reads the configuration from a snapshot.
+SNAPSHOT = CONFIG.results / "plan" / f"config-{short_hash(CONFIG.model_dump(mode='json'))}.yaml"
+os.environ.update(
+    LOFIT_CONFIG=str(SNAPSHOT),
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
+)
+
+
+def write_snapshot():
+    """Write the configuration this workflow runs with, defaults and command-line overrides included."""
+    write_text(SNAPSHOT, yaml.safe_dump(CONFIG.model_dump(mode="json"), sort_keys=False))
+
+
+def any_of(values):
+    """Regular expression of a wildcard that takes one of ``values``."""
+    return "|".join(sorted(re.escape(str(value)) for value in set(values)))
+
+
+wildcard_constraints:
+    model=any_of(CONFIG.models),
+    task=any_of(CONFIG.tasks),
+    fold=r"\d+",
+    seed=r"-?\d+",
+    localizer=any_of(node.localizer for node in TABLE.localize.values()) or "none",
+    method=any_of(CONFIG.methods),
+    hash=r"[0-9a-f]{8}",
+
+
+def data_id(wildcards):
+    """Id of the data node a path belongs to."""
+    return f"{wildcards.task}/fold{wildcards.fold}/seed{wildcards.seed}-{wildcards.hash}"
+
+
+def ranking_id(wildcards):
+    """Id of the localize node a path belongs to."""
+    return f"{wildcards.model}/{wildcards.task}/fold{wildcards.fold}/seed{wildcards.seed}/{wildcards.localizer}-{wildcards.hash}"
+
+
+def run_id(wildcards):
+    """Id of the fit node a path belongs to."""
+    return f"{wildcards.model}/{wildcards.task}/fold{wildcards.fold}/seed{wildcards.seed}/{wildcards.method}-{wildcards.hash}"
+
+
+def model_file(model):
+    """The file that says a model is there."""
+    return str(TABLE.model_dir(model) / "source.json")
+
+
+def data_files(node, *splits):
+    """Files of some splits of a data node."""
+    return [str(TABLE.data_dir(node) / f"{split}.jsonl") for split in splits]
+
+
+def localize_inputs(wildcards):
+    """Model and training data of a localize node."""
+    node = TABLE.find(TABLE.localize, ranking_id(wildcards))
+    return {"model": model_file(node.model), "data": data_files(node.data, "train", "validation")}
+
+
+def fit_inputs(wildcards):
+    """Model, training data and ranked heads of a fit node."""
+    node = TABLE.find(TABLE.fits, run_id(wildcards))
+    inputs = {"model": model_file(node.model), "data": data_files(node.data, "train", "validation")}
+    if node.heads_from:
+        inputs["heads"] = ranking_files(node.heads_from)
+    return inputs
+
+
+def evaluate_inputs(wildcards):
+    """Model, test data and adapter of an evaluate node."""
+    node = TABLE.find(TABLE.fits, run_id(wildcards))
+    inputs = {"model": model_file(node.model), "data": data_files(node.data, "test")}
+    if load_method(node.method).adapter:
+        inputs["fit"] = fit_files(node)
+    return inputs
+
+
+def ranking_files(node):
+    """What a localize node writes."""
+    return [str(TABLE.localize_dir(node) / name) for name in ("heads.parquet", "localize.json")]
+
+
+def fit_files(node):
+    """What a fit node writes."""
+    return [str(TABLE.run_dir(node) / name) for name in ("adapter", "fit.json")]
+
+
+def all_fits():
+    """Adapters and reports of all trained nodes."""
+    return [path for node in TABLE.fits.values() if load_method(node.method).adapter for path in fit_files(node)]
+
+
+def all_rankings():
+    """All rankings."""
+    return [path for node in TABLE.localize.values() for path in ranking_files(node)]
+
+
+def all_scores():
+    """All evaluations."""
+    return [str(TABLE.eval_dir(node) / "results.json") for node in TABLE.fits.values()]
+
+
+def all_manifests():
+    """Manifests of all prepared splits."""
+    return [str(TABLE.data_dir(node) / "manifest.json") for node in TABLE.data.values()]
+
+
+def all_outputs():
+    """Everything a plain run makes. Adapters and rankings are named too, so that a deleted one is made again."""
+    outputs = [f"{RESULTS}/results.parquet", f"{RESULTS}/tables/main.md"]
+    if CONFIG.transfer:
+        outputs.append(f"{RESULTS}/figures/transfer.png")
+    return outputs + all_fits() + all_rankings()
+
+
+def model_mb(wildcards, attempt):
+    """Memory of a node that runs the model, in MB; more at each attempt."""
+    return 4000 * attempt
+
+
+def gpus(wildcards):
+    """One GPU where the configuration asks for GPUs."""
+    return 1 if CONFIG.device == "cuda" else 0

@@ -1,0 +1,55 @@
+"""One table of all scores, and what is drawn from it."""
+
+
+rule collect:
+    input:
+        scores=all_scores(),
+        fits=all_fits(),
+        rankings=all_rankings(),
+        manifests=all_manifests(),
+    output:
+        f"{RESULTS}/results.parquet",
+        f"{RESULTS}/results.csv",
+    log:
+        f"{RESULTS}/logs/collect.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        runs=short_hash(sorted(TABLE.fits)),
+    shell:
+        "python -m lofit collect > {log} 2>&1"
+
+
+rule main_table:
+    input:
+        f"{RESULTS}/results.parquet",
+    output:
+        multiext(f"{RESULTS}/tables/main", ".csv", ".md", ".tex"),
+    log:
+        f"{RESULTS}/logs/main_table.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        "python -m lofit table > {log} 2>&1"
+
+
+rule transfer:
+    input:
+        f"{RESULTS}/results.parquet",
+    output:
+        multiext(f"{RESULTS}/figures/transfer", ".pdf", ".png", ".csv"),
+    log:
+        f"{RESULTS}/logs/transfer.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        "python -m lofit figure > {log} 2>&1"
