@@ -69,7 +69,7 @@ class Config(Form):
     )
     tasks: dict[str, TaskConfig | None] = Field(min_length=1)
     methods: dict[str, MethodConfig | None] = Field(min_length=1)
-    seeds: list[StrictInt] = Field(default=[42], min_length=1)
+    seeds: list[Annotated[StrictInt, Field(ge=0)]] = Field(default=[42], min_length=1)
     transfer: TransferConfig | None = None
     data_mirror: Path | None = Field(default=None, description="folder that stands in for the network")
     results: Path = Path("results")

@@ -47,7 +47,7 @@ wildcard_constraints:
     model=any_of(CONFIG.models),
     task=any_of(CONFIG.tasks),
     fold=r"\d+",
-    seed=r"-?\d+",
+    seed=r"\d+",
     localizer=any_of(node.localizer for node in TABLE.localize.values()) or "none",
     method=any_of(CONFIG.methods),
     hash=r"[0-9a-f]{8}",

@@ -1,0 +1,225 @@
+"""The whole DAG on a tiny random model: what runs, what does not run again, and how failure shows."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from lofit.config import parse_config
+from lofit.files import read_json, read_jsonl
+from lofit.runs import FitNode, RunTable
+from tests.checkpoint import save_checkpoint
+
+REPOSITORY = Path(__file__).parents[2]
+TRAINING = {"epochs": 1, "lr": 0.01}
+
+
+class Workflow:
+    """A configuration and a folder in which `snakemake` runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        checkpoint = save_checkpoint(folder / "checkpoint")
+        self.config: dict[str, Any] = {
+            "models": ["tiny"],
+            "model_sources": {
+                "tiny": {"source": {"kind": "local", "path": str(checkpoint)}, "n_layers": 3, "n_heads": 4}
+            },
+            "tasks": {"listops": {"options": {"n_train": 8, "n_validation": 4, "n_test": 6}}},
+            "methods": {
+                "base": None,
+                "lofit": {"heads": {"k": [3], "params": TRAINING}, "params": TRAINING},
+                "lora": {"params": TRAINING},
+            },
+            "transfer": {"k": 3},
+            "threads": 1,
+        }
+
+    def snakemake(self, *arguments: str, config: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+        file = self.folder / "config.yaml"
+        file.write_text(yaml.safe_dump(config or self.config))
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile", str(REPOSITORY / "Snakefile")]
+        command += ["--directory", str(self.folder), "--configfile", str(file)]
+        command += ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default"), *arguments]
+        env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=self.folder, check=False)
+
+    def run(self, config: dict[str, Any] | None = None) -> str:
+        result = self.snakemake(config=config)
+        assert result.returncode == 0, result.stderr[-4000:]
+        return result.stderr
+
+    def planned(self, config: dict[str, Any] | None = None) -> Counter[str]:
+        """Number of jobs per rule that a run would start."""
+        result = self.snakemake("--dry-run", config=config)
+        assert result.returncode == 0, result.stderr[-4000:]
+        stats = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\ntotal", result.stdout + result.stderr, re.DOTALL)
+        lines = [line.split() for line in stats[1].splitlines()] if stats else []
+        return Counter({rule: int(count) for rule, count in lines if rule != "all"})
+
+    def table(self) -> RunTable:
+        return RunTable(parse_config(self.config))
+
+    def fit(self, method: str) -> FitNode:
+        return next(node for node in self.table().fits.values() if node.method == method)
+
+    def path(self, relative: Path) -> Path:
+        return self.folder / relative
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    made = Workflow(tmp_path_factory.mktemp("workflow"))
+    assert made.planned() == Counter(
+        model=1, prepare=1, localize=1, fit=2, evaluate=3, collect=1, main_table=1, transfer=1
+    )
+    made.run()
+    return made
+
+
+def test_results_are_tidy_and_complete(workflow: Workflow) -> None:
+    results = pd.read_parquet(workflow.path(Path("results/results.parquet")))
+    headline = results[results["metric"] == "exact_match"].set_index("method")
+    assert sorted(headline.index) == ["base", "lofit", "lora"]
+    assert (headline["status"] == "ok").all()
+    assert (headline["n_items"] == 6).all()
+    assert (headline["n_train"] == 8).all()
+    assert (headline["protocol"] == "paper").all()
+    # 3 heads x head dim 8; rank 8 on q (32 x 32) and v (32 x 16) of 3 layers
+    assert headline["trained_params"].astype("object").to_dict()["lofit"] == 24
+    assert headline["trained_params"].astype("object").to_dict()["lora"] == 3 * 8 * (32 + 32 + 32 + 16)
+    assert pd.isna(headline["trained_params"]["base"])
+    assert headline["localize_seconds"]["lofit"] > 0
+    assert (headline.loc[["lofit", "lora"], ["fit_seconds", "peak_memory_bytes"]] > 0).all(axis=None)
+
+
+def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
+    table, node = workflow.table(), workflow.fit("lofit")
+    run, ranking = workflow.path(table.run_dir(node)), node.heads_from
+    assert ranking is not None
+    report = read_json(run / "fit.json")
+    assert report["status"] == "ok"
+    assert len(report["train_loss"]) == report["steps"] == 1
+    heads = pd.read_parquet(workflow.path(table.localize_dir(ranking)) / "heads.parquet")
+    assert heads.columns.tolist() == ["layer", "head", "score", "rank"]
+    assert heads["rank"].tolist() == list(range(1, 13))
+    assert [tuple(h) for h in report["heads"]] == list(zip(heads["layer"][:3], heads["head"][:3], strict=True))
+    assert sorted(p.name for p in (run / "adapter").iterdir() if p.suffix != ".md" and p.name[0] != ".") == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    samples = read_jsonl(run / "eval" / "listops" / "samples.jsonl")
+    assert len(samples) == 6
+    assert "exact_match" in samples[0]
+    assert read_json(run / "run.json") == node.identity
+    logs = {
+        p.parts[-6:-5][0] if len(p.parts) > 6 else p.name for p in (workflow.folder / "results" / "logs").rglob("*.log")
+    }
+    assert logs
+    assert all(p.stat().st_size for p in (workflow.folder / "results" / "logs" / "fit").rglob("*.log"))
+
+
+def test_table_and_figure_are_made(workflow: Workflow) -> None:
+    for name in (
+        "tables/main.csv",
+        "tables/main.md",
+        "tables/main.tex",
+        *(f"figures/transfer.{e}" for e in ("pdf", "png", "csv")),
+    ):
+        assert (workflow.folder / "results" / name).stat().st_size > 0
+    text = (workflow.folder / "results" / "tables" / "main.md").read_text()
+    assert "lofit (3 heads)" in text
+    assert "failed" not in text
+
+
+def test_summary_shows_table_files_and_next_step(workflow: Workflow) -> None:
+    command = [sys.executable, "-m", "lofit", "summary", "--configfile", "config.yaml"]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "120"}
+    result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=workflow.folder, check=False)
+    assert result.returncode == 0, result.stderr
+    for part in ("lofit (3 heads)", "results/results.parquet", "results/figures/transfer.png", "snakemake --cores 2"):
+        assert part in result.stdout
+
+
+def test_a_second_run_does_nothing(workflow: Workflow) -> None:
+    assert workflow.planned() == Counter()
+    assert "Nothing to be done" in workflow.run()
+
+
+def test_a_changed_hyperparameter_reruns_its_method_and_what_follows(workflow: Workflow) -> None:
+    changed = copy.deepcopy(workflow.config)
+    changed["methods"]["lora"]["params"] = TRAINING | {"lr": 0.02}
+    assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, main_table=1, transfer=1)
+    changed = copy.deepcopy(workflow.config)
+    changed["methods"]["lofit"]["heads"]["params"] = TRAINING | {"l1": 0.5}
+    assert workflow.planned(changed) == Counter(localize=1, fit=1, evaluate=1, collect=1, main_table=1, transfer=1)
+
+
+def test_a_deleted_adapter_reruns_its_own_branch(workflow: Workflow) -> None:
+    node = workflow.fit("lora")
+    adapter = workflow.path(workflow.table().run_dir(node)) / "adapter"
+    kept = shutil.copytree(adapter, workflow.folder / "kept")
+    shutil.rmtree(adapter)
+    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, main_table=1, transfer=1)
+    workflow.run()
+    weights = "adapter_model.safetensors"
+    assert (adapter / weights).read_bytes() == (kept / weights).read_bytes(), "the same seed gives the same adapter"
+    assert workflow.planned() == Counter()
+
+
+def test_a_diverged_fit_is_a_row_not_a_crash(workflow: Workflow) -> None:
+    broken = copy.deepcopy(workflow.config)
+    broken["methods"]["lora"]["params"] = {"epochs": 3, "lr": 1e30, "batch_size": 2}
+    broken["results"] = "diverged"
+    del broken["methods"]["lofit"], broken["transfer"]
+    workflow.run(broken)
+    results = pd.read_parquet(workflow.folder / "diverged" / "results.parquet").set_index("method")
+    assert results["status"]["lora"].startswith("failed: loss is")
+    assert "lower the learning rate" in results["status"]["lora"]
+    assert (results.loc[["base"], "status"] == "ok").all()
+    assert re.search(r"lora +\| +failed", (workflow.folder / "diverged" / "tables" / "main.md").read_text())
+
+
+def test_a_broken_configuration_stops_the_workflow_with_one_line(workflow: Workflow) -> None:
+    broken = copy.deepcopy(workflow.config)
+    broken["methods"]["lofit"]["heads"]["k"] = [13]
+    result = workflow.snakemake(config=broken)
+    assert result.returncode != 0
+    errors = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    assert "methods.lofit.heads.k: 13 is more than the 12 heads of tiny" in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_shape_in_the_configuration_is_found_when_the_model_is_there(workflow: Workflow) -> None:
+    broken = copy.deepcopy(workflow.config)
+    broken["model_sources"]["tiny"]["n_heads"] = 8
+    broken["resources"] = "other"
+    result = workflow.snakemake("other/models/tiny/source.json", config=broken)
+    assert result.returncode != 0
+    assert "3 layers x 8 heads configured, the model has 3 x 4" in result.stdout + result.stderr
+    assert not (workflow.folder / "other" / "models" / "tiny" / "config.json").exists()
+
+
+def test_other_adapters_load_with_plain_peft(workflow: Workflow) -> None:
+    adapter = workflow.path(workflow.table().run_dir(workflow.fit("lofit"))) / "adapter"
+    script = (
+        "import lofit, sys; from peft import PeftModel; from transformers import AutoModelForCausalLM as A; "
+        "m = PeftModel.from_pretrained(A.from_pretrained(sys.argv[1]), sys.argv[2]); "
+        "print(sum(p.numel() for n, p in m.named_parameters() if 'lofit_' in n))"
+    )
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", script, str(workflow.folder / "checkpoint"), str(adapter)]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    assert result.stdout.strip().splitlines()[-1] == "24"
