@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,16 +74,27 @@ def train(session: Session, config: PeftConfig, params: TrainParams, title: str)
     probe = collate([rows[0][0]], pad_id=rows[0][0].ids[0], device=device)
     with torch.no_grad():
         base_logits = answer_logits(session.model, probe)
+    with _memory_errors():
         objective.prepare(session.model, held_out)
         meter = Meter(device)
         objective.prepare(session.model, rows)
-    model = wrap(session, config)
-    try:
+        model = wrap(session, config)
         record = _loop(session, model, objective, rows, held_out, params, meter, title)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise FitError(f"out of memory ({str(error).splitlines()[0] if str(error) else 'host'})") from None
     _assert_live(model, probe, base_logits)
     return Trained(model, record)
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn running out of memory, on GPU or host, into a failure of this fit alone."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise FitError(f"out of memory ({(str(error).splitlines() or ['host'])[0]})") from None
+    except RuntimeError as error:
+        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise FitError(f"out of memory ({str(error).splitlines()[0]})") from None
 
 
 def wrap(session: Session, config: PeftConfig) -> PeftModel:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lofit import tasks
 from lofit.config import HeadsConfig, MethodConfig
+from lofit.errors import ConfigError
 from lofit.evaluate.protocol import PROTOCOL
 from lofit.files import read_json
 from lofit.methods import load_method
@@ -65,7 +66,8 @@ def write_main_table(table: RunTable) -> None:
 def draw_transfer_figure(table: RunTable) -> None:
     """Write figures/transfer.{pdf,png,csv}."""
     config = table.config
-    assert config.transfer, "the workflow asks for this figure only where transfer is configured"
+    if not config.transfer:
+        raise ConfigError("transfer: not configured, so there is no figure to draw; add `transfer: {k: 0.10}`")
     chosen = {
         name: metric for name, metric in headline(table).items() if name in (config.transfer.tasks or config.tasks)
     }

@@ -131,6 +131,32 @@ def test_diverged_loss_is_a_failure_of_the_fit() -> None:
             train(session(), offsets(), step_v(), "t")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_is_a_failure_of_the_fit(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(trainer.SftObjective, "loss", fail)
+    with pytest.raises(FitError, match=r"^out of memory"):
+        train(session(), offsets(), step_v(), "t")
+
+
+def test_other_errors_are_bugs_and_stay_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> torch.Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(trainer.SftObjective, "loss", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train(session(), offsets(), step_v(), "t")
+
+
 def test_an_edit_without_effect_is_refused() -> None:
     opened = session()
     for layer in opened.model.model.layers:
