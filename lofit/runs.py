@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +25,18 @@ def short_hash(identity: Any) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+class Identified:
+    """A node whose identity is its fields: together they determine its files."""
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The fields as plain data, nodes among them as their own identities."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+        return {name: value.identity if isinstance(value, Identified) else value for name, value in values.items()}
+
+
 @dataclass(frozen=True)
-class DataNode:
+class DataNode(Identified):
     """The split of one task for one fold and seed."""
 
     task: str
@@ -35,18 +45,13 @@ class DataNode:
     options: dict[str, Any]
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What determines the files."""
-        return {"task": self.task, "fold": self.fold, "seed": self.seed, "options": self.options}
-
-    @cached_property
     def id(self) -> str:
         """Path of the node below ``resources/tasks``."""
         return f"{self.task}/fold{self.fold}/seed{self.seed}-{short_hash(self.identity)}"
 
 
 @dataclass(frozen=True)
-class LocalizeNode:
+class LocalizeNode(Identified):
     """A ranking of all heads of a model on one task."""
 
     model: str
@@ -57,18 +62,6 @@ class LocalizeNode:
     params: dict[str, Any]
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What determines the ranking."""
-        return {
-            "model": self.model,
-            "model_source": self.model_source,
-            "dtype": self.dtype,
-            "data": self.data.identity,
-            "localizer": self.localizer,
-            "params": self.params,
-        }
-
-    @cached_property
     def id(self) -> str:
         """Path of the node below ``results/localize``."""
         data = self.data
@@ -76,7 +69,7 @@ class LocalizeNode:
 
 
 @dataclass(frozen=True)
-class FitNode:
+class FitNode(Identified):
     """One fitted method: the unit of comparison."""
 
     model: str
@@ -87,20 +80,6 @@ class FitNode:
     params: dict[str, Any]
     heads_from: LocalizeNode | None
     n_heads: int | None
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What determines the adapter and its scores."""
-        return {
-            "model": self.model,
-            "model_source": self.model_source,
-            "dtype": self.dtype,
-            "data": self.data.identity,
-            "method": self.method,
-            "params": self.params,
-            "heads_from": self.heads_from.identity if self.heads_from else None,
-            "n_heads": self.n_heads,
-        }
 
     @cached_property
     def id(self) -> str:
