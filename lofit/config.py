@@ -139,6 +139,8 @@ def _one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") -
         return f"{key}: {near}"
     if first["type"] == "missing":
         return f"{key}: this key is required; add it"
+    if first["type"] == "too_short":
+        return f"{key}: empty; give at least {first['ctx']['min_length']} entry"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{key}: {message}; found {first['input']!r}".replace("\n", " ")
 
@@ -151,7 +153,7 @@ def _problems(config: Config) -> Any:
             yield f"{field}: '{repeated}' stands twice; remove one"
     for model in config.models:
         if model not in catalog:
-            yield f"models: {registry.unknown('model', model, catalog)}, or define it under model_sources"
+            yield f"models: {registry.unknown('model', model, catalog)} (or define it under model_sources)"
     yield from _task_problems(config)
     yield from _method_problems(config)
     if config.transfer:
