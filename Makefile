@@ -1,7 +1,8 @@
 # make demo   install, run the workflow of config.yaml, print the results
 # make test   install, run the tests          make lint   style, types, workflow
 # make smoke  the smallest real run           make format mend what can be mended of style
-# make lock   renew the pinned versions       make clean  delete outputs and caches
+# make lock   renew the pinned versions       make docs   write the page on methods again
+# make clean  delete outputs and caches
 #
 # Variables: PYTHON (3.11 or 3.12), CORES, CONFIG, DATA_MIRROR (folder to take datasets from instead of the
 # network), TORCH_INDEX (index with CPU builds of torch), SNAKEMAKE_ARGS, PYTEST_ARGS.
@@ -25,7 +26,7 @@ RUN := PATH="$(BIN):$$PATH"
 SNAKEMAKE = $(RUN) snakemake --cores $(CORES) --configfile $(1) \
 	$(if $(DATA_MIRROR),--config data_mirror="$(abspath $(DATA_MIRROR))") $(SNAKEMAKE_ARGS)
 
-.PHONY: help setup demo smoke test format lint lock clean
+.PHONY: help setup demo smoke test format lint docs lock clean
 # `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -67,6 +68,9 @@ lint: $(STAMP)
 	$(BIN)/mypy lofit
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint --configfile $(CONFIG)
+
+docs: $(STAMP)
+	$(BIN)/python scripts/describe.py
 
 lock:
 	$(PYTHON) scripts/lock.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(UPGRADE),--upgrade)

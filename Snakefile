@@ -11,6 +11,7 @@ if not workflow.overwrite_configfiles:  # a file given with --configfile replace
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/sources.smk"
+include: "workflow/rules/activations.smk"
 include: "workflow/rules/localize.smk"
 include: "workflow/rules/fit.smk"
 include: "workflow/rules/evaluate.smk"

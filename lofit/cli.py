@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -22,7 +22,7 @@ ConfigFile = Annotated[
     Path, typer.Option("--configfile", envvar="LOFIT_CONFIG", help="Configuration; the workflow sets the variable.")
 ]
 RunId = Annotated[str, typer.Option("--run", help="Id of the node; `lofit plan` lists them.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; default: threads of the configuration.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: threads of the configuration.")]
 DEFAULT = Path("config.yaml")
 
 
@@ -34,11 +34,15 @@ def _table(configfile: Path):  # type: ignore[no-untyped-def]  # the return type
 
 
 def _table_for_compute(configfile: Path, threads: int | None):  # type: ignore[no-untyped-def]
-    """The run table, in a process set up for computing: threads, determinism, no network."""
     table = _table(configfile)
-    count = threads or table.config.threads
+    set_up_computing(threads or table.config.threads)
+    return table
+
+
+def set_up_computing(threads: int) -> None:
+    """Set this process up for computing, before torch is imported: threads, determinism, no network."""
     os.environ.update(
-        OMP_NUM_THREADS=str(count),
+        OMP_NUM_THREADS=str(threads),
         TOKENIZERS_PARALLELISM="false",
         HF_HUB_OFFLINE="1",  # models and data are local by now
         HF_DATASETS_OFFLINE="1",
@@ -47,10 +51,9 @@ def _table_for_compute(configfile: Path, threads: int | None):  # type: ignore[n
     )
     import torch
 
-    torch.set_num_threads(count)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time for nothing
-    return table
 
 
 @app.command()
@@ -61,12 +64,15 @@ def plan(configfile: ConfigFile = DEFAULT) -> None:
 
     table = _table(configfile)
     view = Table(title=f"Run table of {configfile}")
-    for column in ("run", "selector", "head_task", "n_heads"):
-        view.add_column(column, overflow="fold")
-    for row in table.summary():
-        view.add_row(row["run"], row["selector"] or "-", row["head_task"] or "-", str(row["n_heads"] or "-"))
-    console = Console()
-    console.print(view)
+    view.add_column("run", no_wrap=True)
+    for column in ("selector", "head_task", "k"):
+        view.add_column(column)
+    rows = table.summary()
+    for row in rows:
+        view.add_row(row["run"], row["selector"] or "-", row["head_task"] or "-", row["k"] or "-")
+    # Ids are there to be copied and searched for, so they are never broken over lines.
+    console = Console(soft_wrap=True, width=max([80, *(len(row["run"]) + 40 for row in rows)]))
+    console.print(view, soft_wrap=True)
     counts = table.counts()
     console.print(f"{sum(counts.values())} nodes: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
 
@@ -93,6 +99,17 @@ def prepare(run: RunId, configfile: ConfigFile = DEFAULT) -> None:
 
 
 @app.command()
+def activations(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
+    """Read a model's activations on right and wrong answers of one task."""
+    table = _table_for_compute(configfile, threads)
+    from lofit.activations import node
+
+    found = table.find(table.activations, run)
+    node.run(table, found)
+    print(f"{run}: {node.summary_line(table.activations_dir(found))}")
+
+
+@app.command()
 def localize(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
     """Rank the attention heads of a model on one task."""
     table = _table_for_compute(configfile, threads)
@@ -105,7 +122,7 @@ def localize(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = No
 
 @app.command()
 def fit(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
-    """Train one method's adapter."""
+    """Fit one method: train it, or estimate it."""
     table = _table_for_compute(configfile, threads)
     from lofit.fit import node
 
@@ -123,6 +140,24 @@ def evaluate(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = No
     found = table.find(table.fits, run)
     node.run(table, found)
     print(f"{run}: {node.summary_line(table.eval_dir(found))}")
+
+
+@app.command()
+def export(
+    run: RunId,
+    out: Annotated[Path, typer.Option(help="Folder to write; an existing one is replaced.")],
+    form: Annotated[
+        Literal["hf", "peft"],
+        typer.Option("--format", help="hf: a plain checkpoint with the edit folded in; peft: the adapter."),
+    ] = "hf",
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Write a fitted run as a folder for use elsewhere, with a model card."""
+    table = _table_for_compute(configfile, None)
+    from lofit import export as exporter
+
+    exporter.export(table, table.find(table.fits, run), out, form)
+    print(f"{run}: {out}")
 
 
 @app.command()

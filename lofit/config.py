@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
@@ -31,8 +32,13 @@ class Form(BaseModel):
 class HeadsConfig(Form):
     """Which heads a method edits."""
 
-    localizer: str = Field(default="lofit", description="strategy that ranks the heads")
-    k: list[HeadCount] = Field(default=[0.03, 0.10], min_length=1, description="how many heads; one run for each value")
+    localizer: str | None = Field(default=None, description="strategy that ranks the heads; null: the method's own")
+    task: str | None = Field(default=None, description="task to rank the heads on; null: the task trained for")
+    k: list[HeadCount] = Field(
+        default=[0.03, 0.10],
+        min_length=1,
+        description="how many heads; one run for each value, or the grid that a method such as iti chooses from",
+    )
     params: dict[str, Any] = Field(default={}, description="overrides of the localizer's recipe")
 
 
@@ -134,15 +140,29 @@ def _one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") -
     location = [str(part) for part in first["loc"] if part not in ("hub", "local", "pypi_gguf", "int", "float")]
     key = ".".join([prefix.rstrip("."), *location] if prefix else location)
     if first["type"] == "extra_forbidden":
-        known = list(form.model_fields) if len(location) == 1 else []
-        near = registry.unknown("key", location[-1], known) if known else f"unknown key '{location[-1]}'; remove it"
-        return f"{key}: {near}"
+        return f"{key}: {registry.unknown('key', location[-1], _form_at(form, location[:-1]).model_fields)}"
     if first["type"] == "missing":
         return f"{key}: this key is required; add it"
     if first["type"] == "too_short":
         return f"{key}: empty; give at least {first['ctx']['min_length']} entry"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{key}: {message}; found {first['input']!r}".replace("\n", " ")
+
+
+def _form_at(form: type[BaseModel], location: list[str]) -> type[BaseModel]:
+    """The model of the part of a configuration at ``location``; names in mappings and places in lists are passed."""
+    for part in location:
+        if part in form.model_fields:
+            form = next(_forms_in(form.model_fields[part].annotation), form)
+    return form
+
+
+def _forms_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The pydantic models named anywhere in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _forms_in(argument)
 
 
 def _problems(config: Config) -> Any:
@@ -187,23 +207,23 @@ def _method_problems(config: Config) -> Any:
             yield f"methods: {registry.unknown('method', name, methods.method_names())}"
             continue
         entry, method = given or MethodConfig(), methods.load_method(name)
-        if entry.heads and not method.uses_heads:
+        if entry.heads and not method.localizer:
             yield f"{key}.heads: this method does not select heads; remove the key"
-        if method.uses_heads:
-            heads = entry.heads or HeadsConfig()
-            if heads.localizer not in localize.localizer_names():
-                known = localize.localizer_names()
-                yield f"{key}.heads.localizer: {registry.unknown('localizer', heads.localizer, known)}"
-                continue
-            yield from _params_problems(
-                config,
-                localize.load_localizer(heads.localizer).Params,
-                LOCALIZERS / heads.localizer,
-                heads.params,
-                f"{key}.heads.params",
-            )
-            yield from _head_count_problems(config, heads.k, f"{key}.heads.k")
+        if method.localizer:
+            yield from _heads_problems(config, entry.heads or HeadsConfig(), method.localizer, f"{key}.heads")
         yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
+
+
+def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str) -> Any:
+    name, known = heads.localizer or default, localize.localizer_names()
+    if name not in known:
+        yield f"{key}.localizer: {registry.unknown('localizer', name, known)}"
+        return
+    if heads.task is not None and heads.task not in config.tasks:
+        yield f"{key}.task: {registry.unknown('task', heads.task, config.tasks)}"
+    form = localize.load_localizer(name).Params
+    yield from _params_problems(config, form, LOCALIZERS / name, heads.params, f"{key}.params")
+    yield from _head_count_problems(config, heads.k, f"{key}.k")
 
 
 def _params_problems(config: Config, form: type[BaseModel], module: Path, overrides: dict[str, Any], key: str) -> Any:
@@ -230,8 +250,8 @@ def _head_count_problems(config: Config, counts: list[int | float], key: str) ->
 def _transfer_problems(config: Config, transfer: TransferConfig) -> Any:
     if transfer.method not in config.methods:
         yield f"transfer.method: '{transfer.method}' is not among the configured methods; add it under methods"
-    elif not methods.load_method(transfer.method).uses_heads:
-        yield f"transfer.method: '{transfer.method}' does not select heads; choose lofit"
+    elif not (method := methods.load_method(transfer.method)).localizer or method.chooses_k:
+        yield f"transfer.method: '{transfer.method}' does not edit a given number of selected heads; choose lofit"
     for task in transfer.tasks or []:
         if task not in config.tasks:
             yield f"transfer.tasks: {registry.unknown('task', task, config.tasks)}"
@@ -266,7 +286,11 @@ def json_schema() -> dict[str, Any]:
 def _named(
     schema: dict[str, Any], form: dict[str, Any], part: str, key: str, forms: dict[str, type[BaseModel]]
 ) -> dict[str, Any]:
-    """Replace a free mapping by one entry per known name, whose ``key`` has that name's own form."""
+    """Add to a free mapping one entry per known name, whose ``key`` has that name's own form.
+
+    Other names stay allowed: a method or task that is added later needs no new schema, and an unknown name has been
+    refused by then.
+    """
     entries = {}
     for name, options in forms.items():
         definition = options.model_json_schema()
@@ -275,7 +299,6 @@ def _named(
         body = {**schema["$defs"][part], "properties": {**schema["$defs"][part]["properties"], key: definition}}
         entries[name] = {"anyOf": [body, {"type": "null"}]}
     return {
-        **{k: v for k, v in form.items() if k != "additionalProperties"},
+        **form,
         "properties": entries,
-        "additionalProperties": False,
     }

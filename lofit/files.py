@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lofit.errors import TaskError
+from lofit.errors import LofitError, TaskError
 
 
 @contextlib.contextmanager
@@ -42,6 +42,17 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys."""
     write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def need(path: Path, command: str) -> Path:
+    """The path itself, if it is there.
+
+    Raises:
+        LofitError: it is not; the message names the ``lofit`` command that makes it.
+    """
+    if not path.exists():
+        raise LofitError(f"{path} is not there; run `lofit {command}` first, or the whole workflow with snakemake")
+    return path
 
 
 def read_json(path: Path) -> Any:

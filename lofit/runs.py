@@ -19,6 +19,9 @@ from lofit.config import LOCALIZERS, METHODS, Config, HeadsConfig, MethodConfig,
 from lofit.errors import ConfigError
 from lofit.recipes import resolve
 
+DTYPES = {"cpu": "float32", "cuda": "bfloat16", "auto": "auto"}
+"""Precision of the base model by configured device, where the configuration leaves it open."""
+
 
 def short_hash(identity: Any) -> str:
     """First 8 hexadecimal digits of the SHA-256 of the canonical JSON of ``identity``."""
@@ -30,9 +33,14 @@ class Identified:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The fields as plain data, nodes among them as their own identities."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
-        return {name: value.identity if isinstance(value, Identified) else value for name, value in values.items()}
+        """The fields as plain data, as JSON would give them back; nodes among them as their own identities."""
+        return {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Identified):
+        return value.identity
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,22 @@ class DataNode(Identified):
     def id(self) -> str:
         """Path of the node below ``resources/tasks``."""
         return f"{self.task}/fold{self.fold}/seed{self.seed}-{short_hash(self.identity)}"
+
+
+@dataclass(frozen=True)
+class ActivationsNode(Identified):
+    """Activations of a model on the right and wrong answers of one split."""
+
+    model: str
+    model_source: dict[str, Any]
+    dtype: str
+    data: DataNode
+
+    @cached_property
+    def id(self) -> str:
+        """Path of the node below ``results/activations``."""
+        data = self.data
+        return f"{self.model}/{data.task}/fold{data.fold}/seed{data.seed}-{short_hash(self.identity)}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,10 @@ class LocalizeNode(Identified):
 
 @dataclass(frozen=True)
 class FitNode(Identified):
-    """One fitted method: the unit of comparison."""
+    """One fitted method: the unit of comparison.
+
+    ``k`` is the number of heads it edits, or the numbers it chooses from on validation; empty without selected heads.
+    """
 
     model: str
     model_source: dict[str, Any]
@@ -79,7 +106,7 @@ class FitNode(Identified):
     method: str
     params: dict[str, Any]
     heads_from: LocalizeNode | None
-    n_heads: int | None
+    k: tuple[int, ...]
 
     @cached_property
     def id(self) -> str:
@@ -93,7 +120,7 @@ class FitNode(Identified):
         return self.data.seed
 
 
-Node = TypeVar("Node", DataNode, LocalizeNode, FitNode)
+Node = TypeVar("Node", DataNode, ActivationsNode, LocalizeNode, FitNode)
 
 
 def _unique(nodes: Iterable[Node]) -> dict[str, Node]:
@@ -108,7 +135,9 @@ class RunTable:
         fits = [*self._comparison(), *self._transfer()]
         self.fits = _unique(fits)
         self.localize = _unique(fit.heads_from for fit in fits if fit.heads_from)
-        self.data = _unique([*(fit.data for fit in fits), *(node.data for node in self.localize.values())])
+        users: list[LocalizeNode | FitNode] = [*self.localize.values(), *fits]
+        self.activations = _unique(node for node in map(self.activations_of, users) if node)
+        self.data = _unique(node.data for node in users)
 
     def folds(self, task: str) -> list[int]:
         """Configured folds of a task."""
@@ -119,19 +148,41 @@ class RunTable:
         options = tasks.load_task(task).Options.model_validate((self.config.tasks[task] or TaskConfig()).options)
         return DataNode(task, fold, seed, options.model_dump(mode="json"))
 
+    @cached_property
+    def _dtype(self) -> str:
+        """Precision of the base, ``auto`` only where device is too: then it is up to the machine."""
+        config = self.config
+        return config.dtype if config.dtype != "auto" else DTYPES[config.device]
+
     def _source(self, model: str) -> dict[str, Any]:
         return self.config.model_entry(model).source.model_dump(mode="json")
 
-    def _ranking(self, model: str, data: DataNode, heads: HeadsConfig) -> LocalizeNode:
-        values = resolve(LOCALIZERS / f"{heads.localizer}.yaml", model, data.task, heads.params)
-        params = localize.load_localizer(heads.localizer).Params.model_validate(values).model_dump(mode="json")
-        return LocalizeNode(model, self._source(model), self.config.dtype, data, heads.localizer, params)
+    def _ranking(self, model: str, data: DataNode, method: str) -> LocalizeNode:
+        heads = self._heads(method)
+        name = heads.localizer or methods.load_method(method).localizer
+        assert name is not None, f"{method} edits no selected heads"
+        values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, heads.params)
+        params = localize.load_localizer(name).Params.model_validate(values).model_dump(mode="json")
+        return LocalizeNode(model, self._source(model), self._dtype, data, name, params)
 
-    def _fit(self, model: str, data: DataNode, name: str, ranking: LocalizeNode | None, n_heads: int | None) -> FitNode:
+    def _heads(self, method: str) -> HeadsConfig:
+        return (self.config.methods[method] or MethodConfig()).heads or HeadsConfig()
+
+    def activations_of(self, node: LocalizeNode | FitNode) -> ActivationsNode | None:
+        """The activations a node reads; None if it reads none."""
+        if isinstance(node, LocalizeNode):
+            used = localize.load_localizer(node.localizer).uses_activations
+        else:
+            used = methods.load_method(node.method).uses_activations
+        return ActivationsNode(node.model, node.model_source, node.dtype, node.data) if used else None
+
+    def _fit(
+        self, model: str, data: DataNode, name: str, ranking: LocalizeNode | None = None, k: tuple[int, ...] = ()
+    ) -> FitNode:
         entry = self.config.methods[name] or MethodConfig()
         values = resolve(METHODS / f"{name}.yaml", model, data.task, entry.params)
         params = methods.load_method(name).Params.model_validate(values).model_dump(mode="json")
-        return FitNode(model, self._source(model), self.config.dtype, data, name, params, ranking, n_heads)
+        return FitNode(model, self._source(model), self._dtype, data, name, params, ranking, k)
 
     def _comparison(self) -> Iterable[FitNode]:
         """Every method on every task, with heads selected on the same split."""
@@ -142,17 +193,23 @@ class RunTable:
                         yield from self._methods(model, self._data(task, fold, seed))
 
     def _methods(self, model: str, data: DataNode) -> Iterable[FitNode]:
-        for name, entry in self.config.methods.items():
+        for name in self.config.methods:
             method = methods.load_method(name)
-            if method.adapter is None and data.seed != self.config.seeds[0]:
-                continue  # nothing is trained and every seed scores the same test items
-            if not method.uses_heads:
-                yield self._fit(model, data, name, None, None)
+            if not method.seeded and data.seed != self.config.seeds[0]:
+                continue  # every seed scores the same test items
+            if not method.localizer:
+                yield self._fit(model, data, name)
                 continue
-            heads = (entry or MethodConfig()).heads or HeadsConfig()
-            ranking = self._ranking(model, data, heads)
-            for n_heads in dict.fromkeys(self.config.head_count(model, k) for k in heads.k):
-                yield self._fit(model, data, name, ranking, n_heads)
+            heads = self._heads(name)
+            ranking = self._ranking(model, self._head_data(data, heads.task or data.task), name)
+            counts = sorted({self.config.head_count(model, k) for k in heads.k})
+            for k in [tuple(counts)] if method.chooses_k else [(count,) for count in counts]:
+                yield self._fit(model, data, name, ranking, k)
+
+    def _head_data(self, data: DataNode, task: str) -> DataNode:
+        """The split of ``task`` on which heads for ``data`` are ranked: of the same fold where it has one."""
+        fold = data.fold if data.fold in self.folds(task) else self.folds(task)[0]
+        return self._data(task, fold, data.seed)
 
     def _transfer(self) -> Iterable[FitNode]:
         """Offsets for each task on heads selected on every task (heads of the same fold where there is one)."""
@@ -160,16 +217,15 @@ class RunTable:
         if not transfer:
             return
         names = transfer.tasks or list(self.config.tasks)
-        heads = (self.config.methods[transfer.method] or MethodConfig()).heads or HeadsConfig()
         for model in self.config.models:
-            n_heads = self.config.head_count(model, transfer.k)
+            k = (self.config.head_count(model, transfer.k),)
             for task in names:
                 for fold in self.folds(task):
                     for seed in self.config.seeds:
+                        data = self._data(task, fold, seed)
                         for source in names:
-                            source_fold = fold if fold in self.folds(source) else self.folds(source)[0]
-                            ranking = self._ranking(model, self._data(source, source_fold, seed), heads)
-                            yield self._fit(model, self._data(task, fold, seed), transfer.method, ranking, n_heads)
+                            ranking = self._ranking(model, self._head_data(data, source), transfer.method)
+                            yield self._fit(model, data, transfer.method, ranking, k)
 
     def find(self, nodes: dict[str, Node], identifier: str) -> Node:
         """The node called ``identifier``.
@@ -182,12 +238,16 @@ class RunTable:
         return nodes[identifier]
 
     def model_dir(self, model: str) -> Path:
-        """A plain transformers folder."""
-        return self.config.resources / "models" / model
+        """A plain transformers folder; its name holds a hash of where the model comes from."""
+        return self.config.resources / "models" / f"{model}-{short_hash(self._source(model))}"
 
     def data_dir(self, node: DataNode) -> Path:
         """Folder of train, validation and test JSON lines and their manifest."""
         return self.config.resources / "tasks" / node.id
+
+    def activations_dir(self, node: ActivationsNode) -> Path:
+        """Folder of the activations."""
+        return self.config.results / "activations" / node.id
 
     def localize_dir(self, node: LocalizeNode) -> Path:
         """Folder of the ranking."""
@@ -213,18 +273,19 @@ class RunTable:
                 "method": node.method,
                 "selector": node.heads_from.localizer if node.heads_from else None,
                 "head_task": node.heads_from.data.task if node.heads_from else None,
-                "n_heads": node.n_heads,
+                "k": "|".join(map(str, node.k)) or None,
             }
             for node in self.fits.values()
         ]
 
     def counts(self) -> dict[str, int]:
         """Number of nodes of each kind."""
-        trained = sum(methods.load_method(node.method).adapter is not None for node in self.fits.values())
+        fitted = sum(methods.load_method(node.method).fit is not None for node in self.fits.values())
         return {
             "model": len(self.config.models),
             "prepare": len(self.data),
+            "activations": len(self.activations),
             "localize": len(self.localize),
-            "fit": trained,
+            "fit": fitted,
             "evaluate": len(self.fits),
         }

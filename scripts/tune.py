@@ -1,93 +1,118 @@
 """Find a learning rate per task and method on the validation split: the search behind the recipes of a new model.
 
-For each task of a configuration: rank heads once (the localizer's recipe), fit every configured method at every
-learning rate, score the validation items, print a table and write it as CSV. The test split is never read.
+For each task of a configuration: rank heads once (the localizer's recipe), fit every named method at every learning
+rate, score the validation items, and write a table as CSV. The test split is never read. A fit that fails is a row
+that says why.
 
-    python scripts/tune.py --configfile config.yaml --rates lofit=0.005,0.01,0.02 lora=0.0005,0.002 --out tuning.csv
+    python scripts/tune.py --configfile config.yaml --rate lofit=0.01 --rate lofit=0.03 --rate lora=0.002 --out tune.csv
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from lofit import tasks
+import pandas as pd
+import typer
+
+from lofit import registry, tasks
+from lofit.cli import set_up_computing
 from lofit.config import load_config
+from lofit.errors import ConfigError, LofitError
 from lofit.files import atomic_path
 from lofit.methods import load_method
 from lofit.runs import FitNode, RunTable
 
 
-def candidates(table: RunTable, rates: dict[str, list[float]]) -> list[FitNode]:
-    """One node per configured fit and rate of its method, heads of the task itself."""
+def candidates(table: RunTable, rates: list[str]) -> list[FitNode]:
+    """One node per configured fit and rate of its method, heads of the task itself.
+
+    Raises:
+        ConfigError: a rate is not ``method=number``, or names a method that is not configured or has no rate.
+    """
+    wanted: dict[str, list[float]] = {}
+    for text in rates:
+        name, _, value = text.partition("=")
+        if name not in table.config.methods:
+            raise ConfigError(f"--rate {text}: {registry.unknown('method', name, table.config.methods)}")
+        if "lr" not in load_method(name).Params.model_fields:
+            raise ConfigError(f"--rate {text}: {name} has no learning rate")
+        try:
+            wanted.setdefault(name, []).append(float(value))
+        except ValueError:
+            raise ConfigError(f"--rate {text}: '{value}' is not a number; write method=0.01") from None
     return [
         replace(node, params=node.params | {"lr": rate})
         for node in table.fits.values()
         if node.heads_from is None or node.heads_from.data == node.data
-        for rate in rates.get(node.method, [])
+        for rate in wanted.get(node.method, [])
     ]
 
 
-def score(table: RunTable, node: FitNode) -> dict[str, Any]:
-    """Fit the node and score it on validation; rankings are made where they are not there yet."""
-    from lofit.evaluate.harness import evaluate
-    from lofit.fit.node import selected_heads
-    from lofit.fit.session import open_session
-    from lofit.fit.trainer import train
-    from lofit.localize import node as localize_node
+def bring(table: RunTable, node: FitNode) -> None:
+    """Fetch the node's model and data if they are not there yet."""
     from lofit.sources import node as source_node
 
-    data, task = table.data_dir(node.data), tasks.load_task(node.data.task)
     if not table.model_dir(node.model).exists():
         source_node.fetch(table, node.model)
-    if not data.exists():
+    if not table.data_dir(node.data).exists():
         source_node.prepare(table, node.data)
+
+
+def score(table: RunTable, node: FitNode) -> dict[str, Any]:
+    """Rank heads if that is still to be done, fit the node and score it on validation."""
+    from lofit.evaluate.harness import evaluate
+    from lofit.fit.outcome import outcome
+    from lofit.fit.workbench import open_workbench
+    from lofit.localize import node as localize_node
+
     if node.heads_from and not (table.localize_dir(node.heads_from) / "heads.parquet").exists():
         localize_node.run(table, node.heads_from)
-    session = open_session(table.model_dir(node.model), data, task.objective, seed=node.seed)
-    method = load_method(node.method)
-    params = method.Params.model_validate(node.params)
-    fitted = train(session, method.adapter(params, selected_heads(table, node), node.seed), params, node.id)
-    scores, _ = evaluate(
-        fitted.model, session.tokenizer, task, data / "validation.jsonl", batch_size=table.config.eval_batch_size
-    )
-    return {
-        "model": node.model,
-        "task": task.name,
-        "method": node.method,
-        "n_heads": node.n_heads,
-        "lr": params.lr,
-        "epochs": params.epochs,
-        "validation_loss": fitted.record["validation_loss"][-1],
-        task.headline: scores["metrics"][task.headline]["value"],
-        "n_items": scores["n_items"],
-        "seconds": round(fitted.record["seconds"], 1),
-    }
+
+    task, method = tasks.load_task(node.data.task), load_method(node.method)
+    assert method.fit is not None
+    with outcome() as report:
+        bench = open_workbench(table, node, node.id)
+        fitted = method.fit(bench, method.Params.model_validate(node.params))
+        items = table.data_dir(node.data) / "validation.jsonl"
+        scores, _ = evaluate(
+            fitted.model, bench.session.tokenizer, task, items, batch_size=table.config.eval_batch_size
+        )
+        report |= {
+            "validation_loss": fitted.record["validation_loss"][-1],
+            "metric": task.headline,
+            "value": scores["metrics"][task.headline]["value"],
+            "n_items": scores["n_items"],
+            "seconds": round(fitted.record["seconds"], 1),
+        }
+    identity = {"model": node.model, "task": task.name, "fold": node.data.fold, "seed": node.seed}
+    settings = {"method": node.method, "k": "|".join(map(str, node.k)), "lr": node.params["lr"]}
+    return identity | settings | report
 
 
-def main() -> None:
-    """Run the search."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configfile", type=Path, default=Path("config.yaml"))
-    parser.add_argument("--rates", nargs="+", required=True, metavar="METHOD=LR,LR,...")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    rates = {name: [float(r) for r in values.split(",")] for name, values in (r.split("=") for r in arguments.rates)}
-    table = RunTable(load_config(arguments.configfile))
-    rows: list[dict[str, Any]] = []
-    for node in candidates(table, rates):
-        rows.append(score(table, node))
-        print(rows[-1], file=sys.stderr, flush=True)
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        with atomic_path(arguments.out) as part, part.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, names)
-            writer.writeheader()
-            writer.writerows(rows)
+def main(
+    rate: Annotated[list[str], typer.Option(help="METHOD=LEARNING_RATE, as often as needed.")],
+    out: Annotated[Path, typer.Option(help="CSV to write; it grows with every fit.")],
+    configfile: Annotated[Path, typer.Option(help="Configuration.")] = Path("config.yaml"),
+) -> None:
+    """Try learning rates on the validation split of every task of a configuration."""
+    try:
+        table = RunTable(load_config(configfile))
+        nodes = candidates(table, rate)
+        for node in nodes:
+            bring(table, node)
+        set_up_computing(table.config.threads)
+        rows = []
+        for node in nodes:
+            rows.append(score(table, node))
+            print(rows[-1], file=sys.stderr, flush=True)
+            with atomic_path(out) as part:
+                pd.DataFrame(rows).to_csv(part, index=False)
+    except LofitError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

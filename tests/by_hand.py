@@ -1,4 +1,4 @@
-"""Head edits written out independently of the package: forward pre-hooks and one Python loop per head."""
+"""Edits written out independently of the package: forward hooks, and for heads one Python loop per head."""
 
 from __future__ import annotations
 
@@ -19,9 +19,48 @@ PROJECTIONS = {
     "gpt_neox": ("gpt_neox.layers.{}.attention.dense", 8),
     "opt": ("model.decoder.layers.{}.self_attn.out_proj", 8),
     "phi": ("model.layers.{}.self_attn.dense", 8),
+    "smollm3": ("model.layers.{}.self_attn.o_proj", 8),
+    "granite": ("model.layers.{}.self_attn.o_proj", 8),
+    "gemma2": ("model.layers.{}.self_attn.o_proj", 16),
+    "gemma3_text": ("model.layers.{}.self_attn.o_proj", 16),
+    "olmo2": ("model.layers.{}.self_attn.o_proj", 8),
 }
 
+# The second projection of the feed-forward network.
+FFN = {
+    "gpt2": "transformer.h.{}.mlp.c_proj",
+    "gpt_neox": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
+    "opt": "model.decoder.layers.{}.fc2",
+    "phi": "model.layers.{}.mlp.fc2",
+}
+FFN |= {family: "model.layers.{}.mlp.down_proj" for family in PROJECTIONS if family not in FFN}
+
 Vectors = Mapping[tuple[int, int], torch.Tensor]
+
+
+@contextlib.contextmanager
+def outputs_edited(
+    model: nn.Module, path: str, scales: Mapping[int, torch.Tensor], offsets: Mapping[int, torch.Tensor]
+) -> Iterator[nn.Module]:
+    """Edit what the modules at ``path`` (a decoder layer, or a module in it) return; both map a layer to a vector."""
+
+    def edit(layer: int):
+        def hook(module: nn.Module, arguments: tuple, output):
+            value = output if isinstance(output, torch.Tensor) else output[0]
+            value = value * (1 + scales.get(layer, 0)) + offsets.get(layer, 0)
+            return value if isinstance(output, torch.Tensor) else (value, *output[1:])
+
+        return hook
+
+    handles = [
+        model.get_submodule(path.format(layer)).register_forward_hook(edit(layer))
+        for layer in range(model.config.num_hidden_layers)
+    ]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

@@ -33,6 +33,11 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": HIDDEN, "dropout": 0.0},
     "phi": {"partial_rotary_factor": 0.5},
+    "smollm3": {"num_key_value_heads": 2},
+    "granite": {"num_key_value_heads": 2, "residual_multiplier": 0.25, "attention_multiplier": 0.4},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma3_text": {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16},
+    "olmo2": {"num_key_value_heads": 2},
 }
 FAMILIES = tuple(_FAMILIES)
 
@@ -57,7 +62,7 @@ def tiny_model(family: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
-                centre = 1.0 if parameter.dim() == 1 and name.endswith("weight") and family != "gemma" else 0.0
+                centre = 1.0 if parameter.dim() == 1 and name.endswith("weight") and "gemma" not in family else 0.0
                 parameter.copy_(centre + 0.2 * noise)
     return model.eval()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,17 @@ def evaluate(
     items: Path,
     *,
     batch_size: int,
-    seed: int = 0,
+    shots: Sequence[dict[str, Any]] = (),
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score ``model`` on the JSON lines in ``items`` with the task's own lm-eval definition.
 
-    ``model`` may be a PEFT model: it is scored as it is, adapters in place.
+    Args:
+        model: scored as it is; a PEFT model with its adapters in place.
+        tokenizer: of the model.
+        task: names the lm-eval definition.
+        items: JSON lines of evaluation rows.
+        batch_size: prompts in one forward pass.
+        shots: training rows to put in front of every prompt, answered, in this order.
 
     Returns:
         ``{"n_items", "metrics": {name: {"value", "stderr"}}, "task_version"}`` and one sample per item as
@@ -39,12 +46,8 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
         output = lm_eval.simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal"),
-            tasks=[lm_eval_config(task.name, items, cache_dir=cache)],
+            tasks=[lm_eval_config(task.name, items, cache_dir=cache) | _few_shot(task, shots)],
             task_manager=TaskManager(include_defaults=False),
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
             log_samples=True,
             bootstrap_iters=1000,  # means get their analytic standard error; 0 would drop it
             verbosity="WARNING",
@@ -57,6 +60,25 @@ def evaluate(
         "metrics": _metrics(output["results"][name]),
         "task_version": output["versions"][name],
     }, samples
+
+
+def _few_shot(task: Task, shots: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The part of an lm-eval definition that puts ``shots`` in front, as the training rows are worded."""
+    if not shots:
+        return {}
+    prompt, answer = ("prompt", "target") if task.objective == "sft" else ("train_prompt", "chosen")
+    return {
+        "num_fewshot": len(shots),
+        "fewshot_config": {
+            "sampler": "first_n",
+            "samples": [{"prompt": shot[prompt], "answer": shot[answer]} for shot in shots],
+            "doc_to_text": "{{prompt}}",
+            "doc_to_choice": "",
+            "doc_to_target": "{{answer}}",
+            "target_delimiter": "",
+            "fewshot_delimiter": "\n\n",
+        },
+    }
 
 
 def _metrics(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import resource
 import subprocess
 import time
 from pathlib import Path
@@ -12,31 +13,38 @@ from typing import Any
 import psutil
 import torch
 
-PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "numpy")
+import lofit
+
+PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "scikit-learn", "numpy")
 
 
 class Meter:
     """Wall time and memory of a stretch of work; call :meth:`sample` once per step.
 
-    Memory is the process's resident set on CPU and the allocator's peak on GPU, in bytes.
+    Memory is in bytes. On GPU it is what the allocator held, at most, since the last sample. On CPU a sample is the
+    resident set of the process at that moment, and the peak is that of the whole process, the loading of the model
+    included (``getrusage``): it is what the machine must have.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._process = psutil.Process()
         self._samples: list[int] = []
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        self.forget()
         self._start = time.perf_counter()
 
+    def forget(self) -> None:
+        """Leave what a GPU held until now out of the next sample."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def sample(self) -> None:
-        """Record the memory in use now."""
+        """Record the memory in use."""
         on_gpu = self.device.type == "cuda"
         self._samples.append(
             torch.cuda.max_memory_allocated(self.device) if on_gpu else self._process.memory_info().rss
         )
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self.forget()
 
     def seconds(self) -> float:
         """Seconds since the meter was made, after pending GPU work."""
@@ -45,26 +53,38 @@ class Meter:
         return time.perf_counter() - self._start
 
     def report(self) -> dict[str, Any]:
-        """``seconds``, ``peak_memory_bytes`` and ``p99_memory_bytes`` over the samples."""
+        """``seconds``, ``peak_memory_bytes``, and the 99th percentile of the samples as ``p99_memory_bytes``."""
         seconds = self.seconds()
         self.sample()
-        memory = torch.tensor(self._samples, dtype=torch.float64)
+        samples = torch.tensor(self._samples, dtype=torch.float64)
+        highest = int(samples.max())
+        if self.device.type != "cuda":
+            highest = max(highest, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return {
             "seconds": seconds,
-            "peak_memory_bytes": int(memory.max()),
-            "p99_memory_bytes": int(memory.quantile(0.99)),
+            "peak_memory_bytes": highest,
+            "p99_memory_bytes": int(samples.quantile(0.99)),
         }
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Device, package versions and the commit of this checkout (None outside one)."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Device, precision of the base model, package versions and the commit of this checkout (None outside one)."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_commit": commit.stdout.strip() or None,
+        "packages": {"lofit": lofit.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_commit": _commit(Path(lofit.__file__).parents[1]),
     }
+
+
+def _commit(checkout: Path) -> str | None:
+    """The commit of ``checkout`` if it is the top of a git work tree; another project's commit would mislead."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None  # git is not installed
+    lines = done.stdout.splitlines()
+    return lines[1] if done.returncode == 0 and Path(lines[0]) == checkout.resolve() else None

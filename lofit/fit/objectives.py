@@ -39,8 +39,8 @@ class Objective(Protocol):
     def prepare(self, model: torch.nn.Module, rows: Sequence[Row]) -> None:
         """Compute once what the loss needs of the unmodified model (which ``model`` is when this is called)."""
 
-    def loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> torch.Tensor:
-        """Mean loss of the rows: a scalar."""
+    def total(self, model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, int]:
+        """Sum of the loss over the rows (a float32 scalar), and over how many terms; their ratio is the mean loss."""
 
 
 class SftObjective:
@@ -52,11 +52,12 @@ class SftObjective:
     def prepare(self, model: torch.nn.Module, rows: Sequence[Row]) -> None:
         """Nothing is needed of the unmodified model."""
 
-    def loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> torch.Tensor:
-        """Mean over all answer tokens of the batch."""
+    def total(self, model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, int]:
+        """Sum over all answer tokens, end-of-sequence included, and their number."""
         batch = collate([example for (example,) in rows], self.pad_id, self.device)
-        logits = answer_logits(model, batch)
-        return functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
+        logits, labels = answer_logits(model, batch).flatten(0, 1), batch.labels.flatten()
+        loss = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+        return loss, sum(example.n_answer for (example,) in rows)
 
 
 class DpoObjective:
@@ -84,7 +85,8 @@ class DpoObjective:
                 part = rows[start : start + self.batch_size]
                 self._reference.update(zip(part, self.margins(model, part), strict=True))
 
-    def loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> torch.Tensor:
-        """Mean over the pairs."""
+    def total(self, model: torch.nn.Module, rows: Sequence[Row]) -> tuple[torch.Tensor, int]:
+        """Sum over the pairs, and their number."""
         reference = torch.stack([self._reference[row] for row in rows])
-        return -functional.logsigmoid(self.beta * (self.margins(model, rows) - reference)).mean()
+        margins = self.margins(model, rows) - reference
+        return -functional.logsigmoid(self.beta * margins).sum(), len(rows)

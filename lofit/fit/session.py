@@ -8,25 +8,31 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lofit.errors import SourceError
-from lofit.files import read_jsonl
+from lofit.errors import ConfigError, SourceError
+from lofit.files import need, read_json, read_jsonl
+from lofit.runs import DTYPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one, else the CPU."""
+    """``auto`` is the GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: ``cuda`` is asked for and torch finds no GPU.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: cuda asked for, but torch {torch.__version__} finds no GPU; set device to cpu")
     return torch.device(name)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """``auto`` is float32 on CPU (bf16 is far slower there) and bfloat16 on GPU."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    dtype: torch.dtype = getattr(torch, DTYPES[device.type] if name == "auto" else name)
+    return dtype
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -35,15 +41,26 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     Raises:
         SourceError: the folder holds no loadable model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=_trusted(folder)
+        )
     except (OSError, ValueError) as error:
         raise SourceError(f"{folder}: no loadable causal language model ({str(error).splitlines()[0]})") from None
+    # Of a checkpoint's habits of generation only the special tokens count: greedy must be greedy for every model.
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(model.generation_config, name, None) for name in names})
     model.requires_grad_(False)
     model.to(device)  # type: ignore[arg-type]  # the decorated method's types are lost
     return model.eval()
+
+
+def _trusted(folder: Path) -> bool:
+    """Whether the model's configured source allows code that comes with the model."""
+    record = folder / "source.json"
+    return record.is_file() and bool(read_json(record)["source"].get("trust_remote_code", False))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -55,7 +72,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=_trusted(folder))
     except (OSError, ValueError) as error:
         raise SourceError(f"{folder}: no loadable tokenizer ({str(error).splitlines()[0]})") from None
     if not tokenizer.is_fast:
@@ -95,14 +112,23 @@ def open_session(
     dtype: str = "auto",
     progress: bool = True,
 ) -> Session:
-    """Load model, tokenizer and the training and validation rows of one split."""
+    """Load model, tokenizer and the training and validation rows of one split.
+
+    Raises:
+        LofitError: the model or the split is not there, or cannot be loaded.
+    """
     target = pick_device(device)
+    rows = {
+        split: read_jsonl(need(data_dir / f"{split}.jsonl", "prepare --run <id of the data>"))
+        for split in ("train", "validation")
+    }
+    need(model_dir / "config.json", f"model {model_dir.name}")
     return Session(
         model=load_model(model_dir, target, pick_dtype(dtype, target)),
         tokenizer=load_tokenizer(model_dir),
         objective=objective,
-        train=read_jsonl(data_dir / "train.jsonl"),
-        validation=read_jsonl(data_dir / "validation.jsonl"),
+        train=rows["train"],
+        validation=rows["validation"],
         seed=seed,
         progress=progress,
     )

@@ -1,8 +1,9 @@
-"""Localized edits of attention heads as a PEFT method named ``LOFIT``.
+"""Localized edits of a model's representations as a PEFT method named ``LOFIT``.
 
-An edit is ``z' = (1 + a) * z + v``, elementwise and at every position, where ``z`` (one vector per query head) is the
-attention-weighted sum of values: the input of the attention output projection. With the method registered,
-``get_peft_model``, ``save_pretrained``, ``PeftModel.from_pretrained`` and ``merge_and_unload`` work as for LoRA.
+An edit is ``z' = (1 + a) * z + v``, elementwise and at every position, where ``z`` is the attention-weighted sum of
+values of one query head (the input of the attention output projection), the output of a feed-forward network, or the
+residual stream. With the method registered, ``get_peft_model``, ``save_pretrained``, ``PeftModel.from_pretrained`` and
+``merge_and_unload`` work as for LoRA.
 
 Importing this package imports neither torch nor peft; the names below are loaded when they are first asked for.
 """
@@ -18,28 +19,34 @@ if TYPE_CHECKING:
     from lofit.interventions.tuner.config import LofitConfig
     from lofit.interventions.tuner.fold import export_merged
     from lofit.interventions.tuner.model import LofitModel
-    from lofit.interventions.tuner.parameters import head_norms, parameter_counts
-    from lofit.interventions.tuner.sites import HeadSite, find_head_site
+    from lofit.interventions.tuner.parameters import head_norms, parameter_counts, set_offsets
+    from lofit.interventions.tuner.sites import Site, find_site
 
 __all__ = [
-    "HeadSite",
+    "Head",
     "LofitConfig",
     "LofitModel",
+    "Site",
     "export_merged",
-    "find_head_site",
+    "find_site",
     "head_norms",
     "parameter_counts",
     "register",
+    "set_offsets",
 ]
 
+Head = tuple[int, int]
+"""(layer, query head), both counted from 0."""
+
 _MODULES = {
-    "HeadSite": "sites",
+    "Site": "sites",
     "LofitConfig": "config",
     "LofitModel": "model",
     "export_merged": "fold",
-    "find_head_site": "sites",
+    "find_site": "sites",
     "head_norms": "parameters",
     "parameter_counts": "parameters",
+    "set_offsets": "parameters",
 }
 
 

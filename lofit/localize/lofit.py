@@ -6,29 +6,29 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from lofit.fit.params import TrainParams
 from lofit.localize.spec import Localizer
-from lofit.methods.spec import TrainParams
 
 if TYPE_CHECKING:
-    from lofit.fit.session import Session
+    from lofit.fit.workbench import Workbench
     from lofit.localize.ranking import Scores
 
 
 class Params(TrainParams):
     """Hyperparameters of step A."""
 
-    init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial scaling factors")
+    init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial values")
 
 
-def score(session: Session, params: Params) -> Scores:
+def score(bench: Workbench, params: Params) -> Scores:
     """Train a in z' = (1 + a) z on all heads with an L1 penalty; the score of a head is the L2 norm of its a."""
     from lofit.fit.trainer import train
     from lofit.interventions import LofitConfig, head_norms
     from lofit.localize.ranking import Scores
 
-    config = LofitConfig(heads=None, scale=True, offset=False, init_std=params.init_std, init_seed=session.seed)
-    trained = train(session, config, params, "scaling all heads")
-    return Scores(head_norms(trained.model, which="scale"), trained.record)
+    config = LofitConfig(scale=True, offset=False, init_std=params.init_std, init_seed=bench.seed)
+    fitted = train(bench.session, config, params, bench.title)
+    return Scores(head_norms(fitted.model, which="scale"), fitted.record)
 
 
 LOCALIZER = Localizer(

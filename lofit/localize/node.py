@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lofit import tasks
-from lofit.errors import FitError
 from lofit.files import read_json, write_json
-from lofit.fit.cost import environment
-from lofit.fit.session import open_session
+from lofit.fit.outcome import outcome
+from lofit.fit.workbench import open_workbench
 from lofit.localize import load_localizer
 from lofit.localize.ranking import rank_heads, top_heads, write_ranking
 from lofit.runs import LocalizeNode, RunTable
@@ -21,27 +19,15 @@ def run(table: RunTable, node: LocalizeNode) -> None:
 
     A localization that fails for its own reason leaves an empty ranking and a status that says why.
     """
-    config, folder = table.config, table.localize_dir(node)
-    localizer = load_localizer(node.localizer)
-    session = open_session(
-        table.model_dir(node.model),
-        table.data_dir(node.data),
-        tasks.load_task(node.data.task).objective,
-        seed=node.data.seed,
-        device=config.device,
-        dtype=node.dtype,
-        progress=config.progress,
-    )
-    status = {"status": "ok", "reason": None, **environment(session.model.device)}
-    try:
-        scores = localizer.score(session, localizer.Params.model_validate(node.params))
+    folder, localizer = table.localize_dir(node), load_localizer(node.localizer)
+    ranking = rank_heads(np.zeros((0, 1)))
+    with outcome() as report:
+        bench = open_workbench(table, node, f"{node.localizer} heads on {node.data.task}")
+        scores = localizer.score(bench, localizer.Params.model_validate(node.params))
         ranking = rank_heads(scores.values)
-        status |= scores.record
-    except FitError as error:
-        ranking = rank_heads(np.zeros((0, 1)))
-        status |= {"status": "failed", "reason": str(error)}
+        report |= scores.record
     write_json(folder / "run.json", node.identity)
-    write_json(folder / "localize.json", status)
+    write_json(folder / "localize.json", report)
     write_ranking(ranking, folder / "heads.parquet")
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from lofit.errors import FitError
 from lofit.files import atomic_path
-from lofit.methods.spec import Head
+from lofit.interventions import Head
 
 SCHEMA = pa.schema(
     [("layer", pa.int64()), ("head", pa.int64()), ("score", pa.float64()), ("rank", pa.int64())],

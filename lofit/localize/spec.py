@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from lofit.fit.session import Session
+    from lofit.fit.workbench import Workbench
     from lofit.localize.ranking import Scores
 
 
@@ -22,11 +22,13 @@ class Localizer:
         summary: one line for documentation.
         source: paper or repository the strategy is from.
         Params: pydantic model of its hyperparameters.
-        score: ``(session, params) -> Scores``; higher is better.
+        score: ``(workbench, params) -> Scores``; higher is better.
+        uses_activations: whether it reads the activations of right and wrong answers.
     """
 
     name: str
     summary: str
     source: str
     Params: type[BaseModel]
-    score: Callable[[Session, Any], Scores]
+    score: Callable[[Workbench, Any], Scores]
+    uses_activations: bool = False

@@ -1,10 +1,14 @@
 """The unmodified model."""
 
-from lofit.methods.spec import Method, NoParams
+from lofit.fit.params import NoParams
+from lofit.methods.spec import Method
 
 METHOD = Method(
     name="base",
     summary="the model as it is, zero-shot",
     source="baseline of LoFiT (arXiv 2406.01563), Table 1",
     Params=NoParams,
+    learns="nothing",
+    parameters="0",
+    seeded=False,
 )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lofit.methods.spec import Head, Method, TrainParams
+from lofit.fit.params import TrainParams
+from lofit.methods.spec import Method, trains
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+    from lofit.fit.workbench import Workbench
 
 
 class Params(TrainParams):
@@ -19,12 +21,12 @@ class Params(TrainParams):
     init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial offsets")
 
 
-def adapter(params: Params, heads: Sequence[Head] | None, seed: int) -> PeftConfig:
+def adapter(params: Params, bench: Workbench) -> PeftConfig:
     """Offsets v of shape [head dim] on each selected head; the scaling factors of step A are discarded."""
     from lofit.interventions import LofitConfig
 
-    assert heads is not None
-    return LofitConfig(heads=list(heads), scale=False, offset=True, init_std=params.init_std, init_seed=seed)
+    (k,) = bench.k
+    return LofitConfig(heads=bench.heads(k), scale=False, offset=True, init_std=params.init_std, init_seed=bench.seed)
 
 
 METHOD = Method(
@@ -32,6 +34,9 @@ METHOD = Method(
     summary="offset vectors on the top-K heads of a localizer",
     source="LoFiT (arXiv 2406.01563), section 3; fc2869/lo-fit",
     Params=Params,
-    uses_heads=True,
-    adapter=adapter,
+    learns="an offset v on each of K heads, by gradient",
+    parameters="K d",
+    deviations="the DPO reference is the unmodified model; answers are not glued to the prompt",
+    localizer="lofit",
+    fit=trains(adapter),
 )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lofit.methods.spec import Head, Method, TrainParams
+from lofit.fit.params import TrainParams
+from lofit.methods.spec import Method, trains
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+    from lofit.fit.workbench import Workbench
 
 
 class Params(TrainParams):
@@ -23,7 +25,7 @@ class Params(TrainParams):
     )
 
 
-def adapter(params: Params, heads: Sequence[Head] | None, seed: int) -> PeftConfig:
+def adapter(params: Params, bench: Workbench, use_dora: bool = False) -> PeftConfig:
     """PEFT's LoRA without dropout, so that every method trains on the same forward pass."""
     from peft import LoraConfig
 
@@ -33,6 +35,7 @@ def adapter(params: Params, heads: Sequence[Head] | None, seed: int) -> PeftConf
         lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT annotates int and takes any number
         lora_dropout=0.0,
         target_modules=list(params.target_modules) if params.target_modules else None,
+        use_dora=use_dora,
     )
 
 
@@ -41,5 +44,8 @@ METHOD = Method(
     summary="low-rank updates of the query and value projections",
     source="Hu et al. 2022 (arXiv 2106.09685); rank 8 on q and v as in LoFiT, Table 3",
     Params=Params,
-    adapter=adapter,
+    learns="W' = W + (alpha / r) B A for the query and value projections of every layer, by gradient",
+    parameters="r (in + out), summed over the target modules",
+    deviations="no dropout",
+    fit=trains(adapter),
 )

@@ -1,43 +1,18 @@
-"""What a method is: its hyperparameters, whether it edits chosen heads, and the adapter it trains."""
+"""What a method is: its hyperparameters, what it needs, how it is fitted, and what documentation says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-Head = tuple[int, int]
-"""(layer, query head), both counted from 0."""
-
-
-class NoParams(BaseModel):
-    """Hyperparameters of a method that has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TrainParams(BaseModel):
-    """Hyperparameters of gradient training, shared by every trained method and localizer.
-
-    Defaults are those of the authors' scripts (``fc2869/lo-fit`` at ``ebd344a``, scripts/): AdamW(0.9, 0.999, 1e-8),
-    linear decay to zero without warm-up, gradient-norm clip 1.0, batch 8, 5 epochs, DPO beta 0.5.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    lr: float = Field(gt=0, description="peak learning rate")
-    epochs: int = Field(default=5, ge=1)
-    batch_size: int = Field(default=8, ge=1, description="examples (or preference pairs) per optimiser step")
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer; longer examples are refused")
-    beta: float = Field(default=0.5, gt=0, description="DPO inverse temperature (DPO tasks only)")
-    l1: float = Field(default=0.0, ge=0, description="weight of the sum of absolute values of all trained parameters")
+    from lofit.fit.trainer import Fitted
+    from lofit.fit.workbench import Workbench
 
 
 @dataclass(frozen=True)
@@ -49,14 +24,47 @@ class Method:
         summary: one line for documentation.
         source: paper or repository the method is from.
         Params: pydantic model of its hyperparameters.
-        uses_heads: whether it edits heads ranked by a localizer.
-        adapter: ``(params, heads, seed) -> PeftConfig`` of the adapter to train; ``heads`` is None unless
-            ``uses_heads``. None for a method that changes nothing.
+        learns: what is learned or estimated, and where it acts.
+        parameters: formula of the number of values stored, in L layers, H heads per layer, D hidden size, d head
+            dimension, K heads selected.
+        deviations: where this differs from the source, or from its published code.
+        foldable: whether a fitted model can be written as a plain checkpoint.
+        localizer: the localizer whose heads it edits unless the configuration names another; None if it edits no
+            selected heads.
+        chooses_k: whether the configured numbers of heads are a grid to choose from on validation; otherwise each is
+            a run of its own.
+        uses_activations: whether it is estimated from the activations of right and wrong answers.
+        seeded: whether its result depends on the run's seed.
+        shots: ``params -> number`` of training examples put in front of every test prompt.
+        fit: ``(workbench, params) -> Fitted``. None for a method that changes nothing.
     """
 
     name: str
     summary: str
     source: str
     Params: type[BaseModel]
-    uses_heads: bool = False
-    adapter: Callable[[Any, Sequence[Head] | None, int], PeftConfig] | None = None
+    learns: str
+    parameters: str
+    deviations: str = "none known"
+    foldable: bool = True
+    localizer: str | None = None
+    chooses_k: bool = False
+    uses_activations: bool = False
+    seeded: bool = True
+    shots: Callable[[Any], int] = lambda params: 0
+    fit: Callable[[Workbench, Any], Fitted] | None = None
+
+
+def trains(adapter: Callable[[Any, Workbench], PeftConfig]) -> Callable[[Workbench, Any], Fitted]:
+    """The ``fit`` of a method that trains a PEFT adapter by gradient.
+
+    Args:
+        adapter: ``(params, workbench) -> PeftConfig`` of the adapter to train.
+    """
+
+    def fit(bench: Workbench, params: Any) -> Fitted:
+        from lofit.fit.trainer import train
+
+        return train(bench.session, adapter(params, bench), params, bench.title)
+
+    return fit

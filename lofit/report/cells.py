@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -29,6 +29,7 @@ class Cell:
         n_expected: number of seeds there should be.
         status: ``ok`` all seeds complete, ``partial`` some, ``failed`` none and a run failed, ``missing`` none
             for lack of runs.
+        by_seed: mean over the folds, by complete seed.
         note: what is absent and why; empty when ``status`` is ``ok`` or there are no rows at all.
     """
 
@@ -38,6 +39,7 @@ class Cell:
     n_expected: int
     status: Literal["ok", "partial", "failed", "missing"]
     note: str
+    by_seed: Mapping[int, float] = field(default_factory=dict)
 
 
 def headline_rows(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
@@ -57,11 +59,7 @@ def headline_rows(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.Data
     absent = [name for name in _NEEDED if name not in results.columns]
     if absent:
         raise ReportError(f"the results lack the columns {', '.join(absent)}; collect them again")
-    own_eval = [
-        evaluated in (task, f"lofit_{task}")
-        for evaluated, task in zip(results["eval_task"], results["task"], strict=True)
-    ]
-    rows = results[own_eval]
+    rows = results[results["eval_task"] == results["task"]]
     if rows.empty:
         raise ReportError("the results hold no run evaluated on the task it was trained for; collect them again")
     unknown = sorted(set(rows["task"]) - set(headline))
@@ -116,7 +114,7 @@ def aggregate(rows: pd.DataFrame, folds: Iterable[int], seeds: Iterable[int]) ->
     if rows.empty:
         return Cell(math.nan, math.nan, n_seeds=0, n_expected=len(set(seeds)), status="missing", note="")
     wanted, expected = sorted(set(folds)), sorted(set(seeds))
-    means: list[float] = []
+    means: dict[int, float] = {}
     notes: list[str] = []
     any_failed = False
     for seed in expected:
@@ -130,7 +128,7 @@ def aggregate(rows: pd.DataFrame, folds: Iterable[int], seeds: Iterable[int]) ->
                 any_failed = True
                 reasons.append(f"{where}{of_seed[fold]['status']}")
         if not reasons:
-            means.append(statistics.fmean(float(of_seed[fold]["value"]) for fold in wanted))
+            means[seed] = statistics.fmean(float(of_seed[fold]["value"]) for fold in wanted)
         else:
             notes.append(f"seed {seed} " + (", ".join(reasons) if of_seed else "missing"))
     if not means:
@@ -139,10 +137,11 @@ def aggregate(rows: pd.DataFrame, folds: Iterable[int], seeds: Iterable[int]) ->
             status="failed" if any_failed else "missing", note="; ".join(notes),
         )  # fmt: skip
     return Cell(
-        value=statistics.fmean(means),
-        std=statistics.stdev(means) if len(means) > 1 else math.nan,
+        value=statistics.fmean(means.values()),
+        std=statistics.stdev(means.values()) if len(means) > 1 else math.nan,
         n_seeds=len(means),
         n_expected=len(expected),
         status="partial" if notes else "ok",
         note=f"{len(means)} of {len(expected)} seeds ({'; '.join(notes)})" if notes else "",
+        by_seed=means,
     )

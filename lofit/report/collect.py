@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         pa.field("selector", pa.string()),
         pa.field("head_task", pa.string()),
         pa.field("n_heads", pa.int64()),
+        pa.field("chosen", pa.string()),
         pa.field("n_train", pa.int64(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("eval_task", pa.string(), nullable=False),
@@ -40,9 +41,11 @@ SCHEMA = pa.schema(
         pa.field("trained_params", pa.int64()),
         pa.field("stored_params", pa.int64()),
         pa.field("inference_params", pa.int64()),
+        pa.field("activations_seconds", pa.float64()),
         pa.field("localize_seconds", pa.float64()),
         pa.field("fit_seconds", pa.float64()),
         pa.field("peak_memory_bytes", pa.int64()),
+        pa.field("dtype", pa.string()),
     ]
 )
 _DTYPES = {"string": "str", "int64": "Int64", "double": "float64"}
@@ -71,7 +74,7 @@ class EvaluatedRun:
         method: the method's name.
         selector: how heads were chosen; None for methods without head selection.
         head_task: the task the heads were selected on (``task`` itself unless heads are transferred).
-        n_heads: number of heads edited (K); None for methods without head selection.
+        n_heads: number of heads edited (K); None for methods without head selection, or that choose it themselves.
         n_train: number of training examples.
         seed: seed of the training subset and of the fit.
         eval_task: the task evaluated on (``task`` itself, or another to see what the edit cost there).
@@ -79,6 +82,7 @@ class EvaluatedRun:
         eval_path: folder with ``results.json`` and ``samples.jsonl``.
         fit_path: ``fit.json``; None when nothing was fitted.
         localize_path: ``localize.json``; None when no heads were ranked.
+        activations_path: ``activations.json``; None when none were read.
     """
 
     run_id: str
@@ -96,6 +100,7 @@ class EvaluatedRun:
     eval_path: Path
     fit_path: Path | None = None
     localize_path: Path | None = None
+    activations_path: Path | None = None
 
 
 def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
@@ -125,6 +130,9 @@ def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
         seen.add(key)
         records.extend(_records(run))
     frame = pd.DataFrame(records, columns=SCHEMA.names)
+    for model, dtypes in frame.groupby("model")["dtype"]:
+        if len(names := sorted(set(dtypes.dropna()))) > 1:
+            raise ReportError(f"{model} was run in {' and '.join(names)}, which must not share a table; set dtype")
     frame = frame.astype({field.name: _DTYPES[str(field.type)] for field in SCHEMA})
     table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
     with atomic_path(target) as part:
@@ -158,13 +166,20 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
     fit_path, localize_path = run.fit_path, run.localize_path
     fit = _load(fit_path) if fit_path else {}
     localize = _load(localize_path) if localize_path else {}
+    activations_path = run.activations_path
+    activations = _load(activations_path) if activations_path else {}
     base: dict[str, Any] = {name: getattr(run, name) for name in _RUN_COLUMNS}
     base |= {"metric": None, "value": math.nan, "stderr": math.nan}
     base["n_items"] = _number(result, "n_items", path)
     base |= {column: _number(fit, key, fit_path) for column, key in _FIT_COLUMNS.items()}
     base["localize_seconds"] = _number(localize, "seconds", localize_path)
+    base["activations_seconds"] = _number(activations, "seconds", activations_path)
+    base["dtype"] = result.get("dtype")
+    base["chosen"] = ", ".join(f"{name}={value}" for name, value in (fit.get("chosen") or {}).items()) or None
     # The earliest node that failed is the cause, so its reason is the one shown.
-    for document, where in ((localize, localize_path), (fit, fit_path), (result, path)):
+    for document, where in (
+        (activations, activations_path), (localize, localize_path), (fit, fit_path), (result, path),
+    ):  # fmt: skip
         if where is None:
             continue
         status = document.get("status")

@@ -11,7 +11,7 @@ from lofit import tasks
 from lofit.config import HeadsConfig, MethodConfig
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import PROTOCOL
-from lofit.files import read_json
+from lofit.files import need, read_json
 from lofit.methods import load_method
 from lofit.report.collect import EvaluatedRun, collect, read_results
 from lofit.report.tables import main_table, print_table, write_table
@@ -27,7 +27,8 @@ def headline(table: RunTable) -> dict[str, str]:
 def evaluated_run(table: RunTable, node: FitNode) -> EvaluatedRun:
     """Where a node's scores and costs are."""
     ranking = node.heads_from
-    manifest = read_json(table.data_dir(node.data) / "manifest.json")
+    activations = table.activations_of(node) or (table.activations_of(ranking) if ranking else None)
+    manifest = read_json(need(table.data_dir(node.data) / "manifest.json", f"prepare --run {node.data.id}"))
     return EvaluatedRun(
         run_id=node.id,
         model=node.model,
@@ -36,14 +37,15 @@ def evaluated_run(table: RunTable, node: FitNode) -> EvaluatedRun:
         method=node.method,
         selector=ranking.localizer if ranking else None,
         head_task=ranking.data.task if ranking else None,
-        n_heads=node.n_heads,
+        n_heads=node.k[0] if node.k and not load_method(node.method).chooses_k else None,
         n_train=manifest["counts"]["train"]["kept"],
         seed=node.seed,
         eval_task=node.data.task,
         protocol=PROTOCOL,
         eval_path=table.eval_dir(node),
-        fit_path=table.run_dir(node) / "fit.json" if load_method(node.method).adapter else None,
+        fit_path=table.run_dir(node) / "fit.json" if load_method(node.method).fit else None,
         localize_path=table.localize_dir(ranking) / "localize.json" if ranking else None,
+        activations_path=table.activations_dir(activations) / "activations.json" if activations else None,
     )
 
 
@@ -75,7 +77,8 @@ def draw_transfer_figure(table: RunTable) -> None:
     results = results[results["task"].isin(chosen)]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
-    selector = ((config.methods[name] or MethodConfig()).heads or HeadsConfig()).localizer
+    heads = (config.methods[name] or MethodConfig()).heads or HeadsConfig()
+    selector = heads.localizer or load_method(name).localizer or "none"
     matrix = pd.concat(
         [
             transfer_matrix(results[results["model"] == model], chosen, k, method=name, selector=selector)

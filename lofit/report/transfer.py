@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from lofit.errors import ReportError
 from lofit.files import atomic_path
-from lofit.report.cells import aggregate, folds_by_task, headline_rows
+from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
 from lofit.report.style import figure_style, ink_on, save_figure
 
 _COLUMNS = ["model", "head_task", "task", "value", "relative", "n_seeds", "status"]
@@ -35,7 +35,8 @@ def transfer_matrix(
 
     Only runs of ``method`` with ``n_heads`` heads chosen by ``selector`` count. ``value`` is the headline metric
     with folds averaged within a seed, then seeds; ``relative`` is ``value`` divided by the value of the same model
-    and task with heads selected on the task itself, and NaN where that is 0 or absent. Where a task was trained with
+    and task with heads selected on the task itself, both over the seeds that are complete in both cells; NaN where
+    there is none, or that value is 0. Where a task was trained with
     several numbers of examples, its own-heads runs count only at the number used for transfer.
 
     Args:
@@ -68,22 +69,27 @@ def transfer_matrix(
     tasks = [task for task in headline if task in present]
     folds = folds_by_task(rows)
     records: list[dict[str, Any]] = []
+    cells: list[Cell] = []
     for model in rows["model"].unique():
         for head_task in tasks:
             for task in tasks:
                 group = rows[(rows["model"] == model) & (rows["head_task"] == head_task) & (rows["task"] == task)]
                 cell = aggregate(group, folds.get(task, set()), {int(seed) for seed in group["seed"]})
+                cells.append(cell)
                 records.append(
                     {
                         "model": model, "head_task": head_task, "task": task, "value": cell.value,
                         "relative": math.nan, "n_seeds": cell.n_seeds, "status": cell.status,
                     }
                 )  # fmt: skip
-    own = {(record["model"], record["task"]): record["value"] for record in records if _is_own(record)}
-    for record in records:
-        base = own[record["model"], record["task"]]
-        if base > 0:
-            record["relative"] = record["value"] / base
+    own = {
+        (record["model"], record["task"]): cell for record, cell in zip(records, cells, strict=True) if _is_own(record)
+    }
+    for record, cell in zip(records, cells, strict=True):
+        base = own[record["model"], record["task"]].by_seed
+        both = [seed for seed in cell.by_seed if seed in base]
+        if both and (total := sum(base[seed] for seed in both)) > 0:
+            record["relative"] = sum(cell.by_seed[seed] for seed in both) / total
     return pd.DataFrame(records, columns=_COLUMNS)
 
 

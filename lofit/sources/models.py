@@ -46,6 +46,11 @@ def fetch_model(name: str, source: ModelSource, destination: Path, *, cache: Pat
             _link_model(folder, part, f"model {source.repo}", code=source.trust_remote_code)
         elif isinstance(source, LocalModel):
             folder = source.path.expanduser().resolve()
+            place = destination.resolve()
+            if folder == place or folder in place.parents or place in folder.parents:
+                raise SourceError(
+                    f"model folder {source.path} is where the workflow keeps its own models ({destination}); move it"
+                )
             record["resolved_path"] = str(folder)
             _link_model(folder, part, f"model folder {source.path}", code=False)
         else:

@@ -42,10 +42,10 @@ class TaskOptions(BaseModel):
 class Splits:
     """The three splits of a task, as lists of rows.
 
-    A training row holds ``id`` and the training fields (``prompt``, ``target`` for supervised fine-tuning;
-    ``train_prompt``, ``chosen``, ``rejected`` for preference optimisation). A test row holds ``id`` and the
-    evaluation fields (``prompt`` with ``answers``, or with ``choices`` and ``gold`` or ``labels``). A validation
-    row holds both.
+    A training row holds ``id``, the training fields (``prompt``, ``target`` for supervised fine-tuning;
+    ``train_prompt``, ``chosen``, ``rejected`` for preference optimisation) and ``contrast``, made by
+    :func:`contrast`. A test row holds ``id`` and the evaluation fields (``prompt`` with ``answers``, or with
+    ``choices`` and ``gold`` or ``labels``). A validation row holds all of them.
     """
 
     train: list[Row] = field(default_factory=list)
@@ -78,6 +78,17 @@ class Task:
     Options: type[TaskOptions]
     prepare: Callable[[Any, int, int, Fetcher], Splits]
     overlap_key: str = "prompt"
+
+
+def contrast(prompt: str, right: list[str], wrong: list[str]) -> Row:
+    """Return right and wrong answers to one question, from which ITI and RepE estimate their directions.
+
+    Args:
+        prompt: text in front of each answer.
+        right: the right answers as they follow the prompt, blanks in front included; at least one.
+        wrong: the wrong ones, likewise.
+    """
+    return {"prompt": prompt, "right": right, "wrong": wrong}
 
 
 def text_field(row: Row, name: str, where: str) -> str:

@@ -23,6 +23,14 @@ def check_training_row(row: Row, objective: str, where: str) -> None:
     """Raise TaskError unless the row carries the training fields of ``objective``."""
     for name in TRAINING_FIELDS[objective]:
         text_field(row, name, where)
+    pairs = row.get("contrast") or {}
+    text_field(pairs, "prompt", f"{where}, contrast")
+    for side in ("right", "wrong"):
+        answers = list_field(pairs, side, f"{where}, contrast")
+        if not all(isinstance(answer, str) and answer.strip() for answer in answers):
+            raise TaskError(f"{where}, contrast: {side!r} must be non-empty strings, found {answers!r}; mend the row")
+    if both := sorted(set(pairs["right"]) & set(pairs["wrong"])):
+        raise TaskError(f"{where}, contrast: {both[0]!r} is both right and wrong; mend or remove the row")
     if objective == "dpo" and row["chosen"] == row["rejected"]:
         raise TaskError(f"{where}: 'chosen' and 'rejected' are the same text {row['chosen']!r}; mend or remove the row")
 

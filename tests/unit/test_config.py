@@ -38,6 +38,7 @@ def put(path: str, value: Any) -> dict[str, Any]:
 
 BROKEN = {
     "unknown key": (put("modles", ["x"]), ["modles", "did you mean 'models'?"]),
+    "unknown key inside": (put("methods/lofit/heads/kk", [3]), ["methods.lofit.heads.kk", "did you mean 'k'?"]),
     "unknown model": (put("models", ["smollm2-135"]), ["models", "did you mean 'smollm2-135m'?"]),
     "unknown task": (put("tasks/siqaa", {}), ["tasks", "did you mean 'siqa'?"]),
     "unknown method": (put("methods/loffit", {}), ["methods", "did you mean 'lofit'?"]),
@@ -52,6 +53,11 @@ BROKEN = {
     "no tasks": (put("tasks", {}), ["tasks: empty", "at least 1 entry"]),
     "no such fold": (put("tasks/truthfulqa", {"folds": [2]}), ["tasks.truthfulqa.folds", "no fold 2", "[0, 1]"]),
     "heads for a method without": (put("methods/lora/heads", {"k": [3]}), ["methods.lora.heads", "remove"]),
+    "heads of an absent task": (put("methods/lofit/heads/task", "siqa"), ["methods.lofit.heads.task", "siqa"]),
+    "transfer of a method that chooses": (
+        put("methods", {"iti": None}) | {"transfer": {"method": "iti"}},
+        ["transfer.method", "choose lofit"],
+    ),
     "seed twice": (put("seeds", [1, 1]), ["seeds", "'1' stands twice"]),
     "transfer of an absent task": (put("transfer", {"tasks": ["siqa"]}), ["transfer.tasks", "siqa"]),
     "transfer of an absent method": (put("transfer", {"method": "lora"}), ["transfer.method", "add it"]),
@@ -96,7 +102,7 @@ def test_plan_shows_every_run_and_the_size(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plan", "--configfile", str(file)], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert "smollm2-135m/listops/fold0/seed42/base-" in result.output
-    assert "6 nodes: 1 model, 1 prepare, 1 localize, 1 fit, 2 evaluate" in result.output
+    assert "6 nodes: 1 model, 1 prepare, 0 activations, 1 localize, 1 fit, 2 evaluate" in result.output
 
 
 def test_head_counts_are_numbers_or_rounded_shares() -> None:
@@ -116,6 +122,6 @@ def test_schema_takes_the_shipped_configurations_and_refuses_broken_ones() -> No
     schema = json_schema()
     for file in [REPOSITORY / "config.yaml", *sorted((REPOSITORY / "config").glob("*.yaml"))]:
         jsonschema.validate(load_config(file).model_dump(mode="json"), schema)
-    for name in ("unknown key", "unknown task", "unknown method", "unknown task option", "wrong type", "no tasks"):
+    for name in ("unknown key", "unknown key inside", "unknown task option", "wrong type", "no tasks"):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(BROKEN[name][0], schema)

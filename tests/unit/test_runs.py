@@ -44,7 +44,7 @@ def test_fan_out_counts() -> None:
 def test_transfer_shares_the_diagonal_and_matches_folds() -> None:
     made = table()
     pairs = [(n.heads_from.data.task, n.heads_from.data.fold, n.data.task, n.data.fold)
-             for n in made.fits.values() if n.heads_from and n.n_heads == 27 and n.seed == 1]  # fmt: skip
+             for n in made.fits.values() if n.heads_from and n.k == (27,) and n.seed == 1]  # fmt: skip
     assert len(pairs) == len(set(pairs)), "each pair once"
     assert ("truthfulqa", 1, "truthfulqa", 1) in pairs
     assert ("truthfulqa", 1, "truthfulqa", 0) not in pairs
@@ -101,3 +101,45 @@ def test_recipes_give_the_papers_values_and_the_configuration_overrides_them() -
     methods = {"lofit": {"params": {"lr": 0.25}}}
     made = RunTable(parse_config(config | {"methods": methods}))
     assert {n.params["lr"] for n in made.fits.values()} == {0.25}
+
+
+def test_methods_that_estimate_share_activations_and_choose_their_number_of_heads() -> None:
+    methods = {"iti": {"heads": {"k": [0.03, 0.1]}}, "repe": None, "lofit": {"heads": {"localizer": "probe_layers"}}}
+    made = table(methods=methods, tasks={"listops": None}, seeds=[1], transfer=None)
+    assert len(made.activations) == 1
+    assert sorted(node.localizer for node in made.localize.values()) == ["iti_probe", "probe_layers"]
+    assert {node.method: node.k for node in made.fits.values() if node.method != "lofit"} == {
+        "iti": (8, 27),
+        "repe": (),
+    }
+    assert sorted(node.k for node in made.fits.values() if node.method == "lofit") == [(8,), (27,)]
+    users = [*made.localize.values(), *made.fits.values()]
+    assert sum(made.activations_of(node) is not None for node in users) == 4
+
+
+def test_heads_of_another_task() -> None:
+    methods = {"lofit": {"heads": {"task": "siqa", "k": [3]}}}
+    made = table(methods=methods, seeds=[1], transfer=None)
+    assert {node.data.task for node in made.localize.values()} == {"siqa"}
+    assert {(node.data.task, node.heads_from.data.fold) for node in made.fits.values() if node.heads_from} == {
+        ("listops", 0), ("siqa", 0), ("truthfulqa", 0),
+    }  # fmt: skip
+
+
+def test_precision_is_part_of_a_run_as_far_as_the_configuration_settles_it() -> None:
+    def ids(**changes: Any) -> set[str]:
+        return set(table(**changes).fits)
+
+    assert ids(device="cpu") == ids(device="cuda", dtype="float32") == ids(dtype="float32")
+    assert ids(device="cuda") == ids(dtype="bfloat16")
+    assert not ids(device="cpu") & ids(device="cuda")
+
+
+def test_a_model_folder_belongs_to_one_source() -> None:
+    def folder(path: str) -> Path:
+        source = {"source": {"kind": "local", "path": path}, "n_layers": 3, "n_heads": 4}
+        return table(models=["mine"], model_sources={"mine": source}, methods={"base": None}, transfer=None).model_dir(
+            "mine"
+        )
+
+    assert folder("a") == folder("a") != folder("b")

@@ -18,6 +18,7 @@ import yaml
 
 from lofit.config import parse_config
 from lofit.files import read_json, read_jsonl
+from lofit.methods import load_method
 from lofit.runs import FitNode, RunTable
 from tests.checkpoint import save_checkpoint
 
@@ -41,6 +42,10 @@ class Workflow:
                 "base": None,
                 "lofit": {"heads": {"k": [3], "params": TRAINING}, "params": TRAINING},
                 "lora": {"params": TRAINING},
+                "iti": {"heads": {"k": [2, 3]}},
+                "repe": None,
+                "fewshot": {"params": {"shots": 2}},
+                "full": {"params": TRAINING},
             },
             "transfer": {"k": 3},
             "threads": 1,
@@ -82,7 +87,7 @@ class Workflow:
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     made = Workflow(tmp_path_factory.mktemp("workflow"))
     assert made.planned() == Counter(
-        model=1, prepare=1, localize=1, fit=2, evaluate=3, collect=1, main_table=1, transfer=1
+        model=1, prepare=1, activations=1, localize=2, fit=5, evaluate=7, collect=1, main_table=1, transfer=1
     )
     made.run()
     return made
@@ -91,7 +96,7 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
 def test_results_are_tidy_and_complete(workflow: Workflow) -> None:
     results = pd.read_parquet(workflow.path(Path("results/results.parquet")))
     headline = results[results["metric"] == "exact_match"].set_index("method")
-    assert sorted(headline.index) == ["base", "lofit", "lora"]
+    assert sorted(headline.index) == ["base", "fewshot", "full", "iti", "lofit", "lora", "repe"]
     assert (headline["status"] == "ok").all()
     assert (headline["n_items"] == 6).all()
     assert (headline["n_train"] == 8).all()
@@ -99,9 +104,18 @@ def test_results_are_tidy_and_complete(workflow: Workflow) -> None:
     # 3 heads x head dim 8; rank 8 on q (32 x 32) and v (32 x 16) of 3 layers
     assert headline["trained_params"].astype("object").to_dict()["lofit"] == 24
     assert headline["trained_params"].astype("object").to_dict()["lora"] == 3 * 8 * (32 + 32 + 32 + 16)
-    assert pd.isna(headline["trained_params"]["base"])
+    assert headline["trained_params"].isna().sort_index().to_dict() == {
+        "base": True, "fewshot": True, "full": False, "iti": False, "lofit": False, "lora": False, "repe": False,
+    }  # fmt: skip
+    assert headline["trained_params"]["iti"] == headline["trained_params"]["repe"] == 0
+    chosen = dict(part.split("=") for part in headline["chosen"]["iti"].split(", "))
+    assert headline["stored_params"]["iti"] == int(chosen["k"]) * 8
+    assert chosen["k"] in ("2", "3")
     assert headline["localize_seconds"]["lofit"] > 0
-    assert (headline.loc[["lofit", "lora"], ["fit_seconds", "peak_memory_bytes"]] > 0).all(axis=None)
+    assert headline["activations_seconds"].notna().sort_index().tolist() == [False] * 3 + [True] + [False] * 2 + [True]
+    fitted = ["lofit", "lora", "iti", "repe", "full"]
+    assert (headline.loc[fitted, ["fit_seconds", "peak_memory_bytes"]] > 0).all(axis=None)
+    assert (headline["dtype"] == "float32").all()
 
 
 def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
@@ -114,6 +128,7 @@ def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
     heads = pd.read_parquet(workflow.path(table.localize_dir(ranking)) / "heads.parquet")
     assert heads.columns.tolist() == ["layer", "head", "score", "rank"]
     assert heads["rank"].tolist() == list(range(1, 13))
+    assert report["n_heads"] == 3
     assert [tuple(h) for h in report["heads"]] == list(zip(heads["layer"][:3], heads["head"][:3], strict=True))
     assert sorted(p.name for p in (run / "adapter").iterdir() if p.suffix != ".md" and p.name[0] != ".") == [
         "adapter_config.json",
@@ -123,11 +138,18 @@ def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
     assert len(samples) == 6
     assert "exact_match" in samples[0]
     assert read_json(run / "run.json") == node.identity
-    logs = {
-        p.parts[-6:-5][0] if len(p.parts) > 6 else p.name for p in (workflow.folder / "results" / "logs").rglob("*.log")
+    logs = workflow.folder / "results" / "logs"
+    nodes = {
+        "prepare": table.data,
+        "activations": table.activations,
+        "localize": table.localize,
+        "fit": [name for name, fit in table.fits.items() if load_method(fit.method).fit],
+        "evaluate": table.fits,
     }
-    assert logs
-    assert all(p.stat().st_size for p in (workflow.folder / "results" / "logs" / "fit").rglob("*.log"))
+    for rule, names in nodes.items():
+        assert names
+        for name in names:
+            assert (logs / rule / f"{name}.log").stat().st_size > 0
 
 
 def test_table_and_figure_are_made(workflow: Workflow) -> None:
@@ -206,10 +228,54 @@ def test_a_wrong_shape_in_the_configuration_is_found_when_the_model_is_there(wor
     broken = copy.deepcopy(workflow.config)
     broken["model_sources"]["tiny"]["n_heads"] = 8
     broken["resources"] = "other"
-    result = workflow.snakemake("other/models/tiny/source.json", config=broken)
+    result = workflow.snakemake(config=broken)
     assert result.returncode != 0
     assert "3 layers x 8 heads configured, the model has 3 x 4" in result.stdout + result.stderr
-    assert not (workflow.folder / "other" / "models" / "tiny" / "config.json").exists()
+    assert not list((workflow.folder / "other" / "models").rglob("config.json"))
+
+
+def test_changed_weights_of_a_local_model_and_a_changed_shape_rerun_what_uses_them(workflow: Workflow) -> None:
+    weights = workflow.folder / "checkpoint" / "model.safetensors"
+    kept, times = weights.read_bytes(), weights.stat()
+    weights.write_bytes(kept[:-4] + b"\0\0\0\0")
+    assert workflow.planned()["fit"] == 5
+    weights.write_bytes(kept)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    changed = copy.deepcopy(workflow.config)
+    changed["model_sources"]["tiny"]["n_heads"] = 8
+    assert workflow.planned(changed)["model"] == 1
+
+
+def test_a_mirror_reruns_nothing(workflow: Workflow) -> None:
+    assert workflow.planned(workflow.config | {"data_mirror": "anywhere"}) == Counter()
+
+
+def test_folders_may_have_blanks_in_their_names(workflow: Workflow) -> None:
+    blank = {**workflow.config, "results": "my results", "methods": {"base": None}}
+    del blank["transfer"]
+    workflow.run(blank)
+    assert (workflow.folder / "my results" / "tables" / "main.md").is_file()
+
+
+def test_a_node_that_runs_too_early_says_what_is_missing(workflow: Workflow) -> None:
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    table = workflow.table()
+    empty = workflow.folder / "empty.yaml"
+    empty.write_text(yaml.safe_dump(workflow.config | {"results": "none", "resources": "nothing"}))
+    for verb, arguments, missing in (
+        ("collect", [], "prepare --run"),
+        ("fit", ["--run", workflow.fit("lora").id], "prepare --run"),
+        ("fit", ["--run", workflow.fit("iti").id], "localize --run"),
+        ("evaluate", ["--run", workflow.fit("lora").id], f"fit --run {workflow.fit('lora').id}"),
+        ("evaluate", ["--run", workflow.fit("base").id], "model tiny"),
+        ("localize", ["--run", next(iter(table.localize))], "--run"),
+    ):
+        command = [sys.executable, "-m", "lofit", verb, *arguments, "--configfile", str(empty)]
+        result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=workflow.folder, check=False)
+        assert result.returncode == 1, (verb, result.stderr)
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert missing in result.stderr
+    assert not [path for path in (workflow.folder / "none").rglob("*") if path.is_file()]
 
 
 def test_other_adapters_load_with_plain_peft(workflow: Workflow) -> None:

@@ -10,11 +10,12 @@ from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 
+from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.config import parse_config
 from lofit.errors import ConfigError
 from lofit.files import write_text
 from lofit.methods import load_method
-from lofit.runs import RunTable, short_hash
+from lofit.runs import ActivationsNode, RunTable, short_hash
 
 try:
     CONFIG = parse_config(config, origin=str((workflow.overwrite_configfiles or ["config.yaml"])[0]))
@@ -68,9 +69,23 @@ def run_id(wildcards):
     return f"{wildcards.model}/{wildcards.task}/fold{wildcards.fold}/seed{wildcards.seed}/{wildcards.method}-{wildcards.hash}"
 
 
+def activations_id(wildcards):
+    """Id of the activations node a path belongs to."""
+    return f"{wildcards.model}/{wildcards.task}/fold{wildcards.fold}/seed{wildcards.seed}-{wildcards.hash}"
+
+
 def model_file(model):
     """The file that says a model is there."""
     return str(TABLE.model_dir(model) / "source.json")
+
+
+def model_inputs(wildcards):
+    """Weights and configuration of a model that is a folder of this machine."""
+    source = CONFIG.model_entry(wildcards.model).source
+    if source.kind != "local":
+        return []
+    folder = source.path.expanduser()
+    return [str(file) for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]]
 
 
 def data_files(node, *splits):
@@ -78,28 +93,48 @@ def data_files(node, *splits):
     return [str(TABLE.data_dir(node) / f"{split}.jsonl") for split in splits]
 
 
+def training_inputs(node):
+    """Model and training data of a node, and the activations it reads."""
+    inputs = {"model": model_file(node.model), "data": data_files(node.data, "train", "validation")}
+    if not isinstance(node, ActivationsNode) and (activations := TABLE.activations_of(node)):
+        inputs["activations"] = activations_files(activations)
+    return inputs
+
+
+def activations_inputs(wildcards):
+    """What an activations node reads."""
+    return training_inputs(TABLE.find(TABLE.activations, activations_id(wildcards)))
+
+
 def localize_inputs(wildcards):
-    """Model and training data of a localize node."""
-    node = TABLE.find(TABLE.localize, ranking_id(wildcards))
-    return {"model": model_file(node.model), "data": data_files(node.data, "train", "validation")}
+    """What a localize node reads."""
+    return training_inputs(TABLE.find(TABLE.localize, ranking_id(wildcards)))
 
 
 def fit_inputs(wildcards):
-    """Model, training data and ranked heads of a fit node."""
+    """What a fit node reads."""
     node = TABLE.find(TABLE.fits, run_id(wildcards))
-    inputs = {"model": model_file(node.model), "data": data_files(node.data, "train", "validation")}
+    inputs = training_inputs(node)
     if node.heads_from:
         inputs["heads"] = ranking_files(node.heads_from)
     return inputs
 
 
 def evaluate_inputs(wildcards):
-    """Model, test data and adapter of an evaluate node."""
+    """Model, test data, adapter and examples of an evaluate node."""
     node = TABLE.find(TABLE.fits, run_id(wildcards))
+    method = load_method(node.method)
     inputs = {"model": model_file(node.model), "data": data_files(node.data, "test")}
-    if load_method(node.method).adapter:
+    if method.fit:
         inputs["fit"] = fit_files(node)
+    if method.shots(method.Params.model_validate(node.params)):
+        inputs["shots"] = data_files(node.data, "train")
     return inputs
+
+
+def activations_files(node):
+    """What an activations node writes."""
+    return [str(TABLE.activations_dir(node) / name) for name in ACTIVATION_FILES]
 
 
 def ranking_files(node):
@@ -114,12 +149,17 @@ def fit_files(node):
 
 def all_fits():
     """Adapters and reports of all trained nodes."""
-    return [path for node in TABLE.fits.values() if load_method(node.method).adapter for path in fit_files(node)]
+    return [path for node in TABLE.fits.values() if load_method(node.method).fit for path in fit_files(node)]
 
 
 def all_rankings():
     """All rankings."""
     return [path for node in TABLE.localize.values() for path in ranking_files(node)]
+
+
+def all_activations():
+    """Reports of all activations."""
+    return [path for node in TABLE.activations.values() for path in activations_files(node) if path.endswith(".json")]
 
 
 def all_scores():

@@ -21,4 +21,4 @@ rule evaluate:
     params:
         run=run_id,
     shell:
-        "python -m lofit evaluate --run {params.run} --threads {threads} > {log} 2>&1"
+        "python -m lofit evaluate --run {params.run:q} --threads {threads} > {log:q} 2>&1"

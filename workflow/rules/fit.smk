@@ -23,4 +23,4 @@ rule fit:
     params:
         run=run_id,
     shell:
-        "python -m lofit fit --run {params.run} --threads {threads} > {log} 2>&1"
+        "python -m lofit fit --run {params.run:q} --threads {threads} > {log:q} 2>&1"

@@ -23,4 +23,4 @@ rule localize:
     params:
         run=ranking_id,
     shell:
-        "python -m lofit localize --run {params.run} --threads {threads} > {log} 2>&1"
+        "python -m lofit localize --run {params.run:q} --threads {threads} > {log:q} 2>&1"

@@ -6,6 +6,7 @@ rule collect:
         scores=all_scores(),
         fits=all_fits(),
         rankings=all_rankings(),
+        activations=all_activations(),
         manifests=all_manifests(),
     output:
         f"{RESULTS}/results.parquet",
@@ -20,7 +21,7 @@ rule collect:
     params:
         runs=short_hash(sorted(TABLE.fits)),
     shell:
-        "python -m lofit collect > {log} 2>&1"
+        "python -m lofit collect > {log:q} 2>&1"
 
 
 rule main_table:
@@ -35,8 +36,10 @@ rule main_table:
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        tasks=list(CONFIG.tasks),
     shell:
-        "python -m lofit table > {log} 2>&1"
+        "python -m lofit table > {log:q} 2>&1"
 
 
 rule transfer:
@@ -51,5 +54,7 @@ rule transfer:
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        transfer=CONFIG.transfer.model_dump_json() if CONFIG.transfer else None,
     shell:
-        "python -m lofit figure > {log} 2>&1"
+        "python -m lofit figure > {log:q} 2>&1"

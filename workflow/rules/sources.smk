@@ -2,21 +2,23 @@
 
 
 rule model:
+    input:
+        model_inputs,
     output:
-        f"{RESOURCES}/models/{{model}}/source.json",
+        f"{RESOURCES}/models/{{model}}-{{hash}}/source.json",
     log:
-        f"{RESULTS}/logs/model/{{model}}.log",
+        f"{RESULTS}/logs/model/{{model}}-{{hash}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/model/{{model}}.tsv"
+        f"{RESULTS}/benchmarks/model/{{model}}-{{hash}}.tsv"
     conda:
         "../../environment.yml"
     resources:
         mem_mb=model_mb,
         runtime=120,
     params:
-        source=lambda wildcards: CONFIG.model_entry(wildcards.model).source.model_dump_json(),
+        entry=lambda wildcards: CONFIG.model_entry(wildcards.model).model_dump_json(),
     shell:
-        "python -m lofit model {wildcards.model} > {log} 2>&1"
+        "python -m lofit model {wildcards.model:q} > {log:q} 2>&1"
 
 
 rule prepare:
@@ -36,6 +38,5 @@ rule prepare:
         runtime=60,
     params:
         run=data_id,
-        mirror=str(CONFIG.data_mirror),
     shell:
-        "python -m lofit prepare --run {params.run} > {log} 2>&1"
+        "python -m lofit prepare --run {params.run:q} > {log:q} 2>&1"

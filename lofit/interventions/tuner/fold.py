@@ -1,12 +1,13 @@
 """Merged models as plain ``transformers`` checkpoints: a place for the bias that a folded offset needs.
 
-``W (z + v) = W z + W v``: a folded offset vector becomes a bias of the attention output projection, and most families
-have none there. ``from_pretrained`` drops a bias that the configuration does not call for, with a line in a log, so a
-merged model is saved only in a form that its configuration describes in full:
+``W (z + v) = W z + W v``: a folded offset vector becomes a bias of the edited projection, and most families have none
+there. ``from_pretrained`` drops a bias that the configuration does not call for, with a line in a log, so a merged
+model is saved only in a form that its configuration describes in full:
 
 1. as it is, if the family has that bias (GPT-2, GPT-NeoX, OPT, Phi) or nothing but scaling factors were folded;
-2. with a switch of the family's configuration turned on, such as ``attention_bias`` (Llama, Gemma, Qwen3);
-3. as a Llama, which computes the same function and has the switch (Qwen2, and Mistral without sliding window).
+2. with switches of the family's configuration turned on: ``attention_bias`` (Llama, Gemma, Qwen3) or ``mlp_bias``
+   (Llama, SmolLM3, Granite);
+3. as a Llama, which computes the same function and has both (Qwen2, and Mistral without sliding window).
 
 Biases that a switch brings along are written out as zeros.
 """
@@ -14,8 +15,10 @@ Biases that a switch brings along are written out as zeros.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lofit.errors import EditError
 from lofit.files import atomic_path
-from lofit.interventions.tuner.sites import find_head_site
+from lofit.interventions.tuner.sites import find_site
 
 # Families whose forward pass is Llama's but for biases; their configurations share these fields.
 _LLAMA_TWINS = {"MistralForCausalLM", "Qwen2ForCausalLM"}
@@ -59,7 +62,7 @@ class _Form:
 
     model_class: type[PreTrainedModel]
     config: PretrainedConfig
-    switch: str | None
+    switches: tuple[str, ...]
     zeros: dict[str, int]
 
     def empty(self) -> PreTrainedModel:
@@ -88,20 +91,30 @@ def _fitting_zeros(empty: PreTrainedModel, names: set[str]) -> dict[str, int] | 
 
 def _find_form(model: PreTrainedModel, names: set[str]) -> _Form | None:
     """Return a form, of the model's own class if possible, that holds the weights called ``names``."""
-    model_class, config = type(model), model.config
-    zeros = _fitting_zeros(_empty(model_class, config), names)
-    if zeros is not None:
-        return _Form(model_class, config, None, zeros)
-    text = config.get_text_config()
-    for switch in sorted(key for key, value in text.to_dict().items() if value is False and "bias" in key):
-        switched = copy.deepcopy(config)
-        setattr(switched.get_text_config(), switch, True)
-        zeros = _fitting_zeros(_empty(model_class, switched), names)
-        if zeros is not None:
-            return _Form(model_class, switched, switch, zeros)
-    llama = _as_llama(model)
-    zeros = None if llama is None else _fitting_zeros(_empty(LlamaForCausalLM, llama), names)
-    return None if llama is None or zeros is None else _Form(LlamaForCausalLM, llama, "attention_bias", zeros)
+    classes: list[tuple[type[PreTrainedModel], Any]] = [(type(model), model.config)]
+    if llama := _as_llama(model):
+        classes.append((LlamaForCausalLM, llama))
+    for model_class, config in classes:
+        for switches in _bias_switches(config):
+            switched = copy.deepcopy(config)
+            _turn_on(switched, switches)
+            zeros = _fitting_zeros(_empty(model_class, switched), names)
+            if zeros is not None:
+                return _Form(model_class, switched, switches, zeros)
+    return None
+
+
+def _bias_switches(config: Any) -> Iterator[tuple[str, ...]]:
+    """Yield no switch, then each switch of the configuration that might add biases, then each two of them."""
+    text = config.get_text_config().to_dict()
+    switches = sorted(key for key, value in text.items() if value is False and "bias" in key)
+    for size in range(3):
+        yield from combinations(switches, size)
+
+
+def _turn_on(config: Any, switches: tuple[str, ...]) -> None:
+    for switch in switches:
+        setattr(config.get_text_config(), switch, True)
 
 
 def _as_llama(model: PreTrainedModel) -> LlamaConfig | None:
@@ -116,7 +129,7 @@ def _as_llama(model: PreTrainedModel) -> LlamaConfig | None:
     if kinds is None and getattr(config, "sliding_window", None) is not None:
         return None
     shared = {name: copy.deepcopy(getattr(config, name)) for name in _LLAMA_FIELDS}
-    return LlamaConfig(**shared, head_dim=find_head_site(model).head_dim, attention_bias=True, mlp_bias=False)
+    return LlamaConfig(**shared, head_dim=find_site(model).width, attention_bias=False, mlp_bias=False)
 
 
 def reconcile_bias(model: nn.Module) -> None:
@@ -133,8 +146,7 @@ def reconcile_bias(model: nn.Module) -> None:
         way_out = "keep the adapter and load it with peft" if form is None else "write it with lofit's export_merged"
         model.save_pretrained = partial(_refuse_to_save, type(model).__name__, way_out)  # type: ignore[method-assign]
         return
-    if form.switch is not None:
-        setattr(model.config.get_text_config(), form.switch, True)
+    _turn_on(model.config, form.switches)
     for name, size in form.zeros.items():
         module: Any = model.get_submodule(name.rpartition(".")[0])
         module.bias = nn.Parameter(module.weight.new_zeros(size), requires_grad=False)
@@ -170,9 +182,9 @@ def export_merged(peft_model: PeftModel, folder: str | Path, tokenizer: PreTrain
             f"nothing to merge: {type(peft_model).__name__} holds no adapter layers of a transformers model"
         )
     merge_here = not any(layer.merged for layer in layers)
-    if merge_here:
-        tuner.merge_adapter()
     try:
+        if merge_here:
+            _merge(tuner)
         weights = _plain_weights(model)
         form = _find_form(model, set(weights))
         if form is None:
@@ -184,8 +196,17 @@ def export_merged(peft_model: PeftModel, folder: str | Path, tokenizer: PreTrain
             weights[name] = weights[name.removesuffix("bias") + "weight"].new_zeros(size)
         _write(model, form, weights, Path(folder), tokenizer)
     finally:
-        if merge_here:
+        if merge_here and any(layer.merged for layer in layers):
             tuner.unmerge_adapter()
+
+
+def _merge(tuner: Any) -> None:
+    """Merge the active adapters of any PEFT method; what the method says against it becomes one line."""
+    try:
+        tuner.merge_adapter()
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise EditError(f"the adapter cannot be merged ({reason}); keep it and load it with peft") from None
 
 
 def _plain_weights(model: nn.Module) -> dict[str, torch.Tensor]:

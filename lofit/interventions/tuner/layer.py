@@ -1,4 +1,4 @@
-"""A linear map whose input heads are scaled and offset."""
+"""A module whose input heads, or whose output, are scaled and offset."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lofit.errors import EditError
 from lofit.interventions.tuner.config import LofitConfig
+from lofit.interventions.tuner.sites import Site
 
 
 class _Float32Vectors(nn.ParameterDict):
@@ -29,58 +30,66 @@ class _Float32Vectors(nn.ParameterDict):
         return super()._apply(move, recurse)
 
 
-class HeadEditLayer(nn.Module, BaseTunerLayer):
-    """``y = W z' + b`` with ``z' = (1 + a) * z + v`` on the selected heads of the input, for ``Linear`` and ``Conv1D``.
+class EditLayer(nn.Module, BaseTunerLayer):
+    """Edits ``z' = (1 + a) * z + v`` of what a module reads or of what it returns.
 
-    Vectors are stored compactly, float32 [selected heads, head dimension], rows in ascending order of the head. The
-    edit is computed in float32 (float64 for a float64 input) and cast back to the dtype of the input; heads that are
-    not selected pass through untouched. Several active adapters act as if merged one after the other: since merging
-    multiplies the weight from the input side, the *last* one acts first on the input.
+    An adapter edits one side: selected heads of the input, seen as [query heads, head dimension], or the whole output.
+    Vectors are stored compactly, float32 [selected groups, width], rows in ascending order of the head. The edit is
+    computed in float32 (float64 for a float64 tensor) and cast back to the dtype of the tensor; heads that are not
+    selected pass through untouched. Several active adapters act as if merged one after the other: since merging
+    multiplies the weight, on the input side the *last* one acts first, on the output side the first.
 
     Args:
-        base_layer: the projection, with input features heads x ``head_dim``.
-        head_dim: width of one head.
+        base_layer: a ``Linear`` or ``Conv1D``; for edits of the output, any module that returns one tensor.
     """
 
     adapter_layer_names = ("lofit_scale", "lofit_offset")
-    other_param_names = ("lofit_heads",)
+    other_param_names = ("lofit_groups", "lofit_sites")
 
-    def __init__(self, base_layer: nn.Module, head_dim: int) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
-        if not isinstance(base_layer, nn.Linear | Conv1D):
-            raise EditError(f"heads can be edited at a Linear or Conv1D, not at a {type(base_layer).__name__}")
         self.base_layer = base_layer
-        self.in_features, self.out_features = (
-            (base_layer.in_features, base_layer.out_features)
-            if isinstance(base_layer, nn.Linear)
-            else tuple(base_layer.weight.shape)
-        )
-        self.head_dim = head_dim
-        self.n_heads = self.in_features // head_dim
+        if isinstance(base_layer, nn.Linear):
+            self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        elif isinstance(base_layer, Conv1D):
+            self.in_features, self.out_features = base_layer.weight.shape
         self.lofit_scale = _Float32Vectors()
         self.lofit_offset = _Float32Vectors()
-        self.lofit_heads = BufferDict(persistent=False)
+        self.lofit_groups = BufferDict(persistent=False)
+        self.lofit_sites: dict[str, Site] = {}
         self._disable_adapters = False
         self._active_adapter = []
         self.merged_adapters = []
-        # What a merge overwrote, by adapter: the columns of W that its heads read, and the bias (None if absent).
-        self._before_merge: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        # What a merge overwrote, by adapter: the part of W that was scaled, and the bias; None for what was not there.
+        self._before_merge: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
 
     def _base(self) -> Any:
         return self.get_base_layer()
 
-    def update_layer(self, adapter_name: str, config: LofitConfig, heads: Sequence[int], initial: torch.Tensor) -> None:
+    @property
+    def mergeable(self) -> bool:
+        """Whether the base is a linear map with floating-point weights."""
+        base = self._base()
+        return isinstance(base, nn.Linear | Conv1D) and base.weight.is_floating_point()
+
+    def update_layer(
+        self, adapter_name: str, config: LofitConfig, site: Site, groups: Sequence[int], initial: torch.Tensor
+    ) -> None:
         """Add the vectors of an adapter.
 
         Args:
             adapter_name: name of the adapter.
             config: its configuration, which says which vectors exist.
-            heads: selected query heads of this layer, ascending.
-            initial: float32 [2, selected heads, head dimension], initial scaling factors and offsets.
+            site: what is edited.
+            groups: selected query heads of this layer, ascending; [0] where the whole output is edited.
+            initial: float32 [2, selected groups, width], initial scaling factors and offsets.
         """
+        if site.side == "input" and not isinstance(self._base(), nn.Linear | Conv1D):
+            raise EditError(f"heads can be edited at a Linear or Conv1D, not at a {type(self._base()).__name__}")
         device = self._base().weight.device
         # Inside PEFT's low-memory loading the new parameters are on the meta device until the file is read.
-        self.lofit_heads[adapter_name] = torch.tensor(heads, dtype=torch.int64, device=device)
+        self.lofit_sites[adapter_name] = site
+        self.lofit_groups[adapter_name] = torch.tensor(groups, dtype=torch.int64, device=device)
         if config.scale:
             self.lofit_scale[adapter_name] = nn.Parameter(initial[0].to(device))
         if config.offset:
@@ -88,44 +97,59 @@ class HeadEditLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _edit(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        """Apply one adapter to ``x`` [..., in_features]."""
-        heads = self.lofit_heads[adapter_name]
-        z = x.unflatten(-1, (self.n_heads, self.head_dim))
-        every_head = len(heads) == self.n_heads
-        edited = z if every_head else z.index_select(-2, heads)
+        """Apply one adapter to its tensor ``x`` [..., groups * width]."""
+        site, groups = self.lofit_sites[adapter_name], self.lofit_groups[adapter_name]
+        z = x.unflatten(-1, (site.groups, site.width))
+        whole = len(groups) == site.groups
+        edited = z if whole else z.index_select(-2, groups)
         if adapter_name in self.lofit_scale:
             edited = edited * (1 + self.lofit_scale[adapter_name])
         if adapter_name in self.lofit_offset:
-            edited = edited + self.lofit_offset[adapter_name]
+            edited = edited + self._offset(adapter_name)
         edited = edited.to(x.dtype)
-        return (edited if every_head else z.index_copy(-2, heads, edited)).flatten(-2)
+        return (edited if whole else z.index_copy(-2, groups, edited)).flatten(-2)
+
+    def _offset(self, adapter_name: str) -> torch.Tensor:
+        """Return the offsets in the units of the module's own tensor: float32 [selected groups, width]."""
+        gain = self.lofit_sites[adapter_name].gain
+        offset: torch.Tensor = self.lofit_offset[adapter_name]
+        return offset if gain == 1 else offset / gain
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the projection of the edited input, in the dtype the base layer gives."""
+        """Return what the base layer gives, its input and output edited, in the dtype the base layer gives."""
         if self.disable_adapters:
             self.unmerge()
-        elif not self.merged:
-            for adapter_name in reversed(self.active_adapters):
-                if adapter_name in self.lofit_heads:
-                    x = self._edit(x, adapter_name)
-        return self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return self.base_layer(x, *args, **kwargs)
+        active = [name for name in self.active_adapters if name in self.lofit_groups]
+        for name in reversed(active):
+            if self.lofit_sites[name].side == "input":
+                x = self._edit(x, name)
+        y = self.base_layer(x, *args, **kwargs)
+        for name in active:
+            if self.lofit_sites[name].side == "output":
+                y = self._edit(y, name)
+        return y
+
+    def _scaled_part(self, adapter_name: str) -> torch.Tensor:
+        """Return the part of the base weight, a view as [out_features, in_features], that scaling factors act on."""
+        base = self._base()
+        weight: torch.Tensor = base.weight.data.T if isinstance(base, Conv1D) else base.weight.data
+        return weight if self.lofit_sites[adapter_name].side == "input" else weight.T
 
     def _columns(self, adapter_name: str) -> torch.Tensor:
-        """Return the input features of the adapter's heads, int64 [selected heads * head dimension]."""
-        heads = self.lofit_heads[adapter_name]
-        within = torch.arange(self.head_dim, device=heads.device)
-        return (heads[:, None] * self.head_dim + within).flatten()
-
-    def _weight(self) -> torch.Tensor:
-        """Return a view of the base weight as [out_features, in_features]."""
-        base = self._base()
-        return base.weight.data.T if isinstance(base, Conv1D) else base.weight.data
+        """Return the features of the adapter's groups, int64 [selected groups * width]."""
+        groups, width = self.lofit_groups[adapter_name], self.lofit_sites[adapter_name].width
+        within = torch.arange(width, device=groups.device)
+        return (groups[:, None] * width + within).flatten()
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Fold adapters into the base layer: ``b <- b + W v`` with the old W, then ``W <- W diag(1 + a)``.
+        """Fold adapters into the base layer.
 
-        Computed in float32 and cast last. An offset gives a base layer without bias a new, frozen one. What is
-        overwritten is kept, so that ``unmerge`` restores the very same weights.
+        On the input side ``b <- b + W v`` with the old W, then ``W <- W diag(1 + a)``; on the output side ``W <-
+        diag(1 + a) W`` and ``b <- (1 + a) b + v``. Computed in float32 and cast last. An offset gives a base layer
+        without bias a new, frozen one. What is overwritten is kept, so that ``unmerge`` restores the very same
+        weights.
 
         Args:
             safe_merge: refuse a result that is not finite, leaving the layer as it was.
@@ -135,42 +159,59 @@ class HeadEditLayer(nn.Module, BaseTunerLayer):
             EditError: ``safe_merge`` is on and the merged weight or bias would hold NaN or infinity.
         """
         for adapter_name in check_adapters_to_merge(self, adapter_names):
-            if adapter_name in self.lofit_heads:
+            if adapter_name in self.lofit_groups:
                 self._merge_one(adapter_name, safe_merge)
 
     @torch.no_grad()
     def _merge_one(self, adapter_name: str, safe_merge: bool) -> None:
-        base, weight, columns = self._base(), self._weight(), self._columns(adapter_name)
-        before = weight[:, columns]
+        base, weight, columns = self._base(), self._scaled_part(adapter_name), self._columns(adapter_name)
         wide = torch.promote_types(weight.dtype, torch.float32)
-        merged, bias = before, None
-        if adapter_name in self.lofit_scale:
-            merged = (before.to(wide) * (1 + self.lofit_scale[adapter_name].flatten())).to(weight.dtype)
-        if adapter_name in self.lofit_offset:
-            shift = before.to(wide) @ self.lofit_offset[adapter_name].flatten().to(wide)
-            bias = (shift if base.bias is None else base.bias.to(wide) + shift).to(weight.dtype)
-        if safe_merge and not (merged.isfinite().all() and (bias is None or bias.isfinite().all())):
+        scale = 1 + self.lofit_scale[adapter_name].flatten().to(wide) if adapter_name in self.lofit_scale else None
+        before = weight[:, columns] if scale is not None else None
+        merged = None if scale is None or before is None else (before.to(wide) * scale).to(weight.dtype)
+        bias = self._merged_bias(adapter_name, scale, weight, columns, wide)
+        if safe_merge and not all(part is None or part.isfinite().all() for part in (merged, bias)):
             raise EditError(
                 f"merging adapter {adapter_name!r} gives weights that are NaN or infinite; nothing was merged, "
                 "and the adapter is broken or too large for the dtype of the model"
             )
         self._before_merge[adapter_name] = (before, None if base.bias is None else base.bias.detach().clone())
-        weight[:, columns] = merged
+        if merged is not None:
+            weight[:, columns] = merged
         if bias is not None:
             if base.bias is None:
-                base.bias = nn.Parameter(bias, requires_grad=False)
+                base.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
             else:
                 base.bias.copy_(bias)
         self.merged_adapters.append(adapter_name)
+
+    def _merged_bias(
+        self, adapter_name: str, scale: torch.Tensor | None, weight: torch.Tensor, columns: torch.Tensor, wide: Any
+    ) -> torch.Tensor | None:
+        """Return the new bias [out_features], or None if it does not change."""
+        base = self._base()
+        on_output = self.lofit_sites[adapter_name].side == "output"
+        bias = None if base.bias is None else base.bias.to(wide)
+        if on_output and bias is not None and scale is not None:
+            bias = bias * scale
+        elif adapter_name not in self.lofit_offset:
+            return None
+        if adapter_name in self.lofit_offset:
+            offset = self._offset(adapter_name).flatten().to(wide)
+            shift = offset if on_output else weight[:, columns].to(wide) @ offset
+            bias = shift if bias is None else bias + shift
+        return None if bias is None else bias.to(weight.dtype)
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Undo every merge, the last one first, restoring the exact weights; without a merge, do nothing."""
         while self.merged_adapters:
             adapter_name = self.merged_adapters.pop()
-            columns, bias = self._before_merge.pop(adapter_name)
-            base, weight = self._base(), self._weight()
-            weight[:, self._columns(adapter_name)] = columns.to(weight)
+            before, bias = self._before_merge.pop(adapter_name)
+            base = self._base()
+            if before is not None:
+                weight = self._scaled_part(adapter_name)
+                weight[:, self._columns(adapter_name)] = before.to(weight)
             if bias is None:
                 base.bias = None
             else:

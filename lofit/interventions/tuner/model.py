@@ -1,4 +1,4 @@
-"""The PEFT tuner that puts edits on the attention heads of a model."""
+"""The PEFT tuner that edits attention heads, feed-forward outputs or the residual stream of a model."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lofit.errors import EditError
 from lofit.interventions.tuner.config import LofitConfig
 from lofit.interventions.tuner.fold import reconcile_bias
-from lofit.interventions.tuner.layer import HeadEditLayer
-from lofit.interventions.tuner.sites import HeadSite, find_head_site
+from lofit.interventions.tuner.layer import EditLayer
+from lofit.interventions.tuner.sites import Site, find_site
 
 
 class LofitModel(BaseTuner):
-    """Wraps the attention output projections that hold selected heads; created by ``peft.get_peft_model``."""
+    """Wraps the modules at which the selected heads or layers are edited; created by ``peft.get_peft_model``."""
 
     prefix = "lofit_"
-    tuner_layer_cls = HeadEditLayer
-    site: HeadSite
+    tuner_layer_cls = EditLayer
+    site: Site
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        """Find the site in the model and point PEFT's matching of module names at the layers with selected heads."""
-        self.site = find_head_site(model)
+        """Find the site in the model and point PEFT's matching of module names at the layers that are edited."""
+        site = self.site = find_site(model, peft_config.site)
         for layer, head in peft_config.heads or []:
-            if layer >= self.site.n_layers or head >= self.site.n_heads:
+            if layer >= site.n_layers or head >= site.groups:
                 raise EditError(
-                    f"heads names ({layer}, {head}), but the model has layers 0 to {self.site.n_layers - 1} "
-                    f"with query heads 0 to {self.site.n_heads - 1}"
+                    f"heads names ({layer}, {head}), but the model has layers 0 to {site.n_layers - 1} "
+                    f"with query heads 0 to {site.groups - 1}"
                 )
-        peft_config.target_modules = [self.site.suffix]
-        peft_config.layers_pattern = self.site.layers
-        peft_config.layers_to_transform = (
-            list(range(self.site.n_layers))
-            if peft_config.heads is None
-            else sorted({layer for layer, _ in peft_config.heads})
-        )
+        layers = peft_config.edited_layers(site.n_layers)
+        if layers[-1] >= site.n_layers:
+            raise EditError(f"layers names {layers[-1]}, but the model has layers 0 to {site.n_layers - 1}")
+        peft_config.target_modules = [site.suffix]
+        peft_config.layers_pattern = site.layers
+        peft_config.layers_to_transform = layers
 
     def _create_and_replace(
         self,
@@ -53,18 +53,14 @@ class LofitModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         layer = int(current_key.removesuffix(f".{self.site.suffix}").rpartition(".")[2])
-        heads = (
-            list(range(self.site.n_heads))
-            if peft_config.heads is None
-            else sorted(head for at, head in peft_config.heads if at == layer)
-        )
-        initial = _initial_values(peft_config, self.site, layer)[:, heads]
-        if isinstance(target, HeadEditLayer):
-            target.update_layer(adapter_name, peft_config, heads, initial)
+        groups = peft_config.groups_in(layer, self.site.groups)
+        initial = _initial_values(peft_config, self.site, layer)[:, groups]
+        if isinstance(target, EditLayer):
+            target.update_layer(adapter_name, peft_config, self.site, groups, initial)
             return
-        wrapped = HeadEditLayer(target, self.site.head_dim)
+        wrapped = EditLayer(target)
         wrapped.set_adapter(adapter_name)
-        wrapped.update_layer(adapter_name, peft_config, heads, initial)
+        wrapped.update_layer(adapter_name, peft_config, self.site, groups, initial)
         if adapter_name not in self.active_adapters:
             wrapped.requires_grad_(False)
         self._replace_module(parent, target_name, wrapped, target)
@@ -72,8 +68,11 @@ class LofitModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         for name, module in self.model.named_modules():
-            if isinstance(module, HeadEditLayer) and not module.weight.is_floating_point():
-                raise EditError(f"{name} is quantized; load the model unquantized to merge, or keep the adapter")
+            if isinstance(module, EditLayer) and not module.mergeable:
+                base = module.get_base_layer()
+                if isinstance(base, nn.Linear | Conv1D):
+                    raise EditError(f"{name} is quantized; load the model unquantized to merge, or keep the adapter")
+                raise EditError(f"{name} is a {type(base).__name__}, which cannot hold the edit; keep the adapter")
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge adapters in place; if one layer refuses, no layer stays merged.
@@ -109,8 +108,8 @@ class LofitModel(BaseTuner):
         return self.model
 
 
-def _initial_values(config: LofitConfig, site: HeadSite, layer: int) -> torch.Tensor:
-    """Return float32 [2, heads, head dimension]: scaling factors and offsets of all heads of a layer."""
+def _initial_values(config: LofitConfig, site: Site, layer: int) -> torch.Tensor:
+    """Return float32 [2, groups, width]: scaling factors and offsets of all groups of a layer."""
     generator = torch.Generator().manual_seed(config.init_seed * 65536 + layer)
-    values = torch.randn(2, site.n_heads, site.head_dim, generator=generator)
+    values = torch.randn(2, site.groups, site.width, generator=generator)
     return values * config.init_std

@@ -1,8 +1,9 @@
-"""Numbers about an adapter: how many parameters it has, and how strongly it edits each head."""
+"""Numbers of an adapter: how many parameters it has, how strongly it edits each head, and setting its offsets."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,27 +12,78 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lofit.errors import EditError
-from lofit.interventions.tuner.layer import HeadEditLayer
-from lofit.interventions.tuner.sites import find_head_site
+from lofit.interventions.tuner.layer import EditLayer
+from lofit.interventions.tuner.sites import find_site
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Count the parameters of the active adapters of any PEFT method; all but ``trained`` are 0 for a plain model.
+    """Count the parameters of the active adapters of any PEFT method, or of a model that was trained itself.
 
     Returns:
         ``trained``: numbers that receive gradients now (``requires_grad``), so 0 for an adapter loaded for inference.
         ``stored``: numbers in the adapter file that ``save_pretrained`` writes.
-        ``inference``: numbers the served model holds beyond the base model: equal to ``stored`` while the adapter is
-        kept apart, 0 once it is merged.
+        ``inference``: numbers the served model holds beyond the base model once the adapter is merged: 0, or the
+        biases that folded offsets need where the base has none; ``stored`` where merging is refused.
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if not isinstance(model, PeftModel):
+        return {"trained": trained, "stored": trained, "inference": 0}
     stored = 0
-    if isinstance(model, PeftModel):
-        for name in model.active_adapters:
-            state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-            stored += sum(tensor.numel() for tensor in state.values())
-    merged = any(isinstance(module, BaseTunerLayer) and module.merged for module in model.modules())
-    return {"trained": trained, "stored": stored, "inference": 0 if merged else stored}
+    for name in model.active_adapters:
+        state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        stored += sum(tensor.numel() for tensor in state.values())
+    return {"trained": trained, "stored": stored, "inference": _added_by_merging(model, stored)}
+
+
+def _added_by_merging(model: PeftModel, stored: int) -> int:
+    """Numbers that merging adds to the base model; ``stored`` where the adapter must stay apart."""
+    tuner: Any = model.base_model
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if any(layer.merged for layer in layers):
+        raise EditError("the adapter is merged already; count its parameters before")
+    before = sum(parameter.numel() for parameter in model.parameters())
+    try:
+        tuner.merge_adapter()
+        return sum(parameter.numel() for parameter in model.parameters()) - before
+    except (AttributeError, NotImplementedError, TypeError, ValueError, EditError):
+        return stored
+    finally:
+        if any(layer.merged for layer in layers):
+            tuner.unmerge_adapter()
+
+
+@torch.no_grad()
+def set_offsets(peft_model: PeftModel, offsets: Mapping[tuple[int, int], np.ndarray]) -> None:
+    """Set offset vectors of the active LOFIT adapter, in place.
+
+    Args:
+        peft_model: a model with one active adapter that has offsets.
+        offsets: (layer, head) to the vector of that head, or (layer, 0) to that of a whole layer output; float
+            [width]. Every edited head or layer must be given, and no other.
+
+    Raises:
+        EditError: the vectors given are not those of the adapter.
+    """
+    wanted = dict(offsets)
+    for layer, module in _edited(peft_model):
+        (name,) = peft_model.active_adapters
+        for row, group in enumerate(module.lofit_groups[name].tolist()):
+            if name not in module.lofit_offset or (layer, group) not in wanted:
+                raise EditError(f"no offset is given for layer {layer}, head {group}, or the adapter has none there")
+            module.lofit_offset[name][row] = torch.as_tensor(wanted.pop((layer, group)))
+    if wanted:
+        raise EditError(f"the adapter does not edit {sorted(wanted)[0]}")
+
+
+def _edited(peft_model: PeftModel) -> list[tuple[int, EditLayer]]:
+    """Layer number and module of everything the one active adapter edits."""
+    active = getattr(peft_model, "active_adapters", [])
+    if len(active) != 1:
+        raise EditError(f"one active adapter is needed, found {len(active)}; call set_adapter first")
+    config: Any = peft_model.peft_config[active[0]]
+    site = find_site(peft_model, config.site)
+    modules = [(n, peft_model.get_base_model().get_submodule(site.module_name(n))) for n in range(site.n_layers)]
+    return [(n, m) for n, m in modules if isinstance(m, EditLayer) and active[0] in m.lofit_groups]
 
 
 def head_norms(peft_model: PeftModel, which: Literal["scale", "offset"] = "scale") -> np.ndarray:
@@ -45,21 +97,13 @@ def head_norms(peft_model: PeftModel, which: Literal["scale", "offset"] = "scale
     Raises:
         EditError: there is not exactly one active LOFIT adapter, or it does not learn these vectors.
     """
-    site = find_head_site(peft_model)
-    active = getattr(peft_model, "active_adapters", [])
-    if len(active) != 1:
-        raise EditError(f"head norms need exactly one active adapter, found {len(active)}; call set_adapter first")
-    norms = np.zeros((site.n_layers, site.n_heads))
-    base, found = peft_model.get_base_model(), False
-    for layer in range(site.n_layers):
-        module = base.get_submodule(site.module_name(layer))
-        if not isinstance(module, HeadEditLayer):
-            continue
+    site, edited = find_site(peft_model), _edited(peft_model)
+    norms = np.zeros((site.n_layers, site.groups))
+    (name,) = peft_model.active_adapters
+    for layer, module in edited:
         vectors = module.lofit_scale if which == "scale" else module.lofit_offset
-        if active[0] in vectors:
-            found = True
-            heads = module.lofit_heads[active[0]].tolist()
-            norms[layer, heads] = torch.linalg.vector_norm(vectors[active[0]].detach().double().cpu(), dim=-1).numpy()
-    if not found:
-        raise EditError(f"adapter {active[0]!r} has no {which} vectors; create it with LofitConfig({which}=True)")
+        if module.lofit_sites[name].name != "head" or name not in vectors:
+            raise EditError(f"adapter {name!r} has no {which} vectors of heads; create it with {which}=True")
+        heads = module.lofit_groups[name].tolist()
+        norms[layer, heads] = torch.linalg.vector_norm(vectors[name].detach().double().cpu(), dim=-1).numpy()
     return norms

@@ -1,50 +1,71 @@
-"""Where the attention heads of a decoder-only model can be edited, found by module names and shapes."""
+"""Where a decoder-only model can be edited, found by module names and shapes.
+
+Three tensors of a decoder layer can be edited, each at a module that computes or reads it:
+
+- ``head``: the input of the attention output projection, seen as [query heads, head dimension];
+- ``ffn``: the output of the feed-forward down projection, before it is added to the residual stream;
+- ``block``: the output of the layer, the residual stream, through the module whose output is added to it last. What
+  is added there is added to the stream, but it cannot be scaled there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lofit.errors import EditError
 
-# Names that transformers and common remote code give to the attention output projection.
-_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo", "out_lin")
+SiteName = Literal["head", "ffn", "block"]
+SITES: tuple[SiteName, ...] = get_args(SiteName)
+
+# Names that transformers and common remote code give to the two projections back to the residual stream, and to the
+# norm that some families put between the second one and the residual stream.
+_ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo", "out_lin")
+_FFN_OUT = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "w2", "fc_out", "lin2", "wo")
+_FFN_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm", "post_ffw_layernorm")
+_FFN_PARENTS = ("mlp", "ffn", "feed_forward", "feedforward")
 # Parts of the module path of an encoder for another modality; its layers are not the language model's.
 _OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
 
 
 @dataclass(frozen=True)
-class HeadSite:
-    """The input of the attention output projection, seen as [query heads, head dimension], in every decoder layer.
+class Site:
+    """One editable tensor in every decoder layer, seen as [groups, width].
 
     Attributes:
+        name: which of the three.
+        side: whether the tensor is the ``input`` or the ``output`` of the module at which it is edited.
         layers: module path of the list of decoder layers, such as ``model.layers``.
-        suffix: module path of the output projection inside a layer, such as ``self_attn.o_proj``.
+        suffix: module path inside a layer, such as ``self_attn.o_proj``.
         n_layers: number of decoder layers.
-        n_heads: number of query heads per layer (under grouped queries too, never the key-value heads).
-        head_dim: width of one head; need not be hidden size / heads (Gemma, Qwen3).
+        groups: number of query heads at ``head`` (under grouped queries too, never the key-value heads), else 1.
+        width: of one head, which need not be hidden size / heads (Gemma, Qwen3), else the hidden size.
+        gain: what the model multiplies the tensor with before it adds it to the residual stream (Granite).
     """
 
+    name: SiteName
+    side: Literal["input", "output"]
     layers: str
     suffix: str
     n_layers: int
-    n_heads: int
-    head_dim: int
+    groups: int
+    width: int
+    gain: float = 1.0
 
     def module_name(self, layer: int) -> str:
-        """Return the module path of the output projection of ``layer``."""
+        """Return the module path of the edited module of ``layer``."""
         return f"{self.layers}.{layer}.{self.suffix}"
 
 
-def find_head_site(model: nn.Module) -> HeadSite:
-    """Locate the attention output projections of a decoder-only ``transformers`` model.
+def find_site(model: nn.Module, name: SiteName = "head") -> Site:
+    """Locate a site in a decoder-only ``transformers`` model.
 
-    The decoder is the module list of ``num_hidden_layers`` entries in each of which one linear map below an attention
-    module bears the name of an output projection and reads heads x head dimension features. PEFT models, of any
-    method, are looked through.
+    The decoder is the module list of ``num_hidden_layers`` entries in each of which exactly one module, the same in
+    all, answers to the names and shapes of the site. PEFT models, of any method, are looked through.
 
     Raises:
         EditError: there is no such list, several, or one on which an edit would not act.
@@ -55,24 +76,22 @@ def find_head_site(model: nn.Module) -> HeadSite:
     config = getattr(base, "config", None)
     kind = type(base).__name__
     if config is None or not hasattr(config, "get_text_config"):
-        raise EditError(f"{kind} has no transformers configuration; heads can be edited in transformers models only")
+        raise EditError(f"{kind} has no transformers configuration; only transformers models can be edited")
     if getattr(config, "is_encoder_decoder", False):
-        raise EditError(f"{kind} is an encoder-decoder; heads can be edited in decoder-only models only")
+        raise EditError(f"{kind} is an encoder-decoder; only decoder-only models can be edited")
     config = config.get_text_config()
-    n_layers, n_heads = config.num_hidden_layers, config.num_attention_heads
+    n_layers = config.num_hidden_layers
 
     found, problems = [], []
-    for name, module in base.named_modules():
+    for path, module in base.named_modules():
         if not isinstance(module, nn.ModuleList) or len(module) != n_layers:
             continue
-        if any(tower in part for part in name.split(".") for tower in _OTHER_TOWERS):
+        if any(tower in part for part in path.split(".") for tower in _OTHER_TOWERS):
             continue
         try:
-            suffix, width = _common_projection(name, module)
-        except EditError as error:
+            found.append(_site_in(name, kind, config, path, module))
+        except _Absent as error:
             problems.append(str(error))
-            continue
-        found.append(HeadSite(name, suffix, n_layers, n_heads, _head_dim(config, kind, name, suffix, width)))
     if len(found) > 1:
         raise EditError(
             f"{kind} has {len(found)} lists of {n_layers} decoder layers with attention "
@@ -80,51 +99,95 @@ def find_head_site(model: nn.Module) -> HeadSite:
         )
     if not found:
         reason = problems[0] if problems else f"no module list has num_hidden_layers = {n_layers} entries"
-        raise EditError(f"no attention output projection found in {kind}: {reason}; this family cannot be edited")
+        raise EditError(f"no place for a {name} edit found in {kind}: {reason}; this family cannot be edited there")
     return found[0]
 
 
-def _common_projection(layers: str, blocks: nn.ModuleList) -> tuple[str, int]:
-    """Return the path of the output projection inside a block and its input width; the same in every block."""
+class _Absent(Exception):
+    """A list of modules that does not have the site."""
+
+
+def _site_in(name: SiteName, kind: str, config: Any, layers: str, blocks: nn.ModuleList) -> Site:
+    if name == "head":
+        suffix, width = _common(layers, blocks, "attention output projection", _attention_out)
+        return Site(
+            name, "input", layers, suffix, len(blocks), config.num_attention_heads,
+            _head_dim(config, kind, f"{layers}.*.{suffix}", width),
+        )  # fmt: skip
+    if name == "block":
+        if getattr(config, "do_layer_norm_before", True) is False:
+            raise EditError(f"{kind} normalises after the residual sum, so no module's output is added to it last")
+        if any(_ffn_norm(path, module) for path, module in blocks[0].named_modules()):
+            suffix, _ = _common(layers, blocks, "norm of the feed-forward output", _ffn_norm)
+            return Site(name, "output", layers, suffix, len(blocks), 1, config.hidden_size)
+    suffix, width = _common(layers, blocks, "feed-forward down projection", _ffn_out)
+    if width != config.hidden_size:
+        raise _Absent(f"{layers}.*.{suffix} writes {width} features, not the hidden size {config.hidden_size}")
+    gain = getattr(config, "residual_multiplier", 1.0) if name == "block" else 1.0
+    return Site(name, "output", layers, suffix, len(blocks), 1, width, float(gain))
+
+
+def _common(
+    layers: str, blocks: nn.ModuleList, what: str, width_of: Callable[[str, Any], int | None]
+) -> tuple[str, int]:
+    """Return the path of the one module inside a block that has a width, and that width; the same in every block."""
     common: tuple[str, int] | None = None
     for index, block in enumerate(blocks):
-        candidates = [
-            (name, width) for name, module in block.named_modules() if (width := _projection_width(name, module))
-        ]
+        candidates = [(path, width) for path, module in block.named_modules() if (width := width_of(path, module))]
         if len(candidates) != 1:
-            names = ", ".join(name for name, _ in candidates) or "none"
-            raise EditError(f"{layers}.{index} must have one attention output projection, found {names}")
+            shown = ", ".join(path for path, _ in candidates[:3]) or "none"
+            raise _Absent(f"{layers}.{index} must have one {what}, found {shown}")
         if common is not None and candidates[0] != common:
-            raise EditError(f"the attention of {layers}.{index} is not built like that of {layers}.0")
+            raise _Absent(f"the {what} of {layers}.{index} is not built like that of {layers}.0")
         common = candidates[0]
     if common is None:
-        raise EditError(f"{layers} has no layers")
+        raise _Absent(f"{layers} has no layers")
     return common
 
 
-def _projection_width(name: str, module: Any) -> int | None:
-    """Return the input width if ``module`` is a self-attention's output projection, else None."""
-    *parents, leaf = name.split(".")
-    if leaf not in _PROJECTIONS or not parents or "cross" in name:
-        return None
-    if "attn" not in parents[-1].lower() and "attention" not in parents[-1].lower():
-        return None
+def _features(module: Any) -> tuple[int, int] | None:
+    """Return the input and output widths of a linear map, looking through adapters; None for any other module."""
     base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
     if isinstance(base, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return None  # inside torch's fused attention, which reads the weight and never calls the module
     if isinstance(base, nn.Linear):
-        return base.in_features
-    return base.weight.shape[0] if isinstance(base, Conv1D) else None
+        return base.in_features, base.out_features
+    return tuple(base.weight.shape) if isinstance(base, Conv1D) else None
 
 
-def _head_dim(config: Any, kind: str, layers: str, suffix: str, width: int) -> int:
+def _attention_out(path: str, module: Any) -> int | None:
+    """Return the input width if ``module`` is a self-attention's output projection, else None."""
+    *parents, leaf = path.split(".")
+    if leaf not in _ATTENTION_OUT or not parents or "cross" in path:
+        return None
+    if "attn" not in parents[-1].lower() and "attention" not in parents[-1].lower():
+        return None
+    features = _features(module)
+    return features and features[0]
+
+
+def _ffn_out(path: str, module: Any) -> int | None:
+    """Return the output width if ``module`` is a feed-forward network's second projection, else None."""
+    *parents, leaf = path.split(".")
+    if leaf not in _FFN_OUT or (parents and not any(part in _FFN_PARENTS for part in parents)):
+        return None
+    features = _features(module)
+    return features and features[1]
+
+
+def _ffn_norm(path: str, module: Any) -> int | None:
+    """Return a width (1) if ``module`` is a norm between the feed-forward output and the residual stream."""
+    return 1 if path in _FFN_NORM else None
+
+
+def _head_dim(config: Any, kind: str, path: str, width: int) -> int:
     n_heads: int = config.num_attention_heads
     # Multi-head latent attention names the width of the values, which is what this site holds.
     declared = getattr(config, "v_head_dim", None) or getattr(config, "head_dim", None)
     head_dim = declared or width // n_heads
     if n_heads * head_dim != width:
         raise EditError(
-            f"{kind}: {layers}.*.{suffix} reads {width} features, which is not {n_heads} heads x {head_dim}; "
+            f"{kind}: {path} reads {width} features, which is not {n_heads} heads x {head_dim}; "
             "this family cannot be edited"
         )
     return head_dim

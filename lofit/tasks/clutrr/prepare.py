@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lofit.errors import TaskError
 from lofit.sources.spec import PinnedFile
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, text_field
+from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, text_field
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
@@ -30,6 +31,11 @@ TEMPLATE = (
     "commonsense knowledge about family relationship, how is {second} related to {first}? "
     "Answer: {second} is {first} 's\n"
 )
+# The 18 relations of the two-hop files.
+RELATIONS = (
+    "aunt", "brother", "daughter", "daughter-in-law", "father", "father-in-law", "granddaughter", "grandfather",
+    "grandmother", "grandson", "mother", "mother-in-law", "nephew", "niece", "sister", "son", "son-in-law", "uncle",
+)  # fmt: skip
 
 
 class Options(TaskOptions):
@@ -56,14 +62,20 @@ def render(item: Row, double_space: bool, where: str) -> Row:
         raise TaskError(f"{where}: field 'query' must look like ('A', 'B'), found {query!r}; mend or remove the row")
     first, blank, second = names.groups()
     relation = text_field(item, "target_text", where)
+    if relation not in RELATIONS:
+        raise TaskError(f"{where}: field 'target_text' must be a known relation, found {relation!r}; mend the row")
+    row_id = text_field(item, "id", where)
+    prompt = TEMPLATE.format(
+        story=text_field(item, "clean_story", where).replace("[", "").replace("]", ""),
+        first=first,
+        second=blank + second if double_space else second,
+    )
+    wrong = random.Random(row_id).choice([name for name in RELATIONS if name != relation])
     return {
-        "id": text_field(item, "id", where),
-        "prompt": TEMPLATE.format(
-            story=text_field(item, "clean_story", where).replace("[", "").replace("]", ""),
-            first=first,
-            second=blank + second if double_space else second,
-        ),
+        "id": row_id,
+        "prompt": prompt,
         "target": relation,
+        "contrast": contrast(prompt, [relation], [wrong]),
         "answers": [relation],
     }
 

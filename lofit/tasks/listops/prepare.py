@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from lofit.errors import TaskError
-from lofit.tasks.base import Row, Splits, Task, TaskOptions
+from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast
 from lofit.tasks.listops.generator import draw_expression, text, value
 
 if TYPE_CHECKING:
@@ -73,11 +73,14 @@ def _rows(split: str, n: int, rng: random.Random, options: Options, used: set[st
             continue
         misses = 0
         used.add(expression)
+        prompt = f"{INSTRUCTION}\n{expression}\nAnswer:"
+        wrong = random.Random(expression).choice([digit for digit in "0123456789" if digit != answer])
         rows.append(
             {
                 "id": f"listops-{split}-{len(rows)}",
-                "prompt": f"{INSTRUCTION}\n{expression}\nAnswer:",
+                "prompt": prompt,
                 "target": f" {answer}",
+                "contrast": contrast(prompt, [f" {answer}"], [f" {wrong}"]),
                 "answers": [answer],
                 "separator": " ",
             }

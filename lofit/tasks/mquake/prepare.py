@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
 from lofit.sources.spec import PinnedFile
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, list_field, text_field
+from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
@@ -54,10 +54,12 @@ def render(item: Row, separator: str, where: str) -> Row:
     aliases = list_field(item, "new_answer_alias", where, empty=True)
     if not isinstance(item.get("case_id"), int):
         raise TaskError(f"{where}: field 'case_id' must be an integer, found {item.get('case_id')!r}; mend the row")
+    prompt = f"Q: Imagine that {cloze.replace('{}', subject)} {edited}. {question} A:"
     return {
         "id": f"mquake-{item['case_id']}",
-        "prompt": f"Q: Imagine that {cloze.replace('{}', subject)} {edited}. {question} A:",
+        "prompt": prompt,
         "target": separator + answer,
+        "contrast": contrast(prompt, [separator + answer], [separator + text_field(item, "answer", where)]),
         "answers": [answer, *aliases],
         "separator": separator,
     }

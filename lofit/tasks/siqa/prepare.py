@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
 from lofit.sources.spec import HubDataset, WheelFile
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, text_field
+from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, text_field
 from lofit.tasks.splits import normalised
 
 if TYPE_CHECKING:
@@ -55,10 +55,13 @@ def render(item: Row, where: str) -> Row:
     if label not in ("1", "2", "3"):
         raise TaskError(f"{where}: field 'label' must be '1', '2' or '3', found {item.get('label')!r}; mend the row")
     gold = int(label) - 1
+    prompt = f"Q: {context} {question}\nA:"
+    wrong = list(dict.fromkeys(f" {choice}" for choice in choices if choice != choices[gold]))
     return {
         "context": context,
-        "prompt": f"Q: {context} {question}\nA:",
+        "prompt": prompt,
         "target": f" {choices[gold]}",
+        "contrast": contrast(prompt, [f" {choices[gold]}"], wrong),
         "choices": choices,
         "gold": gold,
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lofit.errors import TaskError
 from lofit.sources.spec import PinnedFile
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, text_field
+from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, text_field
 from lofit.tasks.splits import normalised
 
 if TYPE_CHECKING:
@@ -82,6 +82,11 @@ def render(item: Row, separator: str, where: str) -> Row:
         "train_prompt": f"Q: {question} A:",
         "chosen": separator + best,
         "rejected": separator + incorrect[0],
+        "contrast": contrast(
+            f"Q: {question} A:",
+            [separator + answer for answer in dict.fromkeys([best, *correct])],
+            [separator + answer for answer in dict.fromkeys(incorrect) if answer not in {best, *correct}],
+        ),
         "prompt": f"{INSTRUCTION}\n\n{PRIMER}\n\nQ: {question}\nA:",
         "choices": [*true, *false],
         "labels": [1] * len(true) + [0] * len(false),

@@ -10,30 +10,14 @@ import torch
 
 from lofit.errors import EditError, FitError, TaskError
 from lofit.fit import trainer
-from lofit.fit.session import Session
-from lofit.fit.trainer import train
+from lofit.fit.trainer import Validation, train
 from lofit.interventions import LofitConfig, head_norms
 from lofit.localize.lofit import Params as StepA
 from lofit.methods import load_method
 from lofit.methods.lofit import Params as StepV
-from tests.checkpoint import byte_tokenizer
-from tests.tiny import tiny_model
+from tests.sessions import PAIRS, session, workbench
 
-ROWS = [{"id": str(i), "prompt": f"{i}+{i}=", "target": f" {2 * i}"} for i in range(12)]
-PAIRS = [{"id": str(i), "train_prompt": f"{i}+{i}=", "chosen": f" {2 * i}", "rejected": " no"} for i in range(6)]
 HEADS = [(1, 0), (2, 3)]
-
-
-def session(family: str = "llama", **changes: Any) -> Session:
-    model = tiny_model(family, vocab_size=259).requires_grad_(False)
-    fields: dict[str, Any] = {
-        "objective": "sft",
-        "train": ROWS[:8],
-        "validation": ROWS[8:],
-        "seed": 3,
-        "progress": False,
-    }
-    return Session(model=model, tokenizer=byte_tokenizer(), **(fields | changes))
 
 
 def step_v(**changes: Any) -> StepV:
@@ -80,8 +64,8 @@ def test_lora_initialisation_depends_on_the_seed_alone() -> None:
 
     def weights(global_seed: int) -> torch.Tensor:
         torch.manual_seed(global_seed)
-        assert method.adapter is not None
-        fitted = train(session(), method.adapter(params, None, 3), params, "t")
+        assert method.fit is not None
+        fitted = method.fit(workbench(session()), params)
         return torch.cat([p.detach().flatten() for p in fitted.model.parameters() if p.requires_grad])
 
     assert torch.equal(weights(1), weights(2))
@@ -118,43 +102,57 @@ def test_learning_rate_decays_linearly_to_zero(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.optim.AdamW, "step", record)
     train(session(), offsets(), step_v(lr=0.08, epochs=2), "t")
     assert rates == pytest.approx([0.08, 0.06, 0.04, 0.02])
+    rates.clear()
+    train(session(), offsets(), step_v(lr=0.08, epochs=3, warmup=1 / 3), "t")
+    assert rates == pytest.approx([0, 0.04, 0.08, 0.06, 0.04, 0.02])
 
 
-def test_diverged_loss_is_a_failure_of_the_fit() -> None:
-    class Diverging(trainer.SftObjective):
-        def loss(self, model: torch.nn.Module, rows: Any) -> torch.Tensor:
-            return super().loss(model, rows) * float("nan")
+def test_diverged_loss_is_a_failure_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    total = trainer.SftObjective.total
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "SftObjective", Diverging)
-        with pytest.raises(FitError, match="loss is nan at step 1 of 8; lower the learning rate"):
-            train(session(), offsets(), step_v(), "t")
+    def diverging(self: Any, model: torch.nn.Module, rows: Any) -> tuple[torch.Tensor, int]:
+        loss, count = total(self, model, rows)
+        return (loss * float("nan") if loss.requires_grad else loss), count
 
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
-        MemoryError(),
-    ],
-)
-def test_running_out_of_memory_is_a_failure_of_the_fit(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> torch.Tensor:
-        raise error
-
-    monkeypatch.setattr(trainer.SftObjective, "loss", fail)
-    with pytest.raises(FitError, match=r"^out of memory"):
+    monkeypatch.setattr(trainer.SftObjective, "total", diverging)
+    with pytest.raises(FitError, match="loss is nan at step 1 of 8; lower the learning rate"):
         train(session(), offsets(), step_v(), "t")
 
 
-def test_other_errors_are_bugs_and_stay_loud(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> torch.Tensor:
-        raise RuntimeError("shapes do not match")
+def test_a_last_step_that_is_not_finite_is_a_failure_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, count = torch.optim.AdamW.step, 0
 
-    monkeypatch.setattr(trainer.SftObjective, "loss", fail)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        train(session(), offsets(), step_v(), "t")
+    def poisoned(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 8:
+            self.param_groups[0]["params"][0].grad[:] = float("nan")
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", poisoned)
+    for rows in (session().validation, []):
+        count = 0
+        with pytest.raises(FitError, match="validation loss is nan" if rows else "not finite after 8 steps"):
+            train(session(validation=rows), offsets(), step_v(), "t")
+
+
+def test_validation_loss_is_the_mean_over_tokens_whatever_the_batch_size() -> None:
+    losses = [Validation(opened := session(), step_v(batch_size=size)).loss(opened.model) for size in (1, 3, 4)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_a_session_is_used_once() -> None:
+    opened = session()
+    train(opened, offsets(), step_v(epochs=1), "t")
+    with pytest.raises(EditError, match="already has an adapter; open a new session"):
+        train(opened, offsets(), step_v(epochs=1), "t")
+
+
+def test_a_method_the_family_cannot_take_is_refused_in_one_line() -> None:
+    method = load_method("bitfit")
+    assert method.fit is not None
+    with pytest.raises(EditError, match=r"BeftConfig does not fit GPT2LMHeadModel: .*Conv1D"):
+        method.fit(workbench(session("gpt2")), method.Params(lr=0.1))
 
 
 def test_an_edit_without_effect_is_refused() -> None:

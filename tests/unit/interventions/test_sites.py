@@ -5,7 +5,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from lofit.errors import EditError
-from lofit.interventions import find_head_site
+from lofit.interventions import find_site
 from tests.by_hand import PROJECTIONS
 from tests.tiny import FAMILIES, tiny_model
 
@@ -13,18 +13,18 @@ from tests.tiny import FAMILIES, tiny_model
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family):
     model = tiny_model(family)
-    site = find_head_site(model)
+    site = find_site(model)
     path, width = PROJECTIONS[family]
-    assert (site.n_layers, site.n_heads, site.head_dim) == (3, 4, width)
+    assert (site.n_layers, site.groups, site.width) == (3, 4, width)
     assert [site.module_name(layer) for layer in range(3)] == [path.format(layer) for layer in range(3)]
     assert isinstance(model.get_submodule(site.module_name(2)), nn.Module)
 
 
 def test_adapters_of_other_methods_are_looked_through():
     model = tiny_model("llama")
-    plain = find_head_site(model)
+    plain = find_site(model)
     wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["o_proj", "q_proj"]))
-    assert find_head_site(wrapped) == plain
+    assert find_site(wrapped) == plain
 
 
 def test_latent_attention_has_the_width_of_the_values():
@@ -36,13 +36,13 @@ def test_latent_attention_has_the_width_of_the_values():
     )  # fmt: skip
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    assert find_head_site(model).head_dim == 6
+    assert find_site(model).width == 6
 
 
 def test_an_image_encoder_with_as_many_layers_is_not_mistaken_for_the_language_model():
     model = tiny_model("llama")
     model.vision_tower = tiny_model("opt")
-    assert find_head_site(model).layers == "model.layers"
+    assert find_site(model).layers == "model.layers"
 
 
 def test_encoder_decoders_are_refused():
@@ -50,19 +50,19 @@ def test_encoder_decoders_are_refused():
     with torch.device("meta"):
         model = T5ForConditionalGeneration(config)
     with pytest.raises(EditError, match="encoder-decoder"):
-        find_head_site(model)
+        find_site(model)
 
 
 def test_two_candidate_decoders_are_refused():
     model = tiny_model("llama")
     model.draft = tiny_model("llama")
     with pytest.raises(EditError, match=r"2 lists of 3 decoder layers"):
-        find_head_site(model)
+        find_site(model)
 
 
 def test_models_without_configuration_are_refused():
     with pytest.raises(EditError, match="no transformers configuration"):
-        find_head_site(nn.Linear(2, 2))
+        find_site(nn.Linear(2, 2))
 
 
 def test_attention_that_never_calls_its_projection_is_refused():
@@ -70,18 +70,18 @@ def test_attention_that_never_calls_its_projection_is_refused():
     for block in model.model.layers:
         block.self_attn = nn.MultiheadAttention(32, 4)
     with pytest.raises(EditError, match="must have one attention output projection, found none"):
-        find_head_site(model)
+        find_site(model)
 
 
 def test_layers_of_different_build_are_refused():
     model = tiny_model("llama")
     model.model.layers[1].self_attn.o_proj = nn.Linear(64, 32)
     with pytest.raises(EditError, match=r"model\.layers\.1 is not built like"):
-        find_head_site(model)
+        find_site(model)
 
 
 def test_a_width_that_is_not_heads_times_head_dim_is_refused():
     model = tiny_model("llama")
     model.config.head_dim = 7
     with pytest.raises(EditError, match="reads 32 features, which is not 4 heads x 7"):
-        find_head_site(model)
+        find_site(model)

@@ -14,9 +14,9 @@ from lofit.report.collect import SCHEMA, EvaluatedRun, collect, read_results
 
 # fmt: off
 CONTRACT = [
-    "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads", "n_train", "seed", "eval_task",
-    "protocol", "metric", "value", "stderr", "n_items", "status", "trained_params", "stored_params", "inference_params",
-    "localize_seconds", "fit_seconds", "peak_memory_bytes",
+    "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads", "chosen", "n_train", "seed",
+    "eval_task", "protocol", "metric", "value", "stderr", "n_items", "status", "trained_params", "stored_params",
+    "inference_params", "activations_seconds", "localize_seconds", "fit_seconds", "peak_memory_bytes", "dtype",
 ]
 # fmt: on
 OK = {
@@ -170,3 +170,17 @@ def test_reading_refuses_other_files(tmp_path: Path) -> None:
     pd.DataFrame({"run_id": ["a"]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(ReportError, match="lacks the columns model, task"):
         read_results(tmp_path / "other.parquet")
+
+
+def test_two_precisions_of_one_model_do_not_share_a_table(tmp_path: Path) -> None:
+    runs = [lofit_run(tmp_path, name, OK | {"dtype": name}) for name in ("float32", "bfloat16")]
+    with pytest.raises(ReportError, match="tiny was run in bfloat16 and float32, which must not share a table"):
+        collect(runs, tmp_path / "results.parquet")
+    frame = collect(runs[:1], tmp_path / "results.parquet")
+    assert set(frame["dtype"]) == {"float32"}
+
+
+def test_failed_activations_are_the_reason_of_all_that_follows(tmp_path: Path) -> None:
+    failed = write(tmp_path / "activations.json", {"status": "failed", "reason": "out of memory"})
+    run = replace(lofit_run(tmp_path, fit={"status": "failed", "reason": "later"}), activations_path=failed)
+    assert collect([run], tmp_path / "results.parquet")["status"].tolist() == ["failed: out of memory"]

@@ -116,10 +116,6 @@ def test_only_own_heads_own_task_and_headline_metric_count() -> None:
     assert frame["clutrr"].tolist() == ["50.0"]
 
 
-def test_the_lm_eval_name_of_the_task_is_the_task() -> None:
-    assert main_table(results(row("clutrr", 0.5, eval_task="lofit_clutrr")), HEADLINE)["clutrr"].tolist() == ["50.0"]
-
-
 def test_variants_never_share_a_cell() -> None:
     frame = main_table(
         results(

@@ -55,6 +55,18 @@ def test_folds_then_seeds_are_averaged_before_the_ratio() -> None:
     assert (moved["value"], moved["relative"], moved["n_seeds"]) == (pytest.approx(0.25), pytest.approx(0.5), 2)
 
 
+def test_the_ratio_is_of_the_same_seeds() -> None:
+    rows = [
+        row("truthfulqa", 0.4, seed=0),
+        row("truthfulqa", 0.8, seed=1),
+        row("truthfulqa", 0.4, head_task="clutrr", seed=0),
+        row("truthfulqa", None, head_task="clutrr", seed=1),
+        row("clutrr", 0.5),
+    ]
+    moved = cell(transfer_matrix(results(*rows), HEADLINE, 8), "clutrr", "truthfulqa")
+    assert (moved["relative"], moved["status"]) == (1.0, "partial")
+
+
 def test_missing_failed_and_partial_cells() -> None:
     rows = [
         row("truthfulqa", 0.4, seed=0),

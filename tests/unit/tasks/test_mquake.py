@@ -16,6 +16,7 @@ ITEM = {
     "case_id": 7,
     "requested_rewrite": [{"prompt": "{} is a citizen of", "subject": "Ann", "target_new": {"str": "Sweden"}}],
     "questions": ["Where is Ann from?", "a paraphrase", "another"],
+    "answer": "Norway",
     "new_answer": "Sweden",
     "new_answer_alias": ["Sverige"],
 }

@@ -22,7 +22,13 @@ NAMES = ["clutrr", "listops", "mquake", "siqa", "truthfulqa"]
 
 
 def sft(row_id: str, prompt: str | None = None) -> dict:
-    return {"id": row_id, "prompt": prompt or f"question {row_id}", "target": " x", "answers": ["x"]}
+    return {
+        "id": row_id,
+        "prompt": prompt or f"question {row_id}",
+        "target": " x",
+        "contrast": {"prompt": "question", "right": [" x"], "wrong": [" y"]},
+        "answers": ["x"],
+    }
 
 
 def toy(train: list[dict], validation: list[dict], test: list[dict], **fields) -> Task:
@@ -233,3 +239,47 @@ def test_real_splits_are_disjoint_complete_and_repeatable(name: str, write, mirr
         assert again["manifest"]["sha256"] == out["manifest"]["sha256"]
         evaluation = set(out["test"][0])
         assert all(evaluation <= set(row) for row in out["validation"])
+
+
+@pytest.mark.parametrize(
+    ("contrast", "message"),
+    [
+        (None, "contrast: field 'prompt' must be"),
+        ({"prompt": "q", "right": [], "wrong": ["b"]}, "contrast: field 'right' must be a list"),
+        ({"prompt": "q", "right": ["a"], "wrong": [" "]}, "contrast: 'wrong' must be non-empty strings"),
+        ({"prompt": "q", "right": ["a", "b"], "wrong": ["b"]}, "contrast: 'b' is both right and wrong"),
+    ],
+)
+def test_right_and_wrong_answers_are_checked(write, contrast: dict | None, message: str) -> None:
+    row = sft("a0") | {"contrast": contrast}
+    with pytest.raises(TaskError) as caught:
+        write(toy([row], [sft("b0")], [sft("c0")]))
+    assert f"train row 0, {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("mquake", 1, 1),
+        ("clutrr", 1, 1),
+        ("siqa", 1, 2),
+        ("listops", 1, 1),
+    ],
+)
+def test_contrasts_hold_the_target_and_as_many_wrong_answers_as_documented(splits, name, right, wrong) -> None:
+    made = splits(name)
+    for row in [*made.train, *made.validation]:
+        contrast = row["contrast"]
+        assert contrast["prompt"] == row["prompt"]
+        assert contrast["right"] == [row["target"]]
+        assert len(contrast["right"]) == right
+        assert 1 <= len(contrast["wrong"]) <= wrong
+    assert [row["contrast"] for row in splits(name).train] == [row["contrast"] for row in made.train]
+
+
+def test_truthfulqa_contrasts_are_the_probe_set_of_iti(splits) -> None:
+    for row in splits("truthfulqa").train:
+        contrast = row["contrast"]
+        assert contrast["prompt"] == f"Q: {row['question']} A:"
+        assert row["chosen"] in contrast["right"]
+        assert not set(contrast["right"]) & set(contrast["wrong"])

@@ -1,0 +1,1 @@
+"""Activations of contrastive texts, and the probes and directions estimated from them."""

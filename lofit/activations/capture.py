@@ -1,0 +1,139 @@
+"""One forward pass over contrastive texts, keeping what every head and layer holds at the last token."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from lofit.activations.store import TEXT_COLUMNS
+from lofit.errors import TaskError
+from lofit.fit.cost import Meter
+from lofit.fit.progress import track
+from lofit.fit.session import Session
+from lofit.interventions import find_site
+
+
+def contrast_texts(rows_by_split: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """All right and wrong answers of the rows, each after its prompt.
+
+    Returns:
+        columns split, row (number of the question over all splits), pair (number of the answer within its question
+        and label), label (1 right, 0 wrong), prompt, answer.
+    """
+    texts = []
+    row_number = 0
+    for split, rows in rows_by_split.items():
+        for row in rows:
+            for label, side in ((1, "right"), (0, "wrong")):
+                for pair, answer in enumerate(row["contrast"][side]):
+                    texts.append((split, row_number, pair, label, row["contrast"]["prompt"], answer))
+            row_number += 1
+    return pd.DataFrame(texts, columns=[*TEXT_COLUMNS, "prompt", "answer"])
+
+
+def encode_texts(session: Session, texts: pd.DataFrame, max_length: int) -> list[list[int]]:
+    """Token ids of prompt and answer, special tokens in front as the tokenizer's default, none at the end.
+
+    Raises:
+        TaskError: a text is longer than ``max_length`` tokens.
+    """
+    eos = session.tokenizer.eos_token_id
+    encoded = []
+    for prompt, answer in zip(texts["prompt"], texts["answer"], strict=True):
+        ids = list(session.tokenizer(prompt + answer)["input_ids"])
+        while len(ids) > 1 and ids[-1] == eos:  # some tokenizers append it themselves
+            ids.pop()
+        if len(ids) > max_length:
+            raise TaskError(
+                f"the contrastive text {(prompt + answer)[:60]!r}... has {len(ids)} tokens, more than {max_length}; "
+                "shorten or remove the row"
+            )
+        encoded.append(ids)
+    return encoded
+
+
+@torch.no_grad()
+def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, batch_size: int = 8) -> dict[str, Any]:
+    """Write the last token's activations of every text as two float32 arrays on disk, in one forward pass.
+
+    Memory holds one batch: the arrays are memory-mapped, and the output head runs on one position.
+
+    Args:
+        session: the frozen model, without adapters.
+        texts: made by :func:`contrast_texts`.
+        heads: file for [layers, texts, query heads, head dimension], the input of each attention output projection.
+        blocks: file for [layers, texts, hidden size], the output of each decoder layer (the last one's before the
+            final norm).
+        batch_size: texts in one forward pass; they are taken in order of length.
+
+    Returns:
+        seconds, peak and 99th percentile of memory in bytes, number of texts and tokens.
+    """
+    model = session.model
+    site = find_site(model, "head")
+    ids = encode_texts(session, texts, model.config.get_text_config().max_position_embeddings)
+    shape = (site.n_layers, len(ids))
+    out_heads = np.lib.format.open_memmap(heads, "w+", np.float32, (*shape, site.groups, site.width))
+    hidden = model.config.get_text_config().hidden_size
+    out_blocks = np.lib.format.open_memmap(blocks, "w+", np.float32, (*shape, hidden))
+    meter = Meter(model.device)
+    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))  # longest first: out of memory shows at once
+    pad = session.tokenizer.pad_token_id or 0
+    steps = range(0, len(order), batch_size)
+    with track("activations", len(steps), session.progress) as advance:
+        for start in steps:
+            rows = order[start : start + batch_size]
+            with _hooks(model, site.layers, site.suffix, site.n_layers) as last:
+                _forward(model, [ids[i] for i in rows], pad)
+            for layer in range(site.n_layers):
+                out_heads[layer, rows] = last["head", layer].unflatten(-1, (site.groups, site.width)).numpy()
+                out_blocks[layer, rows] = last["block", layer].numpy()
+            meter.sample()
+            advance("")
+    out_heads.flush()
+    out_blocks.flush()
+    return {"n_texts": len(ids), "n_tokens": sum(map(len, ids)), **meter.report()}
+
+
+def _forward(model: nn.Module, ids: Sequence[Sequence[int]], pad: int) -> None:
+    """Run one batch, padded on the left, so that every text ends in the last column."""
+    length = max(map(len, ids))
+    device = next(model.parameters()).device
+    tokens = torch.tensor([[pad] * (length - len(row)) + list(row) for row in ids], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
+
+
+@contextlib.contextmanager
+def _hooks(
+    model: nn.Module, layers: str, projection: str, n_layers: int
+) -> Iterator[dict[tuple[str, int], torch.Tensor]]:
+    """Collect the last column, float32 on CPU, of each projection's input and each layer's output."""
+    last: dict[tuple[str, int], torch.Tensor] = {}
+
+    def keep(kind: str, layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+            value = inputs if output is None else output
+            tensor = value if isinstance(value, torch.Tensor) else value[0]
+            last[kind, layer] = tensor[:, -1].float().cpu()
+
+        return hook
+
+    handles = []
+    for layer in range(n_layers):
+        block = model.get_submodule(f"{layers}.{layer}")
+        handles.append(block.get_submodule(projection).register_forward_pre_hook(keep("head", layer)))
+        handles.append(block.register_forward_hook(keep("block", layer)))
+    try:
+        yield last
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,105 @@
+"""Linear probes of attention heads, and the directions ITI shifts them along.
+
+Source: Li et al. 2023, Inference-Time Intervention (arXiv 2306.03341), sections 3 and 4; likenneth/honest_llama.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from lofit.activations.names import Direction
+from lofit.activations.store import Activations
+from lofit.errors import FitError
+
+
+def probe_accuracies(activations: Activations, seed: int) -> np.ndarray:
+    """Validation accuracy of a logistic-regression probe on every head.
+
+    Each probe (scikit-learn's defaults: L2 penalty, C = 1, up to 1,000 iterations; raw activations) learns right from
+    wrong on the training questions' texts and is scored on those of the validation questions.
+
+    Returns:
+        float64 [layers, query heads], in [0, 1].
+
+    Raises:
+        FitError: the training texts are all right or all wrong, or there are no validation texts.
+    """
+    train, held_out = activations.among("train"), activations.among("validation")
+    if not held_out.any():
+        raise FitError("probes are chosen on validation texts and there are none; raise n_validation")
+    n_layers, _, n_heads, _ = activations.heads.shape
+    accuracies = np.zeros((n_layers, n_heads))
+    for layer in range(n_layers):
+        values = np.asarray(activations.heads[layer], dtype=np.float64)
+        for head in range(n_heads):
+            probe = _fit_probe(values[train, head], activations.labels[train], seed)
+            accuracies[layer, head] = probe.score(values[held_out, head], activations.labels[held_out])
+    return accuracies
+
+
+def _fit_probe(values: np.ndarray, labels: np.ndarray, seed: int):  # type: ignore[no-untyped-def]
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    if len(set(labels.tolist())) < 2:
+        raise FitError("the training texts are all right or all wrong; a probe needs both")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # few texts in many dimensions are separable
+        return LogisticRegression(max_iter=1000, random_state=seed).fit(values, labels)
+
+
+def head_directions(
+    activations: Activations, heads: Sequence[tuple[int, int]], kind: Direction, seed: int
+) -> np.ndarray:
+    """Unit vectors from wrong towards right, one per head.
+
+    ``mass_mean``: mean of right minus mean of wrong over all training and validation texts, answer-pooled, so that
+    questions with more answers weigh more. ``probe``: weights of the head's probe, fitted on the training texts.
+    ``random``: normal, independent of the activations.
+
+    Returns:
+        float64 [heads, head dimension].
+
+    Raises:
+        FitError: a direction is zero.
+    """
+    labels, train = activations.labels, activations.among("train")
+    generator = np.random.default_rng(seed)
+    directions = []
+    for layer, head in heads:
+        values = np.asarray(activations.heads[layer, :, head], dtype=np.float64)
+        if kind == "mass_mean":
+            direction = values[labels == 1].mean(0) - values[labels == 0].mean(0)
+        elif kind == "probe":
+            direction = _fit_probe(values[train], labels[train], seed).coef_[0]
+        else:
+            direction = generator.standard_normal(values.shape[1])
+        length = np.linalg.norm(direction)
+        if not (np.isfinite(length) and length > 0):
+            raise FitError(f"the direction of head L{layer}H{head} is zero or not finite")
+        directions.append(direction / length)
+    return np.stack(directions)
+
+
+def projection_spread(
+    activations: Activations, heads: Sequence[tuple[int, int]], directions: np.ndarray, ddof: int
+) -> np.ndarray:
+    """Standard deviation (sigma) of all training and validation texts' projections on each head's direction.
+
+    Args:
+        activations: of one split.
+        heads: n heads.
+        directions: float [n, head dimension], unit vectors.
+        ddof: 0 for the population's, 1 for the sample's standard deviation.
+
+    Returns:
+        float64 [n].
+    """
+    spreads = [
+        np.std(np.asarray(activations.heads[layer, :, head], dtype=np.float64) @ direction, ddof=ddof)
+        for (layer, head), direction in zip(heads, directions, strict=True)
+    ]
+    return np.array(spreads)

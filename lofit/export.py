@@ -1,0 +1,53 @@
+"""A fitted method as a folder that works without this project's workflow: a plain checkpoint, or a PEFT adapter."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lofit.errors import FitError
+from lofit.evaluate.node import load_fitted
+from lofit.files import atomic_path, need, read_json
+from lofit.fit.card import write_card
+from lofit.fit.session import load_tokenizer, pick_dtype
+from lofit.interventions import export_merged
+from lofit.methods import load_method
+from lofit.runs import FitNode, RunTable
+
+Format = Literal["hf", "peft"]
+
+
+def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
+    """Write a fitted run to ``target``, with a model card that has its scores if it was evaluated.
+
+    ``hf`` is a ``transformers`` checkpoint with tokenizer, adapters folded into the weights, which loads without this
+    package. ``peft`` is the adapter.
+
+    Raises:
+        FitError: there is nothing to export, or the fit failed.
+        EditError: the edit cannot be folded into a model of this family.
+    """
+    method, folder = load_method(node.method), table.run_dir(node)
+    if method.fit is None:
+        raise FitError(f"{node.id}: {node.method} fits nothing, so there is nothing to export")
+    report = read_json(need(folder / "fit.json", f"fit --run {node.id}"))
+    if report["status"] != "ok":
+        raise FitError(f"{node.id}: the fit failed ({report['reason']}), so there is nothing to export")
+    fitted, model_dir = folder / "adapter", table.model_dir(node.model)
+    is_adapter = (fitted / "adapter_config.json").is_file()
+    scores = table.eval_dir(node) / "results.json"
+    metrics = read_json(scores)["metrics"] if scores.is_file() else {}
+    if form == "peft" and not is_adapter:
+        raise FitError(f"{node.id}: {node.method} trains the model itself, so there is no adapter; use --format hf")
+    with atomic_path(target) as part:
+        if is_adapter and form == "hf":
+            model = load_fitted(model_dir, fitted, torch.device("cpu"), pick_dtype(node.dtype, torch.device("cpu")))
+            export_merged(model, part, load_tokenizer(model_dir))  # type: ignore[arg-type]
+        else:
+            shutil.copytree(fitted, part)
+            if form == "hf":
+                load_tokenizer(model_dir).save_pretrained(part)
+        write_card(part, node, heads=report["heads"], metrics=metrics)

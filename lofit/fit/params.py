@@ -1,0 +1,34 @@
+"""Hyperparameters that methods and localizers share."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class NoParams(BaseModel):
+    """Hyperparameters of a method that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LossParams(NoParams):
+    """How the loss of a task is computed."""
+
+    batch_size: int = Field(default=8, ge=1, description="examples (or preference pairs) in one batch")
+    max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer; longer examples are refused")
+    beta: float = Field(default=0.5, gt=0, description="DPO inverse temperature (DPO tasks only)")
+
+
+class TrainParams(LossParams):
+    """Hyperparameters of gradient training, shared by every trained method and localizer.
+
+    Defaults are those of the authors' scripts (``fc2869/lo-fit`` at ``ebd344a``, scripts/): AdamW(0.9, 0.999, 1e-8),
+    linear decay to zero without warm-up, gradient-norm clip 1.0, batch 8, 5 epochs, DPO beta 0.5.
+    """
+
+    lr: float = Field(gt=0, allow_inf_nan=False, description="peak learning rate")
+    epochs: int = Field(default=5, ge=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    l1: float = Field(default=0.0, ge=0, description="weight of the sum of absolute values of all trained parameters")

@@ -1,0 +1,32 @@
+"""Rank heads by the norm of offset vectors trained on all of them (arXiv 2406.01563, Table 2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lofit.localize.lofit import Params
+from lofit.localize.spec import Localizer
+
+if TYPE_CHECKING:
+    from lofit.fit.workbench import Workbench
+    from lofit.localize.ranking import Scores
+
+
+def score(bench: Workbench, params: Params) -> Scores:
+    """Train v in z' = z + v on all heads; the score of a head is the L2 norm of its v."""
+    from lofit.fit.trainer import train
+    from lofit.interventions import LofitConfig, head_norms
+    from lofit.localize.ranking import Scores
+
+    config = LofitConfig(scale=False, offset=True, init_std=params.init_std, init_seed=bench.seed)
+    fitted = train(bench.session, config, params, bench.title)
+    return Scores(head_norms(fitted.model, which="offset"), fitted.record)
+
+
+LOCALIZER = Localizer(
+    name="bias_norm",
+    summary="L2 norm of offset vectors trained on all heads",
+    source="LoFiT (arXiv 2406.01563), Table 2, bias-based selection",
+    Params=Params,
+    score=score,
+)

@@ -1,0 +1,34 @@
+"""BitFit: the bias of every linear map, by PEFT's BEFT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lofit.fit.params import TrainParams
+from lofit.methods.spec import Method, trains
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+    from lofit.fit.workbench import Workbench
+
+
+def adapter(params: TrainParams, bench: Workbench) -> PeftConfig:
+    """PEFT's BEFT on every linear map but the output head."""
+    from peft import BeftConfig
+
+    return BeftConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+
+
+METHOD = Method(
+    name="bitfit",
+    summary="the bias of every linear map",
+    source="Ben Zaken et al. 2022 (arXiv 2106.10199)",
+    Params=TrainParams,
+    learns="a change of the bias of every linear map in the layers, by gradient",
+    parameters="out, summed over all linear maps of the layers",
+    deviations="current families have few or no biases or none at all: those missing are added, starting from 0; "
+    "the biases of norms are left alone",
+    foldable=False,
+    fit=trains(adapter),
+)

@@ -1,0 +1,31 @@
+"""Full fine-tuning: every weight of the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lofit.fit.params import TrainParams
+from lofit.methods.spec import Method
+
+if TYPE_CHECKING:
+    from lofit.fit.trainer import Fitted
+    from lofit.fit.workbench import Workbench
+
+
+def fit(bench: Workbench, params: TrainParams) -> Fitted:
+    """Train the model itself, in the precision it was loaded in."""
+    from lofit.fit.trainer import train
+
+    return train(bench.session, None, params, bench.title)
+
+
+METHOD = Method(
+    name="full",
+    summary="full fine-tuning of all weights",
+    source="reference point of the average difference to full fine-tuning",
+    Params=TrainParams,
+    learns="every weight, by gradient",
+    parameters="all weights of the model",
+    deviations="the weights are trained in the precision of the base: set dtype to float32",
+    fit=fit,
+)

@@ -1,0 +1,64 @@
+"""ITI: inference-time intervention, a fixed shift of the most telling heads (arXiv 2306.03341)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from lofit.activations.names import Direction
+from lofit.fit.params import LossParams
+from lofit.methods.spec import Method
+
+if TYPE_CHECKING:
+    from lofit.fit.trainer import Fitted
+    from lofit.fit.workbench import Workbench
+    from lofit.methods.search import Edit
+
+
+class Params(LossParams):
+    """Hyperparameters of ITI; the number of heads K is chosen from ``heads.k``."""
+
+    direction: Direction = Field(default="mass_mean", description="mean difference, probe weights, or random")
+    alpha: tuple[float, ...] = Field(min_length=1, description="strengths to choose from, in standard deviations")
+    ddof: int = Field(default=0, ge=0, le=1, description="0: population, 1: sample standard deviation")
+
+
+def fit(bench: Workbench, params: Params) -> Fitted:
+    """Shift z by alpha sigma theta at every position on the best K heads; alpha and K are chosen on validation.
+
+    theta is the head's unit direction from wrong to right answers, sigma the standard deviation of the answers'
+    projections on it, both over the training and validation questions alone.
+    """
+    from lofit.activations.probes import head_directions, projection_spread
+    from lofit.interventions import LofitConfig
+    from lofit.methods.search import choose
+
+    heads = bench.heads(max(bench.k))
+    directions = head_directions(bench.activations, heads, params.direction, bench.seed)
+    sigma = projection_spread(bench.activations, heads, directions, params.ddof)
+    shifts = sigma[:, None] * directions
+
+    def edit(k: int, alpha: float) -> Edit:
+        config = LofitConfig(heads=heads[:k], scale=False, offset=True, inference_mode=True)
+        return config, dict(zip(heads[:k], alpha * shifts[:k], strict=True))
+
+    grid: dict[str, Any] = {"k": bench.k, "alpha": params.alpha}
+    return choose(bench.session, params, grid, edit, bench.title)
+
+
+METHOD = Method(
+    name="iti",
+    summary="a fixed shift of the heads whose probes tell right from wrong answers best",
+    source="ITI, Li et al. 2023 (arXiv 2306.03341), section 4; likenneth/honest_llama",
+    Params=Params,
+    learns="v = alpha sigma theta on each of K heads; theta and sigma from activations, alpha and K chosen on "
+    "validation; no gradient",
+    parameters="K d",
+    deviations="acts at every position; sigma from the probes' own texts, never from test questions; alpha and K "
+    "chosen by the validation loss",
+    localizer="iti_probe",
+    chooses_k=True,
+    uses_activations=True,
+    fit=fit,
+)

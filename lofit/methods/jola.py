@@ -1,0 +1,80 @@
+"""JoLA: scaling factors and offsets on all heads, with learned gates that decide which are used (arXiv 2502.01179)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from lofit.fit.params import TrainParams
+from lofit.methods.spec import Method
+
+if TYPE_CHECKING:
+    from lofit.fit.trainer import Fitted
+    from lofit.fit.workbench import Workbench
+
+
+class Params(TrainParams):
+    """Hyperparameters of JoLA."""
+
+    init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial vectors")
+    gate_weight: float = Field(default=0.1, ge=0, le=1, description="first weight of the offset gates' penalty")
+    gate_decay: float = Field(default=0.01, ge=0, description="the weight falls with exp(-gate_decay) per step")
+    compat_double_normalisation: bool = Field(
+        default=False, description="divide the penalty by the number of heads once more, as the authors' code does"
+    )
+
+
+def penalty_weights(params: Params, step: int) -> tuple[float, float]:
+    """Weights of the offset gates' and the scale gates' penalty at a step counted from 0: w exp(-decay step), rest."""
+    offset = params.gate_weight * math.exp(-params.gate_decay * step)
+    return offset, 1 - offset
+
+
+def fit(bench: Workbench, params: Params) -> Fitted:
+    """Train z' = (1 + g2 a) z + g1 v on all heads with the expected share of open gates as a penalty.
+
+    The gates are hard-concrete while training and fixed when evaluating. They are then multiplied into the vectors,
+    so that what is saved is a plain LOFIT adapter.
+    """
+    import torch
+
+    from lofit.fit.trainer import Penalty, train
+    from lofit.interventions import LofitConfig
+    from lofit.interventions.tuner.gates import Gates
+
+    config = LofitConfig(scale=True, offset=True, init_std=params.init_std, init_seed=bench.seed)
+    gates: list[Gates] = []
+
+    def penalty(model: object) -> Penalty:
+        gates.append(Gates(model, seed=bench.seed))
+        share = 1 / bench.n_heads if params.compat_double_normalisation else 1.0
+        step = -1
+
+        def value() -> torch.Tensor:
+            nonlocal step
+            step += 1
+            offset, scale = penalty_weights(params, step)
+            return share * (offset * gates[0].open_share("offset") + scale * gates[0].open_share("scale"))
+
+        return value
+
+    fitted = train(bench.session, config, params, bench.title, penalty)
+    trained = sum(parameter.numel() for parameter in fitted.model.parameters() if parameter.requires_grad)
+    shares = gates[0].close()
+    fitted.record.update(trained_params=trained, closed_gates=shares)
+    return fitted
+
+
+METHOD = Method(
+    name="jola",
+    summary="scaling factors and offsets on all heads with learned gates",
+    source="JoLA, Lai et al. 2025 (arXiv 2502.01179); wenlai-lavine/jola",
+    Params=Params,
+    learns="a, v and two hard-concrete gates on every head, by gradient; gates are multiplied into a and v afterwards",
+    parameters="2 L H d (2 L H (d + 1) while training)",
+    deviations="penalty divided by the number of heads once, not twice; its weights change with training steps only; "
+    "linear decay, last epoch's weights and the task's own prompt instead of cosine, early stopping and a template",
+    fit=fit,
+)

@@ -1,0 +1,69 @@
+"""RepE: a fixed shift of the residual stream along reading vectors (arXiv 2310.01405)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from lofit.activations.names import Reading
+from lofit.fit.params import LossParams
+from lofit.methods.spec import Method
+
+if TYPE_CHECKING:
+    from lofit.fit.trainer import Fitted
+    from lofit.fit.workbench import Workbench
+    from lofit.methods.search import Edit
+
+
+class Params(LossParams):
+    """Hyperparameters of RepE."""
+
+    reading: Reading = Field(default="pca", description="principal component of differences, or their mean")
+    coefficient: tuple[float, ...] = Field(min_length=1, description="strengths to choose from")
+    unit: Literal["norm", "absolute"] = Field(
+        default="norm", description="coefficients are shares of the residual stream's mean norm in a layer, or absolute"
+    )
+    layers: tuple[float, ...] = Field(min_length=1, description="shares of all layers, best-reading first")
+
+
+def fit(bench: Workbench, params: Params) -> Fitted:
+    """Add coefficient times the reading vector to the output of chosen layers, at every position.
+
+    Layers are taken in order of reading accuracy on validation pairs, ties in order of depth; how many, and the
+    coefficient, are chosen on validation.
+    """
+    from lofit.activations.reading import reading_vectors
+    from lofit.interventions import LofitConfig
+    from lofit.methods.search import choose
+
+    vectors = reading_vectors(bench.activations, params.reading, bench.seed)
+    order = np.argsort(-vectors.accuracies, kind="stable").tolist()
+    length = vectors.norms if params.unit == "norm" else np.ones(bench.n_layers)
+
+    def edit(layers: float, coefficient: float) -> Edit:
+        chosen = sorted(order[: max(1, round(layers * bench.n_layers))])
+        config = LofitConfig(site="block", layers=chosen, scale=False, offset=True, inference_mode=True)
+        return config, {(at, 0): coefficient * length[at] * vectors.directions[at] for at in chosen}
+
+    fitted = choose(
+        bench.session, params, {"layers": params.layers, "coefficient": params.coefficient}, edit, bench.title
+    )
+    fitted.record["reading_accuracy"] = vectors.accuracies.tolist()
+    return fitted
+
+
+METHOD = Method(
+    name="repe",
+    summary="a fixed shift of the residual stream along reading vectors",
+    source="RepE, Zou et al. 2023 (arXiv 2310.01405), sections 3.1 and 3.2; andyzoujm/representation-engineering",
+    Params=Params,
+    learns="an offset on the output of chosen layers along the first principal component of right minus wrong; "
+    "coefficient and layers chosen on validation; no gradient",
+    parameters="D per chosen layer",
+    deviations="contrasts are right and wrong answers of the task; coefficients are in units of the residual norm "
+    "unless unit is absolute",
+    uses_activations=True,
+    fit=fit,
+)

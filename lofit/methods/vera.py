@@ -1,0 +1,48 @@
+"""VeRA: scaling vectors between two frozen random matrices shared by all layers, by PEFT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from lofit.fit.params import TrainParams
+from lofit.methods.spec import Method, trains
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+    from lofit.fit.workbench import Workbench
+
+
+class Params(TrainParams):
+    """Hyperparameters of VeRA."""
+
+    rank: int = Field(default=256, ge=1)
+    d_initial: float = Field(default=0.1, gt=0, description="initial value of the scaling vector d")
+
+
+def adapter(params: Params, bench: Workbench) -> PeftConfig:
+    """PEFT's VeRA without dropout; the random matrices are drawn again from the seed, not stored."""
+    from peft import VeraConfig
+
+    return VeraConfig(
+        task_type="CAUSAL_LM",
+        r=params.rank,
+        d_initial=params.d_initial,
+        vera_dropout=0.0,
+        projection_prng_key=bench.seed,
+        save_projection=False,
+    )
+
+
+METHOD = Method(
+    name="vera",
+    summary="scaling vectors between frozen random matrices on the query and value projections",
+    source="Kopiczko et al. 2024 (arXiv 2310.11454)",
+    Params=Params,
+    learns="b and d in W' = W + diag(b) B diag(d) A with random frozen A and B, by gradient",
+    parameters="r + out, summed over the target modules",
+    deviations="no dropout",
+    fit=trains(adapter),
+)

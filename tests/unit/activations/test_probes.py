@@ -1,0 +1,97 @@
+"""Probes and directions on made-up activations whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lofit.activations.probes import head_directions, probe_accuracies, projection_spread
+from lofit.activations.store import Activations
+from lofit.errors import FitError
+
+QUESTIONS = 60
+
+
+def made_up(seed: int = 0) -> Activations:
+    """2 layers x 3 heads of width 4; head (1, 2) separates right from wrong along its second axis, no other does."""
+    rng = np.random.default_rng(seed)
+    texts = pd.DataFrame(
+        [("train" if q < 40 else "validation", q, 0, label) for q in range(QUESTIONS) for label in (1, 0)],
+        columns=["split", "row", "pair", "label"],
+    )
+    heads = rng.standard_normal((2, len(texts), 3, 4)).astype(np.float32)
+    heads[1, :, 2, 1] += np.where(texts["label"] == 1, 4.0, -4.0)
+    return Activations(texts, heads, rng.standard_normal((2, len(texts), 5)).astype(np.float32))
+
+
+def test_the_head_that_knows_is_found_and_the_others_are_at_chance() -> None:
+    accuracies = probe_accuracies(made_up(), seed=0)
+    assert accuracies.shape == (2, 3)
+    assert accuracies[1, 2] == 1.0
+    others = np.delete(accuracies.ravel(), 5)
+    assert (others < 0.75).all()
+
+
+def test_probes_never_learn_from_validation_texts() -> None:
+    activations = made_up()
+    flipped = activations.texts.copy()
+    held_out = activations.among("validation")
+    flipped.loc[held_out, "label"] = 1 - flipped.loc[held_out, "label"]
+    other = Activations(flipped, activations.heads, activations.blocks)
+    np.testing.assert_allclose(probe_accuracies(other, 0), 1 - probe_accuracies(activations, 0))
+
+
+@pytest.mark.parametrize("kind", ["mass_mean", "probe"])
+def test_estimated_directions_point_from_wrong_to_right(kind: str) -> None:
+    (direction,) = head_directions(made_up(), [(1, 2)], kind, seed=0)  # type: ignore[arg-type]
+    assert np.linalg.norm(direction) == pytest.approx(1)
+    assert direction[1] > 0.95
+
+
+def test_mass_mean_is_the_difference_of_means_over_all_texts() -> None:
+    activations = made_up()
+    values = activations.heads[0, :, 1].astype(np.float64)
+    right = [value for value, label in zip(values, activations.labels, strict=True) if label]
+    wrong = [value for value, label in zip(values, activations.labels, strict=True) if not label]
+    expected = sum(right) / len(right) - sum(wrong) / len(wrong)
+    (direction,) = head_directions(activations, [(0, 1)], "mass_mean", seed=0)
+    np.testing.assert_allclose(direction, expected / np.sqrt((expected**2).sum()))
+
+
+def test_random_directions_are_seeded_unit_vectors_that_ignore_the_activations() -> None:
+    heads = [(0, 0), (1, 2)]
+    first, again, other = (head_directions(made_up(a), heads, "random", seed=s) for a, s in ((0, 1), (5, 1), (0, 2)))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1)
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_sigma_is_the_spread_of_the_projections(ddof: int) -> None:
+    activations, heads = made_up(), [(0, 1), (1, 2)]
+    directions = head_directions(activations, heads, "mass_mean", seed=0)
+    sigma = projection_spread(activations, heads, directions, ddof)
+    for (layer, head), direction, found in zip(heads, directions, sigma, strict=True):
+        projected = [float(np.dot(z.astype(np.float64), direction)) for z in activations.heads[layer, :, head]]
+        mean = sum(projected) / len(projected)
+        expected = (sum((p - mean) ** 2 for p in projected) / (len(projected) - ddof)) ** 0.5
+        assert found == pytest.approx(expected)
+
+
+def test_without_validation_texts_there_is_nothing_to_choose_by() -> None:
+    activations = made_up()
+    train = activations.among("train")
+    only = Activations(activations.texts[train], activations.heads[:, train], activations.blocks[:, train])
+    with pytest.raises(FitError, match="raise n_validation"):
+        probe_accuracies(only, 0)
+
+
+def test_one_sided_texts_and_directions_of_length_zero_are_refused() -> None:
+    activations = made_up()
+    right = Activations(activations.texts.assign(label=1), activations.heads, activations.blocks)
+    with pytest.raises(FitError, match="all right or all wrong"):
+        probe_accuracies(right, 0)
+    flat = Activations(activations.texts, np.zeros_like(activations.heads), activations.blocks)
+    with pytest.raises(FitError, match="L1H2 is zero"):
+        head_directions(flat, [(1, 2)], "mass_mean", 0)

@@ -1,0 +1,138 @@
+"""ITI and RepE: the edit equals the formula, strength is chosen on validation, and nothing is silently dead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lofit.activations.reading import reading_vectors
+from lofit.errors import FitError
+from lofit.fit.objectives import answer_logits
+from lofit.fit.trainer import Validation
+from lofit.methods import load_method
+from tests.by_hand import PROJECTIONS, edited, outputs_edited
+from tests.sessions import PAIRS, session, workbench
+from tests.tiny import tiny_model
+
+FAMILIES = ("llama", "gemma", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi", "olmo2")
+SCORES = np.array([[0.1, 0.9, 0.2, 0.3], [0.8, 0.1, 0.1, 0.1], [0.1, 0.1, 0.7, 0.6]])  # best: (0, 1), (1, 0), (2, 2)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.arange(3, 11)[None]).logits
+
+
+def fitted(name: str, folder: Path, opened: Any = None, k: tuple[int, ...] = (), **params: Any) -> Any:
+    method = load_method(name)
+    assert method.fit is not None
+    return method.fit(workbench(opened or session(), folder, k, SCORES), method.Params(**params))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_iti_shifts_heads_by_alpha_sigma_theta(family: str, tmp_path: Path) -> None:
+    opened = session(family)
+    result = fitted("iti", tmp_path, opened, (2,), alpha=(3.0,))
+    activations, offsets = workbench(session(family), tmp_path).activations, {}
+    for layer, head in [(0, 1), (1, 0)]:
+        z = np.asarray(activations.heads[layer, :, head], dtype=np.float64)
+        theta = z[activations.labels == 1].mean(0) - z[activations.labels == 0].mean(0)
+        theta /= np.sqrt((theta**2).sum())
+        projected = z @ theta
+        sigma = np.sqrt(((projected - projected.mean()) ** 2).mean())
+        offsets[layer, head] = torch.tensor(3.0 * sigma * theta, dtype=torch.float32)
+    plain = tiny_model(family, vocab_size=259)
+    base = logits(plain)
+    with edited(plain, family, {}, offsets):
+        expected = logits(plain)
+    assert not torch.equal(expected, base)
+    assert_close(logits(result.model), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_repe_adds_coefficient_times_norm_times_reading_vector(family: str, tmp_path: Path) -> None:
+    opened = session(family)
+    result = fitted("repe", tmp_path, opened, coefficient=(0.3,), layers=(0.67,))
+    vectors = reading_vectors(workbench(session(family), tmp_path).activations, "pca", seed=3)
+    layers = np.argsort(-vectors.accuracies, kind="stable")[:2].tolist()
+    offsets = {
+        layer: torch.tensor(0.3 * vectors.norms[layer] * vectors.directions[layer], dtype=torch.float32)
+        for layer in layers
+    }
+    plain = tiny_model(family, vocab_size=259)
+    with outputs_edited(plain, PROJECTIONS[family][0].split("{}")[0] + "{}", {}, offsets):
+        expected = logits(plain)
+    assert not torch.equal(expected, logits(plain))
+    assert_close(logits(result.model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_alpha_zero_is_the_base_model_and_any_other_is_not(tmp_path: Path) -> None:
+    base = logits(session().model)
+    zero = fitted("iti", tmp_path, k=(3,), alpha=(0.0,))
+    assert torch.equal(logits(zero.model), base)
+    assert zero.record["validation_loss"][0] == zero.record["validation_loss"][1]
+    other = fitted("iti", tmp_path, k=(3,), alpha=(2.0,))
+    assert not torch.equal(logits(other.model), base)
+    assert other.record["validation_loss"][0] != other.record["validation_loss"][1]
+
+
+@pytest.mark.parametrize("rows", [{}, {"objective": "dpo", "train": PAIRS[:4], "validation": PAIRS[4:]}])
+def test_alpha_and_k_are_those_with_the_lowest_validation_loss(rows: dict[str, Any], tmp_path: Path) -> None:
+    result = fitted("iti", tmp_path, session(**rows), (1, 3), alpha=(1.0, 8.0, -4.0))
+    grid, chosen = result.record["grid"], result.record["chosen"]
+    assert [(point["k"], point["alpha"]) for point in grid] == [(k, a) for k in (1, 3) for a in (1.0, 8.0, -4.0)]
+    best = min(grid, key=lambda point: point["validation_loss"])
+    assert chosen == {"k": best["k"], "alpha": best["alpha"]}
+    # Each number of the grid is the loss of that very edit, and the model handed back is the chosen one.
+    params = load_method("iti").Params(alpha=(1.0,))
+    opened = session(**rows)
+    validation = Validation(opened, params)
+    assert validation.loss(result.model) == pytest.approx(best["validation_loss"], rel=1e-6)
+    for point in grid:
+        again = fitted("iti", tmp_path, session(**rows), (point["k"],), alpha=(point["alpha"],))
+        assert again.record["validation_loss"][1] == pytest.approx(point["validation_loss"], rel=1e-6)
+    assert result.model.peft_config["default"].heads == [(0, 1), (1, 0), (2, 2)][: chosen["k"]]
+
+
+def test_nothing_of_an_estimated_edit_is_trained(tmp_path: Path) -> None:
+    result = fitted("iti", tmp_path, k=(2,), alpha=(1.0,))
+    assert not any(parameter.requires_grad for parameter in result.model.parameters())
+
+
+def test_the_test_split_plays_no_part(tmp_path: Path) -> None:
+    opened = session()
+    assert not hasattr(opened, "test")
+    result = fitted("iti", tmp_path, opened, (2,), alpha=(1.0,))
+    assert set(workbench(session(), tmp_path).activations.texts["split"]) == {"train", "validation"}
+    assert result.record["chosen"] == {"k": 2, "alpha": 1.0}
+
+
+def test_without_validation_rows_nothing_can_be_chosen(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match="raise n_validation"):
+        fitted("iti", tmp_path, session(validation=[]), (2,), alpha=(1.0,))
+
+
+def test_an_edit_too_large_for_the_model_is_passed_over(tmp_path: Path) -> None:
+    result = fitted("iti", tmp_path, k=(2,), alpha=(1e60, 1.0))
+    assert result.record["grid"][0]["validation_loss"] is None
+    assert result.record["chosen"]["alpha"] == 1.0
+    with pytest.raises(FitError, match="lower the values of the grid"):
+        fitted("iti", tmp_path, k=(2,), alpha=(1e60,))
+
+
+def test_answer_logits_see_the_edit(tmp_path: Path) -> None:
+    # Guards the trap of an edit at the last position only, whose logits multiple-choice scoring never reads.
+    from lofit.fit.examples import collate, encode
+
+    opened = session()
+    example = encode(opened.tokenizer, "2+2=", " 4", 64)
+    batch = collate([example], 0, torch.device("cpu"))
+    with torch.no_grad():
+        before = answer_logits(opened.model, batch)
+        after = answer_logits(fitted("iti", tmp_path, opened, (3,), alpha=(2.0,)).model, batch)
+    assert ((after - before).abs().amax(-1) > 0).all()

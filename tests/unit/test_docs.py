@@ -1,0 +1,44 @@
+"""Documentation that is derived from the code, and names that it uses."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from lofit.cli import app
+from lofit.methods import load_method, method_names
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+def test_the_page_on_methods_is_what_the_modules_say() -> None:
+    page = runpy.run_path(str(REPOSITORY / "scripts" / "describe.py"))["page"]
+    assert (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8") == page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_exist(page: Path) -> None:
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:^|`)lofit ([a-z]+)", text, re.MULTILINE)) <= known
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = {word for line in re.findall(r"(?:^|`)make ((?:[a-z]+ ?)+)", text, re.MULTILINE) for word in line.split()}
+    assert named <= targets
+
+
+def test_every_method_says_what_it_learns() -> None:
+    for name in method_names():
+        method = load_method(name)
+        assert method.name == name
+        assert method.summary and method.source and method.learns and method.parameters

@@ -1,0 +1,170 @@
+"""Exported runs: what a stranger finds in the folder, and that it computes the same without this package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from lofit.activations import node as activations_node
+from lofit.cli import app
+from lofit.config import parse_config
+from lofit.errors import LofitError
+from lofit.evaluate import node as evaluate_node
+from lofit.fit import node as fit_node
+from lofit.localize import node as localize_node
+from lofit.runs import FitNode, RunTable
+from lofit.sources import node as source_node
+from tests.checkpoint import save_checkpoint
+from tests.tiny import tiny_tokens
+
+REPOSITORY = Path(__file__).parents[2]
+TOKENS = tiny_tokens()
+TRAINING = {"epochs": 1, "lr": 0.05}
+METHODS: dict[str, Any] = {
+    "lofit": {"heads": {"k": [3], "params": TRAINING}, "params": TRAINING},
+    "iti": {"heads": {"k": [3]}},
+    "repe": None,
+    "red": {"params": TRAINING},
+    "jola": {"params": TRAINING},
+    "lora": {"params": TRAINING},
+    "full": {"params": TRAINING},
+    "bitfit": {"params": TRAINING},
+    "base": None,
+}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
+    """A configuration of which every method is fitted, and one evaluated, without the workflow."""
+    folder = tmp_path_factory.mktemp("export")
+    checkpoint = save_checkpoint(folder / "checkpoint")
+    config = {
+        "models": ["tiny"],
+        "model_sources": {"tiny": {"source": {"kind": "local", "path": str(checkpoint)}, "n_layers": 3, "n_heads": 4}},
+        "tasks": {"listops": {"options": {"n_train": 8, "n_validation": 4, "n_test": 6}}},
+        "methods": METHODS,
+        "results": str(folder / "results"),
+        "resources": str(folder / "resources"),
+        "device": "cpu",
+        "progress": False,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    made = RunTable(parse_config(config))
+    source_node.fetch(made, "tiny")
+    for data in made.data.values():
+        source_node.prepare(made, data)
+    for activations in made.activations.values():
+        activations_node.run(made, activations)
+    for ranking in made.localize.values():
+        localize_node.run(made, ranking)
+    for node in made.fits.values():
+        if node.method != "base":
+            fit_node.run(made, node)
+    evaluate_node.run(made, find(made, "lofit"))
+    return made
+
+
+def find(table: RunTable, method: str) -> FitNode:
+    return next(node for node in table.fits.values() if node.method == method)
+
+
+def export(table: RunTable, method: str, out: Path, form: str = "hf") -> str:
+    config = table.config.results.parent / "config.yaml"
+    arguments = ["--run", find(table, method).id, "--out", str(out), "--format", form, "--configfile", str(config)]
+    result = CliRunner().invoke(app, ["export", *arguments], catch_exceptions=True)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def fitted_logits(table: RunTable, method: str) -> torch.Tensor:
+    adapter = table.run_dir(find(table, method)) / "adapter"
+    model = evaluate_node.load_fitted(table.model_dir("tiny"), adapter, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        logits: torch.Tensor = model(TOKENS).logits
+    return logits
+
+
+FOLDABLE = ("lofit", "iti", "repe", "red", "jola", "lora", "full")
+
+
+def test_plain_checkpoints_compute_the_same_in_a_process_without_this_package(table: RunTable, tmp_path: Path) -> None:
+    expected = {"tokens": TOKENS}
+    for method in FOLDABLE:
+        assert str(tmp_path / method) in export(table, method, tmp_path / method)
+        expected[method] = fitted_logits(table, method)
+    save_file(expected, tmp_path / "expected.safetensors")
+    script = f"""
+import sys
+for name in ("lofit", "peft"):
+    sys.modules[name] = None
+from pathlib import Path
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+here = Path({str(tmp_path)!r})
+expected = load_file(here / "expected.safetensors")
+tokens = expected.pop("tokens")
+for method, wanted in expected.items():
+    model, info = AutoModelForCausalLM.from_pretrained(here / method, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), (method, info)
+    error = (model(tokens).logits - wanted).abs().max() / wanted.abs().max()
+    assert error <= 1e-4, (method, error)
+    assert AutoTokenizer.from_pretrained(here / method)("a")["input_ids"]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_edits_are_not_the_base_model(table: RunTable) -> None:
+    base = AutoModelForCausalLM.from_pretrained(table.model_dir("tiny"))
+    with torch.no_grad():
+        plain = base(TOKENS).logits
+    for method in (*FOLDABLE, "bitfit"):
+        assert not torch.equal(fitted_logits(table, method), plain), method
+
+
+def test_an_exported_adapter_has_a_card_and_loads_with_peft(table: RunTable, tmp_path: Path) -> None:
+    export(table, "lofit", tmp_path / "adapter", "peft")
+    base = AutoModelForCausalLM.from_pretrained(table.model_dir("tiny"))
+    model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        assert torch.equal(model(TOKENS).logits, fitted_logits(table, "lofit"))
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    for part in (
+        "# lofit on listops", "`tiny`", "import lofit", "exact_match", "ranked by `lofit` on `listops`",
+        "library_name: peft",
+    ):  # fmt: skip
+        assert part in card
+    assert all(f"L{layer}H{head}" in card for layer, head in config["heads"])
+    assert str(table.config.results) not in card
+    assert [*load_file(tmp_path / "adapter" / "adapter_model.safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("method", "form", "message"),
+    [
+        ("bitfit", "hf", "no bias"),
+        ("base", "hf", "nothing to export"),
+        ("full", "peft", "there is no adapter; use --format hf"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
+    table: RunTable, method: str, form: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LofitError, match=message) as caught:
+        export(table, method, tmp_path / "out", form)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
