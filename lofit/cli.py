@@ -177,6 +177,14 @@ def table(configfile: ConfigFile = DEFAULT) -> None:
 
 
 @app.command()
+def overlap(configfile: ConfigFile = DEFAULT) -> None:
+    """Write how alike the rankings of heads are, against chance."""
+    from lofit.report import node
+
+    node.write_overlap_table(_table(configfile))
+
+
+@app.command()
 def figure(configfile: ConfigFile = DEFAULT) -> None:
     """Draw the transfer heat map."""
     from lofit.report import node

@@ -207,6 +207,8 @@ def _method_problems(config: Config) -> Any:
             yield f"methods: {registry.unknown('method', name, methods.method_names())}"
             continue
         entry, method = given or MethodConfig(), methods.load_method(name)
+        if method.tasks and not set(config.tasks) & set(method.tasks):
+            yield f"{key}: defined for {', '.join(method.tasks)} only; add that task, or remove the method"
         if entry.heads and not method.localizer:
             yield f"{key}.heads: this method does not select heads; remove the key"
         if method.localizer:

@@ -21,8 +21,8 @@ class TaskError(LofitError):
     """Task data is malformed or does not fit the requested options."""
 
 
-class EditError(LofitError):
-    """An intervention cannot be applied to, or folded into, this model."""
+class EditError(LofitError, ValueError):
+    """An intervention cannot be applied to, or folded into, this model; a ValueError, as PEFT's own refusals are."""
 
 
 class FitError(LofitError):

@@ -197,6 +197,8 @@ class RunTable:
             method = methods.load_method(name)
             if not method.seeded and data.seed != self.config.seeds[0]:
                 continue  # every seed scores the same test items
+            if method.tasks and data.task not in method.tasks:
+                continue
             if not method.localizer:
                 yield self._fit(model, data, name)
                 continue
@@ -226,6 +228,13 @@ class RunTable:
                         for source in names:
                             ranking = self._ranking(model, self._head_data(data, source), transfer.method)
                             yield self._fit(model, data, transfer.method, ranking, k)
+
+    def head_counts(self) -> dict[str, list[int]]:
+        """Model to the numbers of heads that any of its runs may edit, ascending."""
+        return {
+            model: sorted({k for node in self.fits.values() if node.model == model for k in node.k})
+            for model in self.config.models
+        }
 
     def find(self, nodes: dict[str, Node], identifier: str) -> Node:
         """The node called ``identifier``.

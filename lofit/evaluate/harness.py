@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from lofit.files import read_jsonl
 from lofit.tasks import Task, lm_eval_config
 
 if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +24,7 @@ def evaluate(
     *,
     batch_size: int,
     shots: Sequence[dict[str, Any]] = (),
+    scorer: Callable[..., HFLM] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score ``model`` on the JSON lines in ``items`` with the task's own lm-eval definition.
 
@@ -33,6 +35,7 @@ def evaluate(
         items: JSON lines of evaluation rows.
         batch_size: prompts in one forward pass.
         shots: training rows to put in front of every prompt, answered, in this order.
+        scorer: makes the harness's model, for methods that score in a way of their own.
 
     Returns:
         ``{"n_items", "metrics": {name: {"value", "stderr"}}, "task_version"}`` and one sample per item as
@@ -42,10 +45,13 @@ def evaluate(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    from lofit.evaluate.lm import SpanLM, needs_spans
+
+    make_lm = scorer or (SpanLM if needs_spans(model) else HFLM)
     name = f"lofit_{task.name}"
     with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
         output = lm_eval.simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal"),
+            model=make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal"),
             tasks=[lm_eval_config(task.name, items, cache_dir=cache) | _few_shot(task, shots)],
             task_manager=TaskManager(include_defaults=False),
             log_samples=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +54,15 @@ def _score(table: RunTable, node: FitNode) -> tuple[dict[str, Any], list[dict[st
     adapter = table.run_dir(node) / "adapter" if method.fit else None
     model = load_fitted(model_dir, adapter, device, dtype)
     meter = Meter(device)
+    params = method.Params.model_validate(node.params)
     scores, samples = evaluate(
         model,
         load_tokenizer(model_dir),
         task,
         items,
         batch_size=config.eval_batch_size,
-        shots=draw_shots(data_dir / "train.jsonl", method.shots(method.Params.model_validate(node.params)), node.seed),
+        shots=draw_shots(data_dir / "train.jsonl", method.shots(params), node.seed),
+        scorer=partial(method.scorer, params) if method.scorer else None,
     )
     return {**scores, **meter.report(), **environment(device, dtype)}, samples
 

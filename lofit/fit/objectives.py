@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from lofit.fit.examples import Batch, Example, collate
+from lofit.interventions.spans import answer_spans
 
 Row = tuple[Example, ...]
 
@@ -16,13 +17,14 @@ Row = tuple[Example, ...]
 def answer_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Float32 logits [batch, width, vocabulary] that predict ``batch.labels``; the output head runs only there."""
     width = batch.labels.shape[1]
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        logits_to_keep=width,
-    )
+    with answer_spans(batch.attention_mask, (batch.labels != -100).sum(-1)):
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            logits_to_keep=width,
+        )
     return output.logits[:, -width:].float()
 
 

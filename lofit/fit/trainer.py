@@ -142,6 +142,8 @@ def wrap(session: Session, config: PeftConfig) -> PeftModel:
         torch.manual_seed(session.seed)  # PEFT's own tuners initialise from the global generator
         try:
             model = get_peft_model(session.model, config)
+        except EditError:
+            raise
         except (TypeError, ValueError) as error:
             family = type(session.model).__name__
             raise EditError(f"{type(config).__name__} does not fit {family}: {error}") from None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lofit.interventions.hook import register
 
 if TYPE_CHECKING:
+    from lofit.interventions.loreft.config import LoreftConfig
     from lofit.interventions.tuner.config import LofitConfig
     from lofit.interventions.tuner.fold import export_merged
     from lofit.interventions.tuner.model import LofitModel
@@ -26,6 +27,7 @@ __all__ = [
     "Head",
     "LofitConfig",
     "LofitModel",
+    "LoreftConfig",
     "Site",
     "export_merged",
     "find_site",
@@ -39,14 +41,15 @@ Head = tuple[int, int]
 """(layer, query head), both counted from 0."""
 
 _MODULES = {
-    "Site": "sites",
-    "LofitConfig": "config",
-    "LofitModel": "model",
-    "export_merged": "fold",
-    "find_site": "sites",
-    "head_norms": "parameters",
-    "parameter_counts": "parameters",
-    "set_offsets": "parameters",
+    "Site": "tuner.sites",
+    "LofitConfig": "tuner.config",
+    "LofitModel": "tuner.model",
+    "LoreftConfig": "loreft.config",
+    "export_merged": "tuner.fold",
+    "find_site": "tuner.sites",
+    "head_norms": "tuner.parameters",
+    "parameter_counts": "tuner.parameters",
+    "set_offsets": "tuner.parameters",
 }
 
 
@@ -54,4 +57,4 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     register()
-    return getattr(importlib.import_module(f"{__name__}.tuner.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

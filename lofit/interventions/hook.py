@@ -1,4 +1,4 @@
-"""Make the ``LOFIT`` method known to PEFT, at once or as soon as PEFT has been imported.
+"""Make the methods ``LOFIT`` and ``LOREFT`` known to PEFT, at once or as soon as PEFT has been imported.
 
 PEFT has no plugin mechanism: a method is known once its name is a member of the ``PeftType`` enumeration and its
 classes are in PEFT's tables. Doing that right after ``import peft`` keeps ``import lofit`` light, and adapters load
@@ -16,30 +16,33 @@ from typing import Any
 from lofit.errors import EditError
 
 NAME = "LOFIT"
+LOREFT = "LOREFT"
 
 
 def register() -> None:
-    """Register the ``LOFIT`` method with PEFT; imports peft; calling it again does nothing.
+    """Register the methods ``LOFIT`` and ``LOREFT`` with PEFT; imports peft; calling it again does nothing.
 
     Raises:
-        EditError: PEFT already has a method of that name that is not this one.
+        EditError: PEFT already has a method of one of these names that is not ours.
     """
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import register_peft_method
 
+    from lofit.interventions.loreft.config import LoreftConfig
+    from lofit.interventions.loreft.model import LoreftModel
     from lofit.interventions.tuner.config import LofitConfig
     from lofit.interventions.tuner.model import LofitModel
 
-    if NAME in peft.PeftType.__members__:
-        if PEFT_TYPE_TO_CONFIG_MAPPING.get(peft.PeftType(NAME)) is LofitConfig:
-            return
-        raise EditError(
-            f"peft {peft.__version__} already has another method named {NAME}; install the peft version that this "
-            "release of lofit was tested with"
-        )
-    _add_peft_type(NAME)
-    register_peft_method(name=NAME.lower(), config_cls=LofitConfig, model_cls=LofitModel)
+    for name, config, model in ((NAME, LofitConfig, LofitModel), (LOREFT, LoreftConfig, LoreftModel)):
+        if name not in peft.PeftType.__members__:
+            _add_peft_type(name)
+            register_peft_method(name=name.lower(), config_cls=config, model_cls=model)
+        elif PEFT_TYPE_TO_CONFIG_MAPPING.get(peft.PeftType(name)) is not config:
+            raise EditError(
+                f"peft {peft.__version__} already has another method named {name}; install the peft version that this "
+                "release of lofit was tested with"
+            )
 
 
 def _add_peft_type(name: str) -> None:

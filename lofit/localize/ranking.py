@@ -58,13 +58,18 @@ def write_ranking(frame: pd.DataFrame, path: Path) -> None:
         pq.write_table(pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False), part)
 
 
+def read_ranking(path: Path) -> pd.DataFrame:
+    """All heads of a ranking file, best first: columns layer, head, score, rank; empty if the localization failed."""
+    return pq.read_table(path, schema=SCHEMA).to_pandas().sort_values("rank", ignore_index=True)
+
+
 def top_heads(path: Path, k: int) -> list[Head]:
     """The ``k`` best heads of a ranking file, best first.
 
     Raises:
         FitError: the ranking is of fewer heads (its localization failed, or it is of another model).
     """
-    frame = pq.read_table(path, schema=SCHEMA).to_pandas().sort_values("rank")
+    frame = read_ranking(path)
     if len(frame) < k:
         raise FitError(f"{path}: {k} heads asked for, {len(frame)} ranked")
     return [(int(layer), int(head)) for layer, head in zip(frame["layer"][:k], frame["head"][:k], strict=True)]

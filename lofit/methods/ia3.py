@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 def adapter(params: TrainParams, bench: Workbench) -> PeftConfig:
     """PEFT's (IA)3 on its choice of modules for the family."""
     from peft import IA3Config
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
-    return IA3Config(task_type="CAUSAL_LM")
+    from lofit.methods.targets import default_targets
+
+    targets = default_targets(bench.session.model, KNOWN, ("k_proj", "v_proj", "down_proj"))
+    return IA3Config(
+        task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=["down_proj"] if targets else None
+    )
 
 
 METHOD = Method(

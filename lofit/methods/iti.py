@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -21,11 +21,14 @@ class Params(LossParams):
 
     direction: Direction = Field(default="mass_mean", description="mean difference, probe weights, or random")
     alpha: tuple[float, ...] = Field(min_length=1, description="strengths to choose from, in standard deviations")
+    positions: Literal["all", "answer"] = Field(
+        default="all", description="where to shift; answer: the last prompt token and all after it (not foldable)"
+    )
     ddof: int = Field(default=0, ge=0, le=1, description="0: population, 1: sample standard deviation")
 
 
 def fit(bench: Workbench, params: Params) -> Fitted:
-    """Shift z by alpha sigma theta at every position on the best K heads; alpha and K are chosen on validation.
+    """Shift z by alpha sigma theta on the best K heads; alpha and K are chosen on validation.
 
     theta is the head's unit direction from wrong to right answers, sigma the standard deviation of the answers'
     projections on it, both over the training and validation questions alone.
@@ -40,7 +43,7 @@ def fit(bench: Workbench, params: Params) -> Fitted:
     shifts = sigma[:, None] * directions
 
     def edit(k: int, alpha: float) -> Edit:
-        config = LofitConfig(heads=heads[:k], scale=False, offset=True, inference_mode=True)
+        config = LofitConfig(heads=heads[:k], positions=params.positions, scale=False, offset=True, inference_mode=True)
         return config, dict(zip(heads[:k], alpha * shifts[:k], strict=True))
 
     grid: dict[str, Any] = {"k": bench.k, "alpha": params.alpha}
@@ -55,8 +58,8 @@ METHOD = Method(
     learns="v = alpha sigma theta on each of K heads; theta and sigma from activations, alpha and K chosen on "
     "validation; no gradient",
     parameters="K d",
-    deviations="acts at every position; sigma from the probes' own texts, never from test questions; alpha and K "
-    "chosen by the validation loss",
+    deviations="acts at every position unless positions is answer; sigma from the probes' own texts, never from test "
+    "questions; alpha and K chosen by the validation loss",
     localizer="iti_probe",
     chooses_k=True,
     uses_activations=True,

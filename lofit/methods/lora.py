@@ -28,13 +28,17 @@ class Params(TrainParams):
 def adapter(params: Params, bench: Workbench, use_dora: bool = False) -> PeftConfig:
     """PEFT's LoRA without dropout, so that every method trains on the same forward pass."""
     from peft import LoraConfig
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
+    from lofit.methods.targets import default_targets
+
+    targets = list(params.target_modules or ()) or default_targets(bench.session.model, KNOWN, ("q_proj", "v_proj"))
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=params.rank,
         lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT annotates int and takes any number
         lora_dropout=0.0,
-        target_modules=list(params.target_modules) if params.target_modules else None,
+        target_modules=targets,
         use_dora=use_dora,
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
     from peft import PeftConfig
 
     from lofit.fit.trainer import Fitted
@@ -36,6 +37,8 @@ class Method:
         uses_activations: whether it is estimated from the activations of right and wrong answers.
         seeded: whether its result depends on the run's seed.
         shots: ``params -> number`` of training examples put in front of every test prompt.
+        tasks: the only tasks it is defined for; None: all.
+        scorer: ``(params, **kwargs of HFLM) -> HFLM``, for methods that need a way of scoring of their own.
         fit: ``(workbench, params) -> Fitted``. None for a method that changes nothing.
     """
 
@@ -52,6 +55,8 @@ class Method:
     uses_activations: bool = False
     seeded: bool = True
     shots: Callable[[Any], int] = lambda params: 0
+    tasks: tuple[str, ...] | None = None
+    scorer: Callable[..., HFLM] | None = None
     fit: Callable[[Workbench, Any], Fitted] | None = None
 
 

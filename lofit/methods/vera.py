@@ -25,6 +25,9 @@ class Params(TrainParams):
 def adapter(params: Params, bench: Workbench) -> PeftConfig:
     """PEFT's VeRA without dropout; the random matrices are drawn again from the seed, not stored."""
     from peft import VeraConfig
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as KNOWN
+
+    from lofit.methods.targets import default_targets
 
     return VeraConfig(
         task_type="CAUSAL_LM",
@@ -33,6 +36,7 @@ def adapter(params: Params, bench: Workbench) -> PeftConfig:
         vera_dropout=0.0,
         projection_prng_key=bench.seed,
         save_projection=False,
+        target_modules=default_targets(bench.session.model, KNOWN, ("q_proj", "v_proj")),
     )
 
 

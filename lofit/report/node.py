@@ -11,7 +11,9 @@ from lofit import tasks
 from lofit.config import HeadsConfig, MethodConfig
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import PROTOCOL
-from lofit.files import need, read_json
+from lofit.files import atomic_path, need, read_json, write_text
+from lofit.localize.overlap import overlap_table
+from lofit.localize.ranking import read_ranking
 from lofit.methods import load_method
 from lofit.report.collect import EvaluatedRun, collect, read_results
 from lofit.report.tables import main_table, print_table, write_table
@@ -65,6 +67,24 @@ def write_main_table(table: RunTable) -> None:
     write_table(frame, table.config.results / "tables" / "main")
 
 
+def write_overlap_table(table: RunTable) -> None:
+    """Write tables/overlap.{csv,md}: every two rankings of a model, at every number of heads that is edited."""
+    parts = []
+    for model, counts in table.head_counts().items():
+        rankings = {
+            "/".join(node.id.split("/")[1:]): frame
+            for node in table.localize.values()
+            if node.model == model and len(frame := read_ranking(table.localize_dir(node) / "heads.parquet"))
+        }
+        parts.append(overlap_table(rankings, counts).assign(model=model))
+    frame = pd.concat(parts)
+    frame = frame[["model", *(name for name in frame.columns if name != "model")]]
+    stem = table.config.results / "tables" / "overlap"
+    with atomic_path(stem.with_suffix(".csv")) as part:
+        frame.to_csv(part, index=False)
+    write_text(stem.with_suffix(".md"), frame.to_markdown(index=False, floatfmt=".3g") + "\n")
+
+
 def draw_transfer_figure(table: RunTable) -> None:
     """Write figures/transfer.{pdf,png,csv}."""
     config = table.config
@@ -97,6 +117,8 @@ def print_summary(table: RunTable, configfile: Path) -> None:
         ("every score, tidy", results / "results.parquet"),
         ("this table (csv, md, tex)", results / "tables" / "main.md"),
     ]
+    if len(table.localize) > 1:
+        files.append(("overlap of head rankings (csv, md)", results / "tables" / "overlap.md"))
     if table.config.transfer:
         files.append(("transfer of heads across tasks (png, pdf, csv)", results / "figures" / "transfer.png"))
     files.append(("adapters, losses, per-item scores", results / "runs"))

@@ -53,6 +53,7 @@ BROKEN = {
     "no tasks": (put("tasks", {}), ["tasks: empty", "at least 1 entry"]),
     "no such fold": (put("tasks/truthfulqa", {"folds": [2]}), ["tasks.truthfulqa.folds", "no fold 2", "[0, 1]"]),
     "heads for a method without": (put("methods/lora/heads", {"k": [3]}), ["methods.lora.heads", "remove"]),
+    "method of another task": (put("methods/repe_contrast", None), ["methods.repe_contrast", "truthfulqa only"]),
     "heads of an absent task": (put("methods/lofit/heads/task", "siqa"), ["methods.lofit.heads.task", "siqa"]),
     "transfer of a method that chooses": (
         put("methods", {"iti": None}) | {"transfer": {"method": "iti"}},

@@ -87,7 +87,7 @@ class Workflow:
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     made = Workflow(tmp_path_factory.mktemp("workflow"))
     assert made.planned() == Counter(
-        model=1, prepare=1, activations=1, localize=2, fit=5, evaluate=7, collect=1, main_table=1, transfer=1
+        model=1, prepare=1, activations=1, localize=2, fit=5, evaluate=7, collect=1, main_table=1, overlap=1, transfer=1
     )
     made.run()
     return made
@@ -157,9 +157,14 @@ def test_table_and_figure_are_made(workflow: Workflow) -> None:
         "tables/main.csv",
         "tables/main.md",
         "tables/main.tex",
+        "tables/overlap.csv",
         *(f"figures/transfer.{e}" for e in ("pdf", "png", "csv")),
     ):
         assert (workflow.folder / "results" / name).stat().st_size > 0
+    overlap = pd.read_csv(workflow.folder / "results" / "tables" / "overlap.csv")
+    assert sorted(overlap["k"]) == [2, 3]
+    assert overlap["first"].str.contains("listops/fold0/seed42/").all()
+    assert overlap["jaccard"].between(0, 1).all()
     text = (workflow.folder / "results" / "tables" / "main.md").read_text()
     assert "lofit (3 heads)" in text
     assert "failed" not in text
@@ -185,7 +190,9 @@ def test_a_changed_hyperparameter_reruns_its_method_and_what_follows(workflow: W
     assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, main_table=1, transfer=1)
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lofit"]["heads"]["params"] = TRAINING | {"l1": 0.5}
-    assert workflow.planned(changed) == Counter(localize=1, fit=1, evaluate=1, collect=1, main_table=1, transfer=1)
+    assert workflow.planned(changed) == Counter(
+        localize=1, fit=1, evaluate=1, collect=1, main_table=1, overlap=1, transfer=1
+    )
 
 
 def test_a_deleted_adapter_reruns_its_own_branch(workflow: Workflow) -> None:

@@ -175,6 +175,8 @@ def all_manifests():
 def all_outputs():
     """Everything a plain run makes. Adapters and rankings are named too, so that a deleted one is made again."""
     outputs = [f"{RESULTS}/results.parquet", f"{RESULTS}/tables/main.md"]
+    if len(TABLE.localize) > 1:
+        outputs.append(f"{RESULTS}/tables/overlap.md")
     if CONFIG.transfer:
         outputs.append(f"{RESULTS}/figures/transfer.png")
     return outputs + all_fits() + all_rankings()

@@ -42,6 +42,25 @@ rule main_table:
         "python -m lofit table > {log:q} 2>&1"
 
 
+rule overlap:
+    input:
+        all_rankings(),
+    output:
+        multiext(f"{RESULTS}/tables/overlap", ".csv", ".md"),
+    log:
+        f"{RESULTS}/logs/overlap.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        rankings=short_hash(sorted(TABLE.localize)),
+        k=TABLE.head_counts(),
+    shell:
+        "python -m lofit overlap > {log:q} 2>&1"
+
+
 rule transfer:
     input:
         f"{RESULTS}/results.parquet",

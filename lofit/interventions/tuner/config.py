@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from peft import PeftConfig, PeftType
 
@@ -22,6 +22,9 @@ class LofitConfig(PeftConfig):
             down projection) or ``block`` (output of the decoder layer, offsets only).
         heads: at ``head``: [layer, query head] pairs, both counted from 0; None stands for all heads of all layers.
         layers: at ``ffn`` and ``block``: layers counted from 0; None stands for all.
+        positions: ``all``, or ``answer``: the last prompt token and all answer tokens, that is, what ITI edits when it
+            generates. An edit at answer positions cannot be merged, and the caller must say where they are
+            (:mod:`lofit.interventions.spans`).
         scale: learn the scaling factors ``a``, one float32 vector of head dimension per head, or of the hidden size
             per layer.
         offset: learn the offset vectors ``v``, of the same shape.
@@ -41,6 +44,7 @@ class LofitConfig(PeftConfig):
     site: SiteName = "head"
     heads: list[tuple[int, int]] | None = None
     layers: list[int] | None = None
+    positions: Literal["all", "answer"] = "all"
     scale: bool = True
     offset: bool = False
     init_std: float = 0.0
@@ -55,6 +59,8 @@ class LofitConfig(PeftConfig):
         self.peft_type = PeftType(NAME)
         if self.site not in SITES:
             raise EditError(f"site must be one of {', '.join(SITES)}, got {self.site!r}")
+        if self.positions not in ("all", "answer"):
+            raise EditError(f"positions must be all or answer, got {self.positions!r}")
         if not (self.scale or self.offset):
             raise EditError("a LofitConfig with scale and offset both off edits nothing; turn one of them on")
         if self.site == "block" and self.scale:

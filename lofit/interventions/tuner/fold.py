@@ -204,6 +204,8 @@ def _merge(tuner: Any) -> None:
     """Merge the active adapters of any PEFT method; what the method says against it becomes one line."""
     try:
         tuner.merge_adapter()
+    except EditError:
+        raise
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise EditError(f"the adapter cannot be merged ({reason}); keep it and load it with peft") from None

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lofit.errors import EditError
+from lofit.interventions.spans import current_spans
 from lofit.interventions.tuner.config import LofitConfig
 from lofit.interventions.tuner.sites import Site
 
@@ -44,7 +45,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("lofit_scale", "lofit_offset")
-    other_param_names = ("lofit_groups", "lofit_sites")
+    other_param_names = ("lofit_groups", "lofit_sites", "lofit_answer_only")
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
@@ -57,6 +58,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
         self.lofit_offset = _Float32Vectors()
         self.lofit_groups = BufferDict(persistent=False)
         self.lofit_sites: dict[str, Site] = {}
+        self.lofit_answer_only: dict[str, bool] = {}  # only adapters that do not act at all positions
         self._disable_adapters = False
         self._active_adapter = []
         self.merged_adapters = []
@@ -68,9 +70,16 @@ class EditLayer(nn.Module, BaseTunerLayer):
 
     @property
     def mergeable(self) -> bool:
-        """Whether the base is a linear map with floating-point weights."""
+        """Whether the base is a linear map with floating-point weights, and all adapters act at all positions."""
         base = self._base()
+        if self.lofit_answer_only:
+            return False
         return isinstance(base, nn.Linear | Conv1D) and base.weight.is_floating_point()
+
+    def new_bias_size(self, adapter_names: Sequence[str]) -> int:
+        """Size of the bias that merging these adapters would give a base layer that has none; else 0."""
+        needed = self._base().bias is None and any(name in self.lofit_offset for name in adapter_names)
+        return self.out_features if needed else 0
 
     def update_layer(
         self, adapter_name: str, config: LofitConfig, site: Site, groups: Sequence[int], initial: torch.Tensor
@@ -89,6 +98,8 @@ class EditLayer(nn.Module, BaseTunerLayer):
         device = self._base().weight.device
         # Inside PEFT's low-memory loading the new parameters are on the meta device until the file is read.
         self.lofit_sites[adapter_name] = site
+        if config.positions == "answer":
+            self.lofit_answer_only[adapter_name] = True
         self.lofit_groups[adapter_name] = torch.tensor(groups, dtype=torch.int64, device=device)
         if config.scale:
             self.lofit_scale[adapter_name] = nn.Parameter(initial[0].to(device))
@@ -107,7 +118,10 @@ class EditLayer(nn.Module, BaseTunerLayer):
         if adapter_name in self.lofit_offset:
             edited = edited + self._offset(adapter_name)
         edited = edited.to(x.dtype)
-        return (edited if whole else z.index_copy(-2, groups, edited)).flatten(-2)
+        edited = (edited if whole else z.index_copy(-2, groups, edited)).flatten(-2)
+        if adapter_name in self.lofit_answer_only:
+            return torch.where(current_spans(x).answer[..., None], edited, x)
+        return edited
 
     def _offset(self, adapter_name: str) -> torch.Tensor:
         """Return the offsets in the units of the module's own tensor: float32 [selected groups, width]."""
@@ -171,9 +185,10 @@ class EditLayer(nn.Module, BaseTunerLayer):
         merged = None if scale is None or before is None else (before.to(wide) * scale).to(weight.dtype)
         bias = self._merged_bias(adapter_name, scale, weight, columns, wide)
         if safe_merge and not all(part is None or part.isfinite().all() for part in (merged, bias)):
+            # PEFT's own words for it, and what to make of them.
             raise EditError(
-                f"merging adapter {adapter_name!r} gives weights that are NaN or infinite; nothing was merged, "
-                "and the adapter is broken or too large for the dtype of the model"
+                f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken: a value is NaN, "
+                "infinite, or too large for the dtype of the model; nothing was merged"
             )
         self._before_merge[adapter_name] = (before, None if base.bias is None else base.bias.detach().clone())
         if merged is not None:

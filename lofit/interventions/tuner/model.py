@@ -70,9 +70,19 @@ class LofitModel(BaseTuner):
         for name, module in self.model.named_modules():
             if isinstance(module, EditLayer) and not module.mergeable:
                 base = module.get_base_layer()
+                if module.lofit_answer_only:
+                    raise EditError("the adapter acts at answer positions only, so it cannot be merged; keep it")
                 if isinstance(base, nn.Linear | Conv1D):
                     raise EditError(f"{name} is quantized; load the model unquantized to merge, or keep the adapter")
                 raise EditError(f"{name} is a {type(base).__name__}, which cannot hold the edit; keep the adapter")
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: edits of different heads or sites have no average that is an adapter of one configuration.
+
+        Raises:
+            EditError: always.
+        """
+        raise EditError("LOFIT adapters cannot be averaged; activate several at once with set_adapter instead")
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge adapters in place; if one layer refuses, no layer stays merged.

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lofit.errors import EditError
@@ -16,14 +15,18 @@ from lofit.interventions.tuner.layer import EditLayer
 from lofit.interventions.tuner.sites import find_site
 
 
-def parameter_counts(model: nn.Module) -> dict[str, int]:
+def parameter_counts(model: nn.Module, foldable: bool = True) -> dict[str, int]:
     """Count the parameters of the active adapters of any PEFT method, or of a model that was trained itself.
+
+    Args:
+        model: a PEFT model, not merged, or a plain model.
+        foldable: whether adapters of methods other than ``LOFIT`` can be merged.
 
     Returns:
         ``trained``: numbers that receive gradients now (``requires_grad``), so 0 for an adapter loaded for inference.
         ``stored``: numbers in the adapter file that ``save_pretrained`` writes.
         ``inference``: numbers the served model holds beyond the base model once the adapter is merged: 0, or the
-        biases that folded offsets need where the base has none; ``stored`` where merging is refused.
+        biases that folded offsets need where the base has none; ``stored`` where it cannot be merged.
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if not isinstance(model, PeftModel):
@@ -32,24 +35,11 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     for name in model.active_adapters:
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         stored += sum(tensor.numel() for tensor in state.values())
-    return {"trained": trained, "stored": stored, "inference": _added_by_merging(model, stored)}
-
-
-def _added_by_merging(model: PeftModel, stored: int) -> int:
-    """Numbers that merging adds to the base model; ``stored`` where the adapter must stay apart."""
-    tuner: Any = model.base_model
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    if any(layer.merged for layer in layers):
-        raise EditError("the adapter is merged already; count its parameters before")
-    before = sum(parameter.numel() for parameter in model.parameters())
-    try:
-        tuner.merge_adapter()
-        return sum(parameter.numel() for parameter in model.parameters()) - before
-    except (AttributeError, NotImplementedError, TypeError, ValueError, EditError):
-        return stored
-    finally:
-        if any(layer.merged for layer in layers):
-            tuner.unmerge_adapter()
+    edits = [module for module in model.modules() if isinstance(module, EditLayer)]
+    if edits:
+        foldable = all(layer.mergeable for layer in edits)
+    biases = sum(layer.new_bias_size(model.active_adapters) for layer in edits) if foldable else 0
+    return {"trained": trained, "stored": stored, "inference": biases if foldable else stored}
 
 
 @torch.no_grad()

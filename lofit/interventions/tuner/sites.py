@@ -132,7 +132,10 @@ def _common(
 ) -> tuple[str, int]:
     """Return the path of the one module inside a block that has a width, and that width; the same in every block."""
     common: tuple[str, int] | None = None
-    for index, block in enumerate(blocks):
+    for index, wrapped in enumerate(blocks):
+        block: Any = wrapped
+        if hasattr(block, "get_base_layer"):
+            block = block.get_base_layer()
         candidates = [(path, width) for path, module in block.named_modules() if (width := width_of(path, module))]
         if len(candidates) != 1:
             shown = ", ".join(path for path, _ in candidates[:3]) or "none"

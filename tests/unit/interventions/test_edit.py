@@ -7,6 +7,7 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from torch.testing import assert_close
 
+from lofit.errors import EditError
 from lofit.interventions import LofitConfig, head_norms
 from tests.by_hand import edited, vectors_of
 from tests.tiny import FAMILIES, tiny_model, tiny_tokens
@@ -167,6 +168,23 @@ def test_gradient_checkpointing_changes_no_gradient(reentrant):
     assert plain and all(gradient.abs().max() > 0 for gradient in plain.values())
     for name in plain:
         assert_close(checkpointed[name], plain[name])
+
+
+def test_compiles_without_a_break_and_gives_the_same():
+    for config in (
+        LofitConfig(heads=HEADS, scale=True, offset=True, init_std=0.5),
+        LofitConfig(site="ffn", init_std=0.5),
+    ):
+        model = get_peft_model(tiny_model("llama").requires_grad_(False), config).eval()
+        expected = logits(model)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        assert_close(logits(compiled), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_are_not_averaged():
+    with pytest.raises(EditError, match="cannot be averaged; activate several"):
+        two_adapters().add_weighted_adapter(["one", "two"], [0.5, 0.5], "both")
 
 
 def test_cached_generation_is_edited_like_the_full_pass():

@@ -122,7 +122,7 @@ def test_safe_merge_refuses_what_is_not_finite_and_changes_nothing(kind, value):
     (last,) = [p for n, p in model.named_parameters() if f"layers.2.self_attn.o_proj.lofit_{kind}" in n]
     last.data[1, 3] = value
     for merge in (model.merge_adapter, model.merge_and_unload):
-        with pytest.raises(EditError, match="NaN or infinite; nothing was merged"):
+        with pytest.raises(EditError, match="seems to be broken"):
             merge(safe_merge=True)
         assert list(model.peft_config) == ["default"]
         plain = {name.replace(".base_layer", ""): t for name, t in model.get_base_model().state_dict().items()}

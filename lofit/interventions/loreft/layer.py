@@ -1,0 +1,124 @@
+"""A decoder layer whose output is edited in a low-rank subspace (arXiv 2404.03592, section 3.2)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.nn import functional
+
+from lofit.interventions.loreft.config import LoreftConfig
+from lofit.interventions.spans import current_spans
+
+
+class LoreftEdit(nn.Module):
+    """h' = h + R^T (W h + b - R h), float32, with R [rank, width] of orthonormal rows.
+
+    R is the Q factor of the trained matrix ``r`` [width, rank], so any value of it is a valid R.
+
+    Args:
+        width: hidden size D.
+        rank: rank r.
+        generator: of the initial values: R uniform over orthonormal frames, W and b as ``nn.Linear``.
+    """
+
+    def __init__(self, width: int, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.r = nn.Parameter(torch.linalg.qr(torch.randn(width, rank, generator=generator)).Q.contiguous())
+        bound = 1 / math.sqrt(width)
+        self.w = nn.Parameter((torch.rand(rank, width, generator=generator) * 2 - 1) * bound)
+        self.b = nn.Parameter((torch.rand(rank, generator=generator) * 2 - 1) * bound)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Edit ``h`` [n, width]; computed in float32 and cast back."""
+        basis = torch.linalg.qr(self.r).Q
+        wide = h.to(torch.promote_types(h.dtype, torch.float32))
+        change = functional.linear(wide, self.w, self.b) - wide @ basis
+        return (wide + change @ basis.T).to(h.dtype)
+
+
+class LoreftLayer(nn.Module, BaseTunerLayer):
+    """Edits the output of a decoder layer at the first and last tokens of each prompt, and nowhere else.
+
+    Attributes that the model looks up on its layers are those of the wrapped layer.
+    """
+
+    adapter_layer_names = ("loreft_edits",)
+    other_param_names = ("loreft_configs",)
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.loreft_edits = nn.ModuleDict()
+        self.loreft_configs: dict[str, LoreftConfig] = {}
+        self._disable_adapters = False
+        self._active_adapter = []
+        self.merged_adapters = []
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+    def update_layer(self, adapter_name: str, config: LoreftConfig, width: int, layer: int) -> None:
+        """Add the edits of an adapter: one for the first and one for the last tokens, or one for both.
+
+        Args:
+            adapter_name: name of the adapter.
+            config: its configuration.
+            width: hidden size.
+            layer: number of this decoder layer, which seeds the initial values.
+        """
+        generator = torch.Generator().manual_seed(config.init_seed * 65536 + layer)
+        count = 1 if config.share or not (config.prefix and config.suffix) else 2
+        with torch.device("cpu"):
+            edits = nn.ModuleList(LoreftEdit(width, config.rank, generator) for _ in range(count))
+        self.loreft_edits[adapter_name] = edits.to(next(self.base_layer.parameters()).device)
+        self.loreft_configs[adapter_name] = config
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the decoder layer returns, its hidden states [batch, length, width] edited."""
+        output = self.base_layer(*args, **kwargs)
+        if self.disable_adapters:
+            return output
+        hidden = output if isinstance(output, torch.Tensor) else output[0]
+        for name in self.active_adapters:
+            if name in self.loreft_edits:
+                hidden = self._edit(hidden, name)
+        return hidden if isinstance(output, torch.Tensor) else (hidden, *output[1:])
+
+    def _edit(self, h: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        config, edits = self.loreft_configs[adapter_name], list(self.loreft_edits[adapter_name].children())
+        prompt = current_spans(h).prompt
+        first, last = prompt_ends(prompt, config.prefix, config.suffix)
+        masks = [first | last] if len(edits) == 1 else [first, last]
+        for edit, mask in zip(edits, masks, strict=True):
+            if mask.any():
+                h = h.masked_scatter(mask[..., None], edit(h[mask]))
+        return h
+
+
+def prompt_ends(prompt: torch.Tensor, prefix: int, suffix: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks of the first ``prefix`` and last ``suffix`` tokens of each prompt, each at most half of the prompt.
+
+    Args:
+        prompt: bool [batch, length], the prompt's tokens, which stand in one piece.
+        prefix: number of first tokens.
+        suffix: number of last tokens.
+
+    Returns:
+        two bool tensors [batch, length], disjoint.
+    """
+    rank = prompt.long().cumsum(-1)  # 1 for the first token of the prompt
+    total = rank[:, -1:]
+    half = total // 2
+    first = prompt & (rank <= half.clamp(max=prefix))
+    last = prompt & (rank > total - half.clamp(max=suffix))
+    return first, last
