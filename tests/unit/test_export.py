@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from lofit.fit import node as fit_node
 from lofit.localize import node as localize_node
 from lofit.runs import FitNode, RunTable
 from lofit.sources import node as source_node
+from lofit.tasks import task_folder
 from tests.checkpoint import save_checkpoint
 from tests.tiny import tiny_tokens
 
@@ -168,3 +170,33 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
         export(table, method, tmp_path / "out", form)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lofit", "iti", "red", "repe"])
+def test_the_stock_command_line_of_the_harness_gives_the_same_scores(
+    table: RunTable, method: str, tmp_path: Path
+) -> None:
+    node = find(table, method)
+    evaluate_node.run(table, node)
+    expected = json.loads((table.eval_dir(node) / "results.json").read_text())["metrics"]
+    export(table, method, tmp_path / "model")
+    task = tmp_path / "task.yaml"
+    items = table.data_dir(node.data) / "test.jsonl"
+    definition = {
+        "include": str(task_folder("listops") / "task.yaml"),
+        "task": "lofit_listops",
+        "dataset_kwargs": {"data_files": {"test": str(items)}},
+    }
+    task.write_text(yaml.safe_dump(definition))
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", str(task), "--batch_size", "4"]
+    command += ["--model_args", f"pretrained={tmp_path / 'model'}", "--output_path", str(tmp_path / "scores")]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, "--device", "cpu"], capture_output=True, text=True, env=env, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (scores,) = (tmp_path / "scores").rglob("results_*.json")
+    found = json.loads(scores.read_text())["results"]["lofit_listops"]
+    for name, metric in expected.items():
+        assert found[f"{name},none"] == pytest.approx(metric["value"])

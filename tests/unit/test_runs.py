@@ -143,3 +143,12 @@ def test_a_model_folder_belongs_to_one_source() -> None:
         )
 
     assert folder("a") == folder("a") != folder("b")
+
+
+def test_folds_never_share_a_file() -> None:
+    made = table()
+    for nodes, folder in ((made.fits, made.run_dir), (made.localize, made.localize_dir), (made.data, made.data_dir)):
+        of_task = [node for node in nodes.values() if "truthfulqa/" in node.id]
+        folders = {folder(node) for node in of_task}
+        assert len(folders) == len(of_task)
+        assert {part for path in folders for part in path.parts if part.startswith("fold")} == {"fold0", "fold1"}
