@@ -9,8 +9,11 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from lofit.errors import TaskError
 from lofit.evaluate.harness import evaluate
+from lofit.evaluate.node import draw_shots
 from lofit.files import write_jsonl
+from lofit.fit.session import load_model
 from lofit.interventions import LofitConfig
 from lofit.tasks import load_task
 from tests.checkpoint import byte_tokenizer
@@ -85,3 +88,51 @@ def test_repeated_evaluation_gives_equal_scores(tmp_path: Path) -> None:
     write_jsonl(items, CHOICES)
     results = [evaluate(edited(), byte_tokenizer(), load_task("siqa"), items, batch_size=4)[0] for _ in range(2)]
     assert results[0] == results[1]
+
+
+SFT_SHOTS = [{"id": "s", "prompt": "8+1=", "target": " 9"}, {"id": "t", "prompt": "7+1=", "target": " 8"}]
+DPO_SHOTS = [{"id": "s", "train_prompt": "Q: up? A:", "chosen": " Yes", "rejected": " No"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "shots", "front"),
+    [
+        ("listops", SUMS, SFT_SHOTS, "8+1= 9\n\n7+1= 8\n\n"),
+        ("siqa", CHOICES, SFT_SHOTS, "8+1= 9\n\n7+1= 8\n\n"),
+        ("truthfulqa", [row | {"labels": [1, 0, 0]} for row in CHOICES], DPO_SHOTS, "Q: up? A: Yes\n\n"),
+    ],
+)
+def test_examples_stand_answered_in_front_of_every_prompt(
+    tmp_path: Path, name: str, rows: list[dict[str, Any]], shots: list[dict[str, Any]], front: str
+) -> None:
+    items = tmp_path / "test.jsonl"
+    write_jsonl(items, rows)
+    model = tiny_model("llama", vocab_size=259, max_position_embeddings=512)
+    _, samples = evaluate(model, byte_tokenizer(), load_task(name), items, batch_size=2, shots=shots)
+    for row, sample in zip(rows, samples, strict=True):
+        assert {argument[0] for argument in sample["arguments"]} == {front + str(row["prompt"])}
+
+
+def test_examples_are_drawn_by_the_seed_and_must_be_there(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", SUMS)
+    drawn = draw_shots(tmp_path / "train.jsonl", 3, seed=1)
+    assert drawn == draw_shots(tmp_path / "train.jsonl", 3, seed=1) != draw_shots(tmp_path / "train.jsonl", 3, seed=2)
+    assert all(row in SUMS for row in drawn)
+    assert draw_shots(tmp_path / "absent.jsonl", 0, seed=1) == []
+    with pytest.raises(TaskError, match="6 examples asked for, 5 training rows"):
+        draw_shots(tmp_path / "train.jsonl", 6, seed=1)
+
+
+def test_a_checkpoints_own_habits_of_generation_do_not_count(tmp_path: Path) -> None:
+    model = tiny_model("llama", vocab_size=259, max_position_embeddings=512)
+    model.generation_config.repetition_penalty = 3.0
+    model.generation_config.no_repeat_ngram_size = 1
+    model.save_pretrained(tmp_path / "habits")
+    tiny_model("llama", vocab_size=259, max_position_embeddings=512).save_pretrained(tmp_path / "plain")
+    write_jsonl(tmp_path / "test.jsonl", SUMS)
+    outputs = []
+    for name in ("habits", "plain"):
+        loaded = load_model(tmp_path / name, torch.device("cpu"), torch.float32)
+        _, samples = evaluate(loaded, byte_tokenizer(), load_task("listops"), tmp_path / "test.jsonl", batch_size=2)
+        outputs.append([sample["resps"][0][0] for sample in samples])
+    assert outputs[0] == outputs[1]
