@@ -62,12 +62,17 @@ def bring(table: RunTable, node: FitNode) -> None:
 
 
 def score(table: RunTable, node: FitNode) -> dict[str, Any]:
-    """Rank heads if that is still to be done, fit the node and score it on validation."""
+    """Read activations and rank heads if that is still to be done, fit the node and score it on validation."""
+    from lofit.activations import node as activations_node
     from lofit.evaluate.harness import evaluate
     from lofit.fit.outcome import outcome
     from lofit.fit.workbench import open_workbench
     from lofit.localize import node as localize_node
 
+    for user in (node.heads_from, node):
+        activations = table.activations_of(user) if user else None
+        if activations and not table.activations_dir(activations).exists():
+            activations_node.run(table, activations)
     if node.heads_from and not (table.localize_dir(node.heads_from) / "heads.parquet").exists():
         localize_node.run(table, node.heads_from)
 

@@ -61,7 +61,7 @@ def workbench(opened: Session, folder: Path | None = None, k: tuple[int, ...] = 
     With ``folder``, the activations of the session's rows are read into it, and a ranking by ``scores`` ([3, 4]) is
     written there if they are given.
     """
-    bench = Workbench("t", opened.seed, 3, 4, lambda: opened, k, folder, folder)
+    bench = Workbench("t", "tiny/sums/fold0", opened.seed, 3, 4, lambda: opened, k, folder, folder)
     if folder:
         texts = contrast_texts({"train": opened.train, "validation": opened.validation})
         record = capture(opened, texts, folder / "heads.npy", folder / "blocks.npy")

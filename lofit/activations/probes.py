@@ -56,9 +56,9 @@ def head_directions(
 ) -> np.ndarray:
     """Unit vectors from wrong towards right, one per head.
 
-    ``mass_mean``: mean of right minus mean of wrong over all training and validation texts, answer-pooled, so that
-    questions with more answers weigh more. ``probe``: weights of the head's probe, fitted on the training texts.
-    ``random``: normal, independent of the activations.
+    ``mass_mean``: mean of right minus mean of wrong, answer-pooled, so that questions with more answers weigh more.
+    ``probe``: weights of the head's probe. Both are of the training texts: the strength of the shift is chosen on the
+    validation questions. ``random``: normal, independent of the activations.
 
     Returns:
         float64 [heads, head dimension].
@@ -72,7 +72,7 @@ def head_directions(
     for layer, head in heads:
         values = np.asarray(activations.heads[layer, :, head], dtype=np.float64)
         if kind == "mass_mean":
-            direction = values[labels == 1].mean(0) - values[labels == 0].mean(0)
+            direction = values[train & (labels == 1)].mean(0) - values[train & (labels == 0)].mean(0)
         elif kind == "probe":
             direction = _fit_probe(values[train], labels[train], seed).coef_[0]
         else:
@@ -87,7 +87,7 @@ def head_directions(
 def projection_spread(
     activations: Activations, heads: Sequence[tuple[int, int]], directions: np.ndarray, ddof: int
 ) -> np.ndarray:
-    """Standard deviation (sigma) of all training and validation texts' projections on each head's direction.
+    """Standard deviation (sigma) of the training texts' projections on each head's direction.
 
     Args:
         activations: of one split.
@@ -98,8 +98,9 @@ def projection_spread(
     Returns:
         float64 [n].
     """
+    train = activations.among("train")
     spreads = [
-        np.std(np.asarray(activations.heads[layer, :, head], dtype=np.float64) @ direction, ddof=ddof)
+        np.std(np.asarray(activations.heads[layer, train, head], dtype=np.float64) @ direction, ddof=ddof)
         for (layer, head), direction in zip(heads, directions, strict=True)
     ]
     return np.array(spreads)

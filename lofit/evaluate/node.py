@@ -75,7 +75,7 @@ def draw_shots(train: Path, n: int, seed: int) -> list[dict[str, Any]]:
     """
     if not n:
         return []
-    rows = read_jsonl(need(train, "prepare --run <id of the data>"))
+    rows = read_jsonl(need(train, f"prepare --run {'/'.join(train.parts[-4:-1])}"))
     if n > len(rows):
         raise TaskError(f"{train}: {n} examples asked for, {len(rows)} training rows; lower shots or raise n_train")
     return random.Random(seed).sample(rows, n)
@@ -95,7 +95,7 @@ def load_fitted(
     if fitted is None:
         return load_model(model_dir, device, dtype)
     if not (fitted / "adapter_config.json").is_file():
-        return load_model(fitted, device, dtype)
+        return load_model(fitted, device, dtype, source=model_dir)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(load_model(model_dir, device, dtype), str(fitted)).eval()

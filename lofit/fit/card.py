@@ -8,6 +8,8 @@ from typing import Any
 
 from lofit.files import read_json, write_json, write_text
 from lofit.interventions import Head
+from lofit.interventions.hook import LOREFT
+from lofit.interventions.hook import NAME as LOFIT
 from lofit.runs import FitNode
 
 _TEXT = """\
@@ -26,15 +28,32 @@ method `{method}`, task `{task}`, fold {fold}, seed {seed}.
 {load}
 ```
 """
-_ADAPTER = """\
-import lofit  # registers the LOFIT adapter type with PEFT; without it loading fails with KeyError
-from peft import PeftModel
-
-model = PeftModel.from_pretrained(base_model, "<this folder>")"""
 _CHECKPOINT = """\
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("<this folder>")"""
+_ADAPTER = """\
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "<this folder>")"""
+_IMPORT = "import lofit  # registers this type of adapter with PEFT; without it loading fails with KeyError\n"
+_SPANS = """
+
+# The adapter acts at some positions only, and has to be told where the prompt is.
+from lofit.interventions.spans import generation_spans
+
+with generation_spans(inputs["attention_mask"]):  # padded on the left
+    model.generate(**inputs)"""
+
+
+def _how_to_load(folder: Path) -> str:
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        return _CHECKPOINT
+    settings = read_json(config)
+    ours = settings["peft_type"] in (LOFIT, LOREFT)
+    at_some_positions = settings["peft_type"] == LOREFT or settings.get("positions", "all") != "all"
+    return (_IMPORT if ours else "") + _ADAPTER + (_SPANS if at_some_positions else "")
 
 
 def base_name(node: FitNode) -> str:
@@ -75,7 +94,7 @@ def write_card(
         revision=f" at revision `{revision}`" if revision else "",
         heads=_heads(node, heads or ()),
         metrics=_metrics(metrics or {}),
-        load=_ADAPTER if is_adapter else _CHECKPOINT,
+        load=_how_to_load(folder),
     )
     write_text(folder / "README.md", text)
 

@@ -35,8 +35,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, source: Path | None = None) -> PreTrainedModel:
     """Load a decoder-only model from a local folder, frozen and in evaluation mode (no dropout).
+
+    Args:
+        folder: of the weights.
+        device: where to.
+        dtype: precision of the weights.
+        source: folder that says where the model comes from, and so whether its code is trusted; None: ``folder``.
 
     Raises:
         SourceError: the folder holds no loadable model.
@@ -45,7 +51,11 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=_trusted(folder)
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=_trusted(source or folder),
         )
     except (OSError, ValueError) as error:
         raise SourceError(f"{folder}: no loadable causal language model ({str(error).splitlines()[0]})") from None
@@ -119,7 +129,7 @@ def open_session(
     """
     target = pick_device(device)
     rows = {
-        split: read_jsonl(need(data_dir / f"{split}.jsonl", "prepare --run <id of the data>"))
+        split: read_jsonl(need(data_dir / f"{split}.jsonl", f"prepare --run {'/'.join(data_dir.parts[-3:])}"))
         for split in ("train", "validation")
     }
     need(model_dir / "config.json", f"model {model_dir.name}")

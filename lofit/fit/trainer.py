@@ -126,6 +126,9 @@ def train(
     model = wrap(session, config) if config else session.model.requires_grad_(True)
     extra = penalty(model) if penalty else None  # type: ignore[arg-type]
     record = _loop(session, model, rows, validation, params, meter, title, extra)
+    record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if config is None:  # frozen, as it was when it was measured: torch rounds differently for weights that are not
+        model.requires_grad_(False)
     live.check(model)
     return Fitted(model, record)
 

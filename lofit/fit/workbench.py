@@ -25,6 +25,7 @@ class Workbench:
 
     Attributes:
         title: what progress bars say.
+        name: model, task and fold, such as ``llama-2-7b/truthfulqa/fold1``.
         seed: seed of everything random in the node.
         n_layers, n_heads: shape of the model.
         k: numbers of heads: one, or those a method may choose from; empty for a method without heads.
@@ -34,6 +35,7 @@ class Workbench:
     """
 
     title: str
+    name: str
     seed: int
     n_layers: int
     n_heads: int
@@ -57,7 +59,9 @@ class Workbench:
         from lofit.activations.store import read_activations
 
         assert self.activations_dir is not None, f"{self.title} does not declare that it uses activations"
-        need(self.activations_dir / "activations.json", "activations --run <id>")
+        need(
+            self.activations_dir / "activations.json", f"activations --run {'/'.join(self.activations_dir.parts[-4:])}"
+        )
         return read_activations(self.activations_dir)
 
     def heads(self, k: int) -> list[Head]:
@@ -69,7 +73,8 @@ class Workbench:
         from lofit.localize.ranking import top_heads
 
         assert self.ranking_dir is not None, f"{self.title} does not declare that it uses heads"
-        status = read_json(need(self.ranking_dir / "localize.json", "localize --run <id>"))
+        node_id = "/".join(self.ranking_dir.parts[-5:])
+        status = read_json(need(self.ranking_dir / "localize.json", f"localize --run {node_id}"))
         if status["status"] != "ok":
             raise FitError(f"localization failed: {status['reason']}")
         return top_heads(self.ranking_dir / "heads.parquet", k)
@@ -96,6 +101,7 @@ def open_workbench(table: RunTable, node: LocalizeNode | FitNode, title: str) ->
     ranking = node.heads_from if isinstance(node, FitNode) else None
     return Workbench(
         title=title,
+        name=f"{node.model}/{node.data.task}/fold{node.data.fold}",
         seed=node.data.seed,
         n_layers=entry.n_layers,
         n_heads=entry.n_heads,

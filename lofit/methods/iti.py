@@ -31,7 +31,7 @@ def fit(bench: Workbench, params: Params) -> Fitted:
     """Shift z by alpha sigma theta on the best K heads; alpha and K are chosen on validation.
 
     theta is the head's unit direction from wrong to right answers, sigma the standard deviation of the answers'
-    projections on it, both over the training and validation questions alone.
+    projections on it, both over the training questions.
     """
     from lofit.activations.probes import head_directions, projection_spread
     from lofit.interventions import LofitConfig
@@ -58,8 +58,8 @@ METHOD = Method(
     learns="v = alpha sigma theta on each of K heads; theta and sigma from activations, alpha and K chosen on "
     "validation; no gradient",
     parameters="K d",
-    deviations="acts at every position unless positions is answer; sigma from the probes' own texts, never from test "
-    "questions; alpha and K chosen by the validation loss",
+    deviations="acts at every position unless positions is answer; theta and sigma from the training questions alone, "
+    "since alpha and K are chosen, by the loss, on the validation questions",
     localizer="iti_probe",
     chooses_k=True,
     uses_activations=True,

@@ -19,7 +19,7 @@ class Params(TrainParams):
     """Hyperparameters of LoReFT."""
 
     rank: int = Field(default=8, ge=1)
-    layers: tuple[int, ...] | None = Field(default=None, description="decoder layers, from 0; null: all")
+    layers: tuple[int, ...] | None = Field(default=None, min_length=1, description="decoder layers, from 0; null: all")
     prefix: int = Field(default=7, ge=0, description="first prompt tokens edited, at most half of the prompt")
     suffix: int = Field(default=7, ge=0, description="last prompt tokens edited, at most half of the prompt")
     share: bool = Field(default=True, description="one edit for first and last tokens")
@@ -31,7 +31,7 @@ def adapter(params: Params, bench: Workbench) -> PeftConfig:
 
     return LoreftConfig(
         rank=params.rank,
-        layers=list(params.layers) if params.layers else None,
+        layers=None if params.layers is None else list(params.layers),
         prefix=params.prefix,
         suffix=params.suffix,
         share=params.share,
@@ -47,7 +47,7 @@ METHOD = Method(
     learns="R (orthonormal rows), W and b in h' = h + R^T (W h + b - R h) on the output of every chosen layer, by "
     "gradient",
     parameters="(2 r D + r) per layer, twice that if share is off",
-    deviations="R is the Q factor of a QR decomposition instead of a Householder product; no dropout; reimplemented, "
+    deviations="R by Gram-Schmidt (QR) instead of a Householder product; no dropout; reimplemented, "
     "since pyreft 0.1.0 requires transformers 4.45.1",
     foldable=False,
     fit=trains(adapter),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +25,9 @@ class Params(LossParams):
     unit: Literal["norm", "absolute"] = Field(
         default="norm", description="coefficients are shares of the residual stream's mean norm in a layer, or absolute"
     )
-    layers: tuple[float, ...] = Field(min_length=1, description="shares of all layers, best-reading first")
+    layers: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        min_length=1, description="shares of all layers, best-reading first"
+    )
 
 
 def fit(bench: Workbench, params: Params) -> Fitted:

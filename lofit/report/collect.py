@@ -82,7 +82,7 @@ class EvaluatedRun:
         eval_path: folder with ``results.json`` and ``samples.jsonl``.
         fit_path: ``fit.json``; None when nothing was fitted.
         localize_path: ``localize.json``; None when no heads were ranked.
-        activations_path: ``activations.json``; None when none were read.
+        activations_paths: each ``activations.json`` that was read, by the method or for the ranking.
     """
 
     run_id: str
@@ -100,7 +100,7 @@ class EvaluatedRun:
     eval_path: Path
     fit_path: Path | None = None
     localize_path: Path | None = None
-    activations_path: Path | None = None
+    activations_paths: tuple[Path, ...] = ()
 
 
 def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
@@ -166,19 +166,19 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
     fit_path, localize_path = run.fit_path, run.localize_path
     fit = _load(fit_path) if fit_path else {}
     localize = _load(localize_path) if localize_path else {}
-    activations_path = run.activations_path
-    activations = _load(activations_path) if activations_path else {}
+    activations = [(_load(read), read) for read in run.activations_paths]
     base: dict[str, Any] = {name: getattr(run, name) for name in _RUN_COLUMNS}
     base |= {"metric": None, "value": math.nan, "stderr": math.nan}
     base["n_items"] = _number(result, "n_items", path)
     base |= {column: _number(fit, key, fit_path) for column, key in _FIT_COLUMNS.items()}
     base["localize_seconds"] = _number(localize, "seconds", localize_path)
-    base["activations_seconds"] = _number(activations, "seconds", activations_path)
+    seconds = [_number(document, "seconds", read) for document, read in activations]
+    base["activations_seconds"] = sum(filter(None, seconds)) if seconds else None
     base["dtype"] = result.get("dtype")
     base["chosen"] = ", ".join(f"{name}={value}" for name, value in (fit.get("chosen") or {}).items()) or None
     # The earliest node that failed is the cause, so its reason is the one shown.
     for document, where in (
-        (activations, activations_path), (localize, localize_path), (fit, fit_path), (result, path),
+        *activations, (localize, localize_path), (fit, fit_path), (result, path),
     ):  # fmt: skip
         if where is None:
             continue

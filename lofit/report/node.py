@@ -29,7 +29,8 @@ def headline(table: RunTable) -> dict[str, str]:
 def evaluated_run(table: RunTable, node: FitNode) -> EvaluatedRun:
     """Where a node's scores and costs are."""
     ranking = node.heads_from
-    activations = table.activations_of(node) or (table.activations_of(ranking) if ranking else None)
+    read = [table.activations_of(user) for user in (node, ranking) if user]
+    activations = {used.id: used for used in read if used}.values()
     manifest = read_json(need(table.data_dir(node.data) / "manifest.json", f"prepare --run {node.data.id}"))
     return EvaluatedRun(
         run_id=node.id,
@@ -47,7 +48,7 @@ def evaluated_run(table: RunTable, node: FitNode) -> EvaluatedRun:
         eval_path=table.eval_dir(node),
         fit_path=table.run_dir(node) / "fit.json" if load_method(node.method).fit else None,
         localize_path=table.localize_dir(ranking) / "localize.json" if ranking else None,
-        activations_path=table.activations_dir(activations) / "activations.json" if activations else None,
+        activations_paths=tuple(table.activations_dir(used) / "activations.json" for used in activations),
     )
 
 
@@ -94,7 +95,7 @@ def draw_transfer_figure(table: RunTable) -> None:
         name: metric for name, metric in headline(table).items() if name in (config.transfer.tasks or config.tasks)
     }
     results = read_results(results_path(table))
-    results = results[results["task"].isin(chosen)]
+    results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
     heads = (config.methods[name] or MethodConfig()).heads or HeadsConfig()

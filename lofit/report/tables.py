@@ -52,7 +52,7 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFra
         ReportError: see ``headline_rows``; also two runs for the same cell, seed and fold.
     """
     rows = headline_rows(results, headline)
-    rows = rows[rows["head_task"].isna() | (rows["head_task"] == rows["task"])]
+    rows = rows[~_transferred(rows)]
     rows = rows.assign(variant=_variants(rows))
     folds = folds_by_task(rows)
     protocols = dict(zip(rows["task"].astype(str), rows["protocol"].astype(str), strict=True))
@@ -107,6 +107,14 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
         console.print(Text(line))
 
 
+def _transferred(rows: pd.DataFrame) -> pd.Series:
+    """Which rows have heads of another task although there is a run with heads of its own: those of the heat map."""
+    own = rows["head_task"] == rows["task"]
+    keys = ["model", "method", "selector", "n_heads", "task"]
+    has_own = own.groupby([rows[key] for key in keys], dropna=False).transform("any")
+    return rows["head_task"].notna() & ~own & has_own
+
+
 def _variants(rows: pd.DataFrame) -> list[str]:
     selectors = rows.groupby("method")["selector"].nunique()
     sized = bool((rows.groupby(["model", "task", "fold"])["n_train"].nunique() > 1).any())
@@ -114,7 +122,8 @@ def _variants(rows: pd.DataFrame) -> list[str]:
     for row in rows.to_dict("records"):
         parts = []
         if pd.notna(row["n_heads"]):
-            parts.append(f"{int(row['n_heads'])} head{'' if row['n_heads'] == 1 else 's'}")
+            of = "" if row["head_task"] == row["task"] else f" of {row['head_task']}"
+            parts.append(f"{int(row['n_heads'])} head{'' if row['n_heads'] == 1 else 's'}{of}")
         if pd.notna(row["selector"]) and selectors[row["method"]] > 1:
             parts.append(f"selected by {row['selector']}")
         if sized:

@@ -17,7 +17,8 @@ from lofit.interventions.spans import current_spans
 class LoreftEdit(nn.Module):
     """h' = h + R^T (W h + b - R h), float32, with R [rank, width] of orthonormal rows.
 
-    R is the Q factor of the trained matrix ``r`` [width, rank], so any value of it is a valid R.
+    R is the Gram-Schmidt basis of the trained matrix ``r`` [width, rank]: its QR decomposition with a positive
+    diagonal, without which single rows of R would change sign as ``r`` moves.
 
     Args:
         width: hidden size D.
@@ -27,17 +28,23 @@ class LoreftEdit(nn.Module):
 
     def __init__(self, width: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.r = nn.Parameter(torch.linalg.qr(torch.randn(width, rank, generator=generator)).Q.contiguous())
+        self.r = nn.Parameter(orthonormal(torch.randn(width, rank, generator=generator)).contiguous())
         bound = 1 / math.sqrt(width)
         self.w = nn.Parameter((torch.rand(rank, width, generator=generator) * 2 - 1) * bound)
         self.b = nn.Parameter((torch.rand(rank, generator=generator) * 2 - 1) * bound)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """Edit ``h`` [n, width]; computed in float32 and cast back."""
-        basis = torch.linalg.qr(self.r).Q
+        basis = orthonormal(self.r)
         wide = h.to(torch.promote_types(h.dtype, torch.float32))
         change = functional.linear(wide, self.w, self.b) - wide @ basis
         return (wide + change @ basis.T).to(h.dtype)
+
+
+def orthonormal(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the Gram-Schmidt basis, float32 [width, rank], of the columns of ``matrix`` [width, rank]."""
+    q, r = torch.linalg.qr(matrix)
+    return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
 
 
 class LoreftLayer(nn.Module, BaseTunerLayer):

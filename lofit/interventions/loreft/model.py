@@ -49,7 +49,10 @@ class LoreftModel(BaseTuner):
         wrapped.update_layer(adapter_name, peft_config, width, int(target_name))
         if adapter_name not in self.active_adapters:
             wrapped.requires_grad_(False)
-        setattr(parent, target_name, wrapped)
+        self._replace_module(parent, target_name, wrapped, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)  # a decoder layer has no weight of its own to carry over
 
     def _check_merge_allowed(self) -> None:
         raise EditError("LoReFT acts on some prompt tokens only, so it cannot be merged; keep the adapter")

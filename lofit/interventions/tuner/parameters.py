@@ -30,7 +30,11 @@ def parameter_counts(model: nn.Module, foldable: bool = True) -> dict[str, int]:
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if not isinstance(model, PeftModel):
-        return {"trained": trained, "stored": trained, "inference": 0}
+        return {
+            "trained": trained,
+            "stored": sum(parameter.numel() for parameter in model.parameters()),
+            "inference": 0,
+        }
     stored = 0
     for name in model.active_adapters:
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)

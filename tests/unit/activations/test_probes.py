@@ -49,11 +49,12 @@ def test_estimated_directions_point_from_wrong_to_right(kind: str) -> None:
     assert direction[1] > 0.95
 
 
-def test_mass_mean_is_the_difference_of_means_over_all_texts() -> None:
+def test_mass_mean_is_the_difference_of_means_over_the_training_texts() -> None:
     activations = made_up()
-    values = activations.heads[0, :, 1].astype(np.float64)
-    right = [value for value, label in zip(values, activations.labels, strict=True) if label]
-    wrong = [value for value, label in zip(values, activations.labels, strict=True) if not label]
+    train = activations.among("train")
+    values, labels = activations.heads[0, train, 1].astype(np.float64), activations.labels[train]
+    right = [value for value, label in zip(values, labels, strict=True) if label]
+    wrong = [value for value, label in zip(values, labels, strict=True) if not label]
     expected = sum(right) / len(right) - sum(wrong) / len(wrong)
     (direction,) = head_directions(activations, [(0, 1)], "mass_mean", seed=0)
     np.testing.assert_allclose(direction, expected / np.sqrt((expected**2).sum()))
@@ -73,7 +74,8 @@ def test_sigma_is_the_spread_of_the_projections(ddof: int) -> None:
     directions = head_directions(activations, heads, "mass_mean", seed=0)
     sigma = projection_spread(activations, heads, directions, ddof)
     for (layer, head), direction, found in zip(heads, directions, sigma, strict=True):
-        projected = [float(np.dot(z.astype(np.float64), direction)) for z in activations.heads[layer, :, head]]
+        train = activations.heads[layer, activations.among("train"), head]
+        projected = [float(np.dot(z.astype(np.float64), direction)) for z in train]
         mean = sum(projected) / len(projected)
         expected = (sum((p - mean) ** 2 for p in projected) / (len(projected) - ddof)) ** 0.5
         assert found == pytest.approx(expected)
@@ -95,3 +97,16 @@ def test_one_sided_texts_and_directions_of_length_zero_are_refused() -> None:
     flat = Activations(activations.texts, np.zeros_like(activations.heads), activations.blocks)
     with pytest.raises(FitError, match="L1H2 is zero"):
         head_directions(flat, [(1, 2)], "mass_mean", 0)
+
+
+def test_validation_texts_play_no_part_in_directions_and_spreads() -> None:
+    activations = made_up()
+    other = activations.heads.copy()
+    other[:, activations.among("validation")] += 5
+    moved = Activations(activations.texts, other, activations.blocks)
+    for kind in ("mass_mean", "probe"):
+        one, two = (head_directions(given, [(1, 2)], kind, 0) for given in (activations, moved))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(
+            projection_spread(activations, [(1, 2)], one, 0), projection_spread(moved, [(1, 2)], two, 0)
+        )

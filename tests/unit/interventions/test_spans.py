@@ -14,7 +14,7 @@ from lofit.evaluate.lm import SpanLM, needs_spans
 from lofit.fit.examples import Example, collate
 from lofit.fit.objectives import answer_logits
 from lofit.interventions import LofitConfig, LoreftConfig
-from lofit.interventions.loreft.layer import prompt_ends
+from lofit.interventions.loreft.layer import LoreftEdit, orthonormal, prompt_ends
 from lofit.interventions.spans import answer_spans, current_spans, generation_spans
 from tests.by_hand import PROJECTIONS
 from tests.checkpoint import byte_tokenizer
@@ -182,7 +182,7 @@ def test_loreft_is_saved_counted_and_switched_like_any_adapter(tmp_path: Any) ->
 
     model = loreft(layers=[0, 2], share=False)
     size = 2 * 2 * (2 * 2 * 32 + 2)
-    assert parameter_counts(model) == {"trained": size, "stored": size, "inference": size}
+    assert parameter_counts(model, foldable=False) == {"trained": size, "stored": size, "inference": size}
     batch = collate(ROWS, 0, torch.device("cpu"))
     with torch.no_grad():
         expected = answer_logits(model, batch)
@@ -197,6 +197,68 @@ def test_loreft_is_saved_counted_and_switched_like_any_adapter(tmp_path: Any) ->
         with loaded.disable_adapter():
             frozen = tiny_model("llama").requires_grad_(False)  # torch rounds differently for weights that are not
             assert torch.equal(answer_logits(loaded, batch), answer_logits(frozen, batch))
+
+
+def test_the_basis_of_loreft_moves_smoothly_and_its_formula_holds_after_training() -> None:
+    matrix = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    for column in range(4):
+        bases = []
+        for value in (-1e-4, 1e-4):
+            moved = matrix.clone()
+            moved[column, column] = value
+            bases.append(orthonormal(moved))
+            assert_close(bases[-1].T @ bases[-1], torch.eye(4), rtol=1e-5, atol=1e-5)
+        assert (bases[0] - bases[1]).abs().max() < 0.01
+    assert torch.equal(orthonormal(matrix)[:, 0], orthonormal(2 * matrix)[:, 0])
+    edit = LoreftEdit(32, 2, torch.Generator().manual_seed(1))
+    optimizer = torch.optim.AdamW(edit.parameters(), lr=0.1)
+    h = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
+    for _ in range(5):
+        optimizer.zero_grad()
+        (edit(h) - 1).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        first = edit.r[:, 0] / edit.r[:, 0].norm()
+        second = edit.r[:, 1] - (edit.r[:, 1] @ first) * first
+        rotation = torch.stack([first, second / second.norm()])  # Gram-Schmidt, by hand
+        expected = h + (h @ edit.w.T + edit.b - h @ rotation.T) @ rotation
+        assert_close(edit(h), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_loreft_is_unloaded_to_the_base_model() -> None:
+    model = loreft(layers=[0, 2])
+    plain = model.unload()
+    assert list(plain.state_dict()) == list(tiny_model("llama").state_dict())
+    with torch.no_grad():
+        tokens = torch.tensor([[3, 4, 5]])
+        assert_close(plain(tokens).logits, tiny_model("llama")(tokens).logits)
+    again = get_peft_model(plain, LoreftConfig(rank=1))
+    assert sum("loreft_" in name for name, _ in again.named_parameters()) == 9
+
+
+@pytest.mark.parametrize("make", ["answer_only", "loreft"])
+def test_the_harness_generates_with_the_edit_where_it_belongs(make: str, tmp_path: Any) -> None:
+    from lofit.evaluate.harness import evaluate
+    from lofit.files import write_jsonl
+    from lofit.tasks import load_task
+
+    rows = [{"id": str(i), "prompt": f"{i * 37}+1=", "answers": ["1"], "separator": " "} for i in range(5)]
+    write_jsonl(tmp_path / "test.jsonl", rows)
+    base, tokenizer = tiny_model("llama", vocab_size=259), byte_tokenizer()
+    config = LoreftConfig(rank=2, prefix=1, suffix=2)
+    if make == "answer_only":
+        config = LofitConfig(heads=HEADS, positions="answer", scale=False, offset=True, init_std=1.0)
+    model = get_peft_model(base, config).eval()
+    _, samples = evaluate(model, tokenizer, load_task("listops"), tmp_path / "test.jsonl", batch_size=2)
+    for row, sample in zip(rows, samples, strict=True):
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        ids = list(prompt)
+        for _ in range(4):
+            batch = collate([Example((*ids, 2), len(prompt))], 0, torch.device("cpu"))  # any token may stand last
+            with torch.no_grad():
+                ids.append(int(answer_logits(model, batch)[0, -1].argmax()))
+        expected = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).split("\n")[0]
+        assert sample["resps"][0][0] == expected
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,10 @@ def test_iti_shifts_heads_by_alpha_sigma_theta(family: str, tmp_path: Path) -> N
     result = fitted("iti", tmp_path, opened, (2,), alpha=(3.0,))
     activations, offsets = workbench(session(family), tmp_path).activations, {}
     for layer, head in [(0, 1), (1, 0)]:
-        z = np.asarray(activations.heads[layer, :, head], dtype=np.float64)
-        theta = z[activations.labels == 1].mean(0) - z[activations.labels == 0].mean(0)
+        train = activations.among("train")
+        z = np.asarray(activations.heads[layer, train, head], dtype=np.float64)
+        labels = activations.labels[train]
+        theta = z[labels == 1].mean(0) - z[labels == 0].mean(0)
         theta /= np.sqrt((theta**2).sum())
         projected = z @ theta
         sigma = np.sqrt(((projected - projected.mean()) ** 2).mean())
@@ -102,14 +104,6 @@ def test_alpha_and_k_are_those_with_the_lowest_validation_loss(rows: dict[str, A
 def test_nothing_of_an_estimated_edit_is_trained(tmp_path: Path) -> None:
     result = fitted("iti", tmp_path, k=(2,), alpha=(1.0,))
     assert not any(parameter.requires_grad for parameter in result.model.parameters())
-
-
-def test_the_test_split_plays_no_part(tmp_path: Path) -> None:
-    opened = session()
-    assert not hasattr(opened, "test")
-    result = fitted("iti", tmp_path, opened, (2,), alpha=(1.0,))
-    assert set(workbench(session(), tmp_path).activations.texts["split"]) == {"train", "validation"}
-    assert result.record["chosen"] == {"k": 2, "alpha": 1.0}
 
 
 def test_without_validation_rows_nothing_can_be_chosen(tmp_path: Path) -> None:

@@ -182,5 +182,5 @@ def test_two_precisions_of_one_model_do_not_share_a_table(tmp_path: Path) -> Non
 
 def test_failed_activations_are_the_reason_of_all_that_follows(tmp_path: Path) -> None:
     failed = write(tmp_path / "activations.json", {"status": "failed", "reason": "out of memory"})
-    run = replace(lofit_run(tmp_path, fit={"status": "failed", "reason": "later"}), activations_path=failed)
+    run = replace(lofit_run(tmp_path, fit={"status": "failed", "reason": "later"}), activations_paths=(failed,))
     assert collect([run], tmp_path / "results.parquet")["status"].tolist() == ["failed: out of memory"]

@@ -253,3 +253,11 @@ def test_terminal_markup_in_names_is_text() -> None:
     out = StringIO()
     print_table(main_table(results(plain("clutrr", 0.1, method="[bold]x")), HEADLINE), Console(file=out, width=120))
     assert "[bold]x" in out.getvalue()
+
+
+def test_heads_of_another_task_are_shown_unless_they_belong_to_the_heat_map() -> None:
+    moved = [row("clutrr", 0.3, head_task="truthfulqa"), row("truthfulqa", 0.4)]
+    frame = main_table(results(*moved), HEADLINE)
+    assert frame["method"].tolist() == ["lofit (8 heads of truthfulqa)", "lofit (8 heads)"]
+    frame = main_table(results(*moved, row("clutrr", 0.5)), HEADLINE)
+    assert frame["method"].tolist() == ["lofit (8 heads)"]
