@@ -78,7 +78,8 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
     """
     model = session.model
     site = find_site(model, "head")
-    ids = encode_texts(session, texts, model.config.get_text_config().max_position_embeddings)
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    ids = encode_texts(session, texts, window or session.tokenizer.model_max_length)
     shape = (site.n_layers, len(ids))
     out_heads = np.lib.format.open_memmap(heads, "w+", np.float32, (*shape, site.groups, site.width))
     hidden = model.config.get_text_config().hidden_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lofit.localize.lofit import Params
+from lofit.localize.lofit import Params, norms_on_all_heads
 from lofit.localize.spec import Localizer
 
 if TYPE_CHECKING:
@@ -14,13 +14,7 @@ if TYPE_CHECKING:
 
 def score(bench: Workbench, params: Params) -> Scores:
     """Train v in z' = z + v on all heads; the score of a head is the L2 norm of its v."""
-    from lofit.fit.trainer import train
-    from lofit.interventions import LofitConfig, head_norms
-    from lofit.localize.ranking import Scores
-
-    config = LofitConfig(scale=False, offset=True, init_std=params.init_std, init_seed=bench.seed)
-    fitted = train(bench.session, config, params, bench.title)
-    return Scores(head_norms(fitted.model, which="offset"), fitted.record)
+    return norms_on_all_heads(bench, params, "offset")
 
 
 LOCALIZER = Localizer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -20,15 +20,22 @@ class Params(TrainParams):
     init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial values")
 
 
-def score(bench: Workbench, params: Params) -> Scores:
-    """Train a in z' = (1 + a) z on all heads with an L1 penalty; the score of a head is the L2 norm of its a."""
+def norms_on_all_heads(bench: Workbench, params: Params, which: Literal["scale", "offset"]) -> Scores:
+    """Train one kind of vector on all heads; the score of a head is the L2 norm of its vector."""
     from lofit.fit.trainer import train
     from lofit.interventions import LofitConfig, head_norms
     from lofit.localize.ranking import Scores
 
-    config = LofitConfig(scale=True, offset=False, init_std=params.init_std, init_seed=bench.seed)
+    config = LofitConfig(
+        scale=which == "scale", offset=which == "offset", init_std=params.init_std, init_seed=bench.seed
+    )
     fitted = train(bench.session, config, params, bench.title)
-    return Scores(head_norms(fitted.model, which="scale"), fitted.record)
+    return Scores(head_norms(fitted.model, which=which), fitted.record)
+
+
+def score(bench: Workbench, params: Params) -> Scores:
+    """Train a in z' = (1 + a) z on all heads with an L1 penalty; the score of a head is the L2 norm of its a."""
+    return norms_on_all_heads(bench, params, "scale")
 
 
 LOCALIZER = Localizer(

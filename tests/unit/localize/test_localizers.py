@@ -1,0 +1,76 @@
+"""Every localizer scores every head, repeats itself, and does what its name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lofit.fit.trainer import train
+from lofit.fit.workbench import Workbench
+from lofit.interventions import LofitConfig
+from lofit.localize import load_localizer, localizer_names
+from lofit.localize.ranking import rank_heads
+from tests.by_hand import vectors_of
+from tests.sessions import session, workbench
+
+TRAINING = {"lr": 0.02, "epochs": 3, "batch_size": 4}
+
+
+def scores(name: str, folder: Path, **params: Any) -> np.ndarray:
+    localizer = load_localizer(name)
+    given = params or (TRAINING if "lr" in localizer.Params.model_fields else {})
+    values: np.ndarray = localizer.score(workbench(session(), folder), localizer.Params(**given)).values
+    return values
+
+
+@pytest.mark.parametrize("name", localizer_names())
+def test_every_head_gets_a_score_and_the_same_one_again(name: str, tmp_path: Path) -> None:
+    found = scores(name, tmp_path)
+    assert found.shape == (3, 4)
+    assert len(rank_heads(found)) == 12
+    np.testing.assert_array_equal(found, scores(name, tmp_path))
+
+
+def test_bias_norm_is_the_norm_of_offsets_trained_on_all_heads(tmp_path: Path) -> None:
+    localizer = load_localizer("bias_norm")
+    params = localizer.Params(**TRAINING)
+    fitted = train(session(), LofitConfig(scale=False, offset=True, init_std=1e-3, init_seed=3), params, "t")
+    found = scores("bias_norm", tmp_path)
+    for (layer, head), vector in vectors_of(fitted.model, "llama", "offset").items():
+        assert found[layer, head] == pytest.approx(float(vector.norm()), rel=1e-5)
+
+
+def test_probe_layers_takes_whole_layers_by_the_mean_of_their_probes(tmp_path: Path) -> None:
+    probes, layers = scores("iti_probe", tmp_path), scores("probe_layers", tmp_path)
+    assert ((probes >= 0) & (probes <= 1)).all()
+    np.testing.assert_allclose(layers, np.repeat(probes.mean(axis=1, keepdims=True), 4, axis=1))
+    best = rank_heads(layers)["layer"][:4]
+    assert best.nunique() == 1
+    assert best[0] == probes.mean(axis=1).argmax()
+
+
+def test_random_heads_differ_by_seed_and_by_split_and_need_no_model() -> None:
+    localizer = load_localizer("random")
+
+    def draw(name: str, seed: int) -> list[float]:
+        def no_model() -> Any:
+            raise AssertionError("no model is needed")
+
+        bench = Workbench("t", name, seed, 30, 9, no_model)
+        values: list[float] = localizer.score(bench, localizer.Params()).values.ravel().tolist()
+        return values
+
+    one = draw("m/truthfulqa/fold0", 1)
+    assert one == draw("m/truthfulqa/fold0", 1)
+    assert one != draw("m/truthfulqa/fold1", 1)
+    assert one != draw("m/truthfulqa/fold0", 2)
+    assert len(set(one)) == 270
+
+
+def test_all_keeps_the_order_of_layers_and_heads(tmp_path: Path) -> None:
+    ranking = rank_heads(scores("all", tmp_path))
+    pairs = list(zip(ranking["layer"], ranking["head"], strict=True))
+    assert pairs == [(layer, head) for layer in range(3) for head in range(4)]
