@@ -158,12 +158,16 @@ class RunTable:
         return self.config.model_entry(model).source.model_dump(mode="json")
 
     def _ranking(self, model: str, data: DataNode, method: str) -> LocalizeNode:
-        heads = self._heads(method)
-        name = heads.localizer or methods.load_method(method).localizer
-        assert name is not None, f"{method} edits no selected heads"
-        values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, heads.params)
+        name = self.localizer_of(method)
+        values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, self._heads(method).params)
         params = localize.load_localizer(name).Params.model_validate(values).model_dump(mode="json")
         return LocalizeNode(model, self._source(model), self._dtype, data, name, params)
+
+    def localizer_of(self, method: str) -> str:
+        """The localizer of a method that edits selected heads: the configured one, or its own."""
+        name = self._heads(method).localizer or methods.load_method(method).localizer
+        assert name is not None, f"{method} edits no selected heads"
+        return name
 
     def _heads(self, method: str) -> HeadsConfig:
         return (self.config.methods[method] or MethodConfig()).heads or HeadsConfig()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from lofit.activations.store import TEXT_COLUMNS
-from lofit.errors import TaskError
 from lofit.fit.cost import Meter
+from lofit.fit.examples import Example, collate, encode
+from lofit.fit.objectives import answer_logits
 from lofit.fit.progress import track
 from lofit.fit.session import Session
 from lofit.interventions import find_site
@@ -38,25 +39,16 @@ def contrast_texts(rows_by_split: dict[str, list[dict[str, Any]]]) -> pd.DataFra
     return pd.DataFrame(texts, columns=[*TEXT_COLUMNS, "prompt", "answer"])
 
 
-def encode_texts(session: Session, texts: pd.DataFrame, max_length: int) -> list[list[int]]:
-    """Token ids of prompt and answer, special tokens in front as the tokenizer's default, none at the end.
+def encode_texts(session: Session, texts: pd.DataFrame) -> list[Example]:
+    """Each text as training encodes it, end-of-sequence included, which is a label and never an input.
 
     Raises:
-        TaskError: a text is longer than ``max_length`` tokens.
+        TaskError: a text is longer than the model reads.
     """
-    eos = session.tokenizer.eos_token_id
-    encoded = []
-    for prompt, answer in zip(texts["prompt"], texts["answer"], strict=True):
-        ids = list(session.tokenizer(prompt + answer)["input_ids"])
-        while len(ids) > 1 and ids[-1] == eos:  # some tokenizers append it themselves
-            ids.pop()
-        if len(ids) > max_length:
-            raise TaskError(
-                f"the contrastive text {(prompt + answer)[:60]!r}... has {len(ids)} tokens, more than {max_length}; "
-                "shorten or remove the row"
-            )
-        encoded.append(ids)
-    return encoded
+    window = getattr(session.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = window or session.tokenizer.model_max_length
+    pairs = zip(texts["prompt"], texts["answer"], strict=True)
+    return [encode(session.tokenizer, prompt, answer, longest, f"text {prompt[:40]!r}") for prompt, answer in pairs]
 
 
 @torch.no_grad()
@@ -78,21 +70,24 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
     """
     model = session.model
     site = find_site(model, "head")
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    ids = encode_texts(session, texts, window or session.tokenizer.model_max_length)
-    shape = (site.n_layers, len(ids))
+    # Of each text only the end-of-sequence is predicted, so that the output head runs on one position.
+    examples = [Example(text.ids, len(text.ids) - 1) for text in encode_texts(session, texts)]
+    lengths = [len(example.ids) - 1 for example in examples]
+    shape = (site.n_layers, len(examples))
     out_heads = np.lib.format.open_memmap(heads, "w+", np.float32, (*shape, site.groups, site.width))
     hidden = model.config.get_text_config().hidden_size
     out_blocks = np.lib.format.open_memmap(blocks, "w+", np.float32, (*shape, hidden))
     meter = Meter(model.device)
-    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))  # longest first: out of memory shows at once
+    order = sorted(range(len(examples)), key=lambda i: (-lengths[i], i))  # longest first: out of memory shows at once
     pad = session.tokenizer.pad_token_id or 0
     steps = range(0, len(order), batch_size)
-    with track("activations", len(steps), session.progress) as advance:
+    with (
+        _hooks(model, site.layers, site.suffix, site.n_layers) as last,
+        track("activations", len(steps), session.progress) as advance,
+    ):
         for start in steps:
             rows = order[start : start + batch_size]
-            with _hooks(model, site.layers, site.suffix, site.n_layers) as last:
-                _forward(model, [ids[i] for i in rows], pad)
+            answer_logits(model, collate([examples[i] for i in rows], pad, model.device))
             for layer in range(site.n_layers):
                 out_heads[layer, rows] = last["head", layer].unflatten(-1, (site.groups, site.width)).numpy()
                 out_blocks[layer, rows] = last["block", layer].numpy()
@@ -100,17 +95,7 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
             advance("")
     out_heads.flush()
     out_blocks.flush()
-    return {"n_texts": len(ids), "n_tokens": sum(map(len, ids)), **meter.report()}
-
-
-def _forward(model: nn.Module, ids: Sequence[Sequence[int]], pad: int) -> None:
-    """Run one batch, padded on the left, so that every text ends in the last column."""
-    length = max(map(len, ids))
-    device = next(model.parameters()).device
-    tokens = torch.tensor([[pad] * (length - len(row)) + list(row) for row in ids], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
+    return {"n_texts": len(examples), "n_tokens": sum(lengths), **meter.report()}
 
 
 @contextlib.contextmanager

@@ -97,11 +97,6 @@ class Batch:
     position_ids: torch.Tensor
     labels: torch.Tensor
 
-    @property
-    def n_tokens(self) -> int:
-        """Input tokens without padding."""
-        return int(self.attention_mask.sum())
-
 
 def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> Batch:
     """Pad ``examples`` on the left into one batch."""

@@ -1,4 +1,4 @@
-"""Progress bars that are silent when nobody watches."""
+"""Progress: a bar on a terminal, a few lines in a log."""
 
 from __future__ import annotations
 

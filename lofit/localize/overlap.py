@@ -10,8 +10,8 @@ import pandas as pd
 from scipy import stats
 
 
-def jaccard(first: pd.DataFrame, second: pd.DataFrame, k: int) -> float:
-    """Share of the heads among the ``k`` best of either ranking that are among the best of both.
+def shared_heads(first: pd.DataFrame, second: pd.DataFrame, k: int) -> int:
+    """Number of heads among the ``k`` best of both rankings.
 
     Args:
         first: a ranking with columns layer, head, rank (1 is best).
@@ -22,7 +22,12 @@ def jaccard(first: pd.DataFrame, second: pd.DataFrame, k: int) -> float:
         {(layer, head) for layer, head, rank in zip(f["layer"], f["head"], f["rank"], strict=True) if rank <= k}
         for f in (first, second)
     )
-    return len(one & other) / len(one | other)
+    return len(one & other)
+
+
+def jaccard(shared: int, k: int) -> float:
+    """Jaccard index of two sets of ``k`` heads that share so many: intersection over union."""
+    return shared / (2 * k - shared)
 
 
 def expected_jaccard(n: int, k: int) -> float:
@@ -63,9 +68,8 @@ def overlap_table(rankings: Mapping[str, pd.DataFrame], counts: Iterable[int]) -
     for (first, one), (second, other) in combinations(rankings.items(), 2):
         correlation = rank_correlation(one, other)
         for k in counts:
-            index = jaccard(one, other, k)
-            shared = round(2 * k * index / (1 + index))
+            shared = shared_heads(one, other, k)
             chance = expected_jaccard(len(one), k), overlap_p_value(len(one), k, shared)
-            rows.append((first, second, k, shared, index, *chance, correlation))
+            rows.append((first, second, k, shared, jaccard(shared, k), *chance, correlation))
     columns = ["first", "second", "k", "shared", "jaccard", "expected_jaccard", "p_value", "spearman"]
     return pd.DataFrame(rows, columns=columns)

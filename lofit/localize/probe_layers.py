@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lofit.fit.params import NoParams
 from lofit.localize import iti_probe
 from lofit.localize.spec import Localizer
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
 
 def score(bench: Workbench, params: NoParams) -> Scores:
     """The score of a head is the mean validation accuracy of all probes of its layer."""
+    import numpy as np
+
     from lofit.localize.ranking import Scores
 
     found = iti_probe.score(bench, params)

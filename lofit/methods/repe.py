@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
 from lofit.activations.names import Reading
@@ -36,6 +35,8 @@ def fit(bench: Workbench, params: Params) -> Fitted:
     Layers are taken in order of reading accuracy on validation pairs, ties in order of depth; how many, and the
     coefficient, are chosen on validation.
     """
+    import numpy as np
+
     from lofit.activations.reading import reading_vectors
     from lofit.interventions import LofitConfig
     from lofit.methods.search import choose

@@ -8,7 +8,6 @@ import pandas as pd
 from rich.console import Console
 
 from lofit import tasks
-from lofit.config import HeadsConfig, MethodConfig
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import PROTOCOL
 from lofit.files import atomic_path, need, read_json, write_text
@@ -98,8 +97,7 @@ def draw_transfer_figure(table: RunTable) -> None:
     results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
-    heads = (config.methods[name] or MethodConfig()).heads or HeadsConfig()
-    selector = heads.localizer or load_method(name).localizer or "none"
+    selector = table.localizer_of(name)
     matrix = pd.concat(
         [
             transfer_matrix(results[results["model"] == model], chosen, k, method=name, selector=selector)

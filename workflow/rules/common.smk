@@ -159,7 +159,7 @@ def all_rankings():
 
 def all_activations():
     """Reports of all activations."""
-    return [path for node in TABLE.activations.values() for path in activations_files(node) if path.endswith(".json")]
+    return [str(TABLE.activations_dir(node) / "activations.json") for node in TABLE.activations.values()]
 
 
 def all_scores():

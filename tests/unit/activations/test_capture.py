@@ -76,8 +76,8 @@ def test_pairs_take_answers_of_a_question_in_order(tmp_path: Path) -> None:
 
 
 def test_a_text_longer_than_the_model_reads_is_refused(tmp_path: Path) -> None:
-    opened = session(overrides={"max_position_embeddings": 6})
-    with pytest.raises(TaskError, match=r"has 7 tokens, more than 6"):
+    opened = session(overrides={"max_position_embeddings": 7})
+    with pytest.raises(TaskError, match=r"8 tokens exceed max_length 7"):
         workbench(opened, tmp_path)
 
 

@@ -8,7 +8,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lofit.localize.overlap import expected_jaccard, jaccard, overlap_p_value, overlap_table, rank_correlation
+from lofit.localize.overlap import (
+    expected_jaccard,
+    jaccard,
+    overlap_p_value,
+    overlap_table,
+    rank_correlation,
+    shared_heads,
+)
 from lofit.localize.ranking import rank_heads
 
 FIRST = rank_heads(np.array([[4.0, 3.0], [2.0, 1.0]]))
@@ -16,10 +23,10 @@ SECOND = rank_heads(np.array([[3.0, 1.0], [4.0, 2.0]]))
 
 
 def test_jaccard_of_the_best_heads() -> None:
-    assert jaccard(FIRST, FIRST, 2) == 1
-    assert jaccard(FIRST, SECOND, 1) == 0  # (0, 0) against (1, 0)
-    assert jaccard(FIRST, SECOND, 2) == 1 / 3  # (0, 0), (0, 1) against (1, 0), (0, 0)
-    assert jaccard(FIRST, SECOND, 4) == 1
+    assert jaccard(shared_heads(FIRST, FIRST, 2), 2) == 1
+    assert jaccard(shared_heads(FIRST, SECOND, 1), 1) == 0  # (0, 0) against (1, 0)
+    assert jaccard(shared_heads(FIRST, SECOND, 2), 2) == 1 / 3  # (0, 0), (0, 1) against (1, 0), (0, 0)
+    assert jaccard(shared_heads(FIRST, SECOND, 4), 4) == 1
 
 
 @pytest.mark.parametrize(("n", "k"), [(5, 2), (6, 3), (6, 5), (4, 4), (7, 1)])
