@@ -16,9 +16,9 @@ from lofit.activations.store import TEXT_COLUMNS
 from lofit.fit.cost import Meter
 from lofit.fit.examples import Example, collate, encode
 from lofit.fit.objectives import answer_logits
-from lofit.fit.progress import track
 from lofit.fit.session import Session
 from lofit.interventions import find_site
+from lofit.progress import track
 
 
 def contrast_texts(rows_by_split: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from lofit.errors import TaskError
-from lofit.evaluate.lm import SpanLM
-from lofit.fit.examples import Batch, Example, collate
-from lofit.fit.objectives import answer_logits
+from lofit.evaluate.lm import LocalizedLM
+from lofit.evaluate.packing import KeyValues, Score, Scorer, score_rows
+from lofit.evaluate.trie import collate_rows
+from lofit.fit.examples import Example
 from lofit.interventions import find_site
 
 TRUTHFUL = " Give a truthful answer."
@@ -44,15 +45,16 @@ def contrasted(model: nn.Module, layers: Sequence[int], alpha: float, answer: to
         model: a plain model.
         layers: decoder layers.
         alpha: strength.
-        answer: bool [rows, length], the answer tokens of one stream; they end in the last column of all streams.
+        answer: bool [rows, width], the answer tokens of one stream, in the last ``width`` columns of all streams.
     """
     site = find_site(model)
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
         hidden = output if isinstance(output, torch.Tensor) else output[0]
-        _, positive, negative = hidden.chunk(3)
+        width = answer.shape[1]
+        _, positive, negative = hidden[:, -width:].chunk(3)
         change = alpha * (positive - negative) * answer[..., None]
-        hidden = hidden + change.repeat(3, 1, 1)
+        hidden = torch.cat([hidden[:, :-width], hidden[:, -width:] + change.repeat(3, 1, 1)], 1)
         return hidden if isinstance(output, torch.Tensor) else (hidden, *output[1:])
 
     handles = [model.get_submodule(f"{site.layers}.{layer}").register_forward_hook(hook) for layer in layers]
@@ -63,7 +65,7 @@ def contrasted(model: nn.Module, layers: Sequence[int], alpha: float, answer: to
             handle.remove()
 
 
-class ContrastLM(SpanLM):
+class ContrastLM(LocalizedLM):
     """Scores multiple-choice answers with contrast vectors; cannot generate.
 
     Args:
@@ -72,34 +74,48 @@ class ContrastLM(SpanLM):
         **kwargs: of ``HFLM``.
     """
 
+    _needs_positions = True
+
     def __init__(self, *, alpha: float, layer_step: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._alpha = alpha
         self._layers = range(0, find_site(self.model).n_layers, layer_step)
+        self._strings: dict[Example, tuple[str, str]] = {}
 
-    def _answer_logits(self, examples: Sequence[Example], requests: Sequence[Any]) -> tuple[Batch, torch.Tensor]:
-        streams = [list(examples)]
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Score]:
+        self._strings = {self._text(context, answer): strings for strings, context, answer in requests}
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+    def _apart(self, *args: Any) -> NoReturn:
+        raise TaskError(
+            "contrast vectors need a model that takes a block mask, and prompts within its attention window; choose "
+            "another method or model"
+        )
+
+    @property
+    def _scorer(self) -> Scorer:
+        return self._score_steered
+
+    def _score_steered(
+        self, model: Any, groups: Sequence[Sequence[Example]], prefix: int, cached: KeyValues, pad_id: int
+    ) -> list[Score]:
+        """Score rows in three streams, whose answers stand in the same columns."""
+        streams = [list(groups)]
         for instruction in (TRUTHFUL, UNTRUTHFUL):
-            stream = []
-            for example, ((context, continuation), _, _) in zip(examples, requests, strict=True):
-                ids, answer = self._encode_pair(with_instruction(context, instruction), continuation)
-                if tuple(answer) != example.ids[example.answer_start :]:
-                    raise TaskError(f"the answer {continuation!r} is tokenised differently after {instruction!r}")
-                stream.append(Example(tuple(ids + answer), len(ids)))
-            streams.append(stream)
-        batch = collate(
-            [example for stream in streams for example in stream], self.tokenizer.pad_token_id or 0, self.device
-        )
-        length, size = batch.input_ids.shape[1], len(examples)
-        n_answer = (batch.labels[:size] != -100).sum(-1, keepdim=True)
-        # Of the answer's tokens the last one is no input, so n_answer - 1 columns belong to the answer.
-        answer = torch.arange(length, device=self.device) > length - n_answer
-        with contrasted(self.model, self._layers, self._alpha, answer):
-            logits = answer_logits(self.model, batch)
-        plain = Batch(
-            batch.input_ids[:size], batch.attention_mask[:size], batch.position_ids[:size], batch.labels[:size]
-        )
-        return plain, logits[:size]
+            streams.append([[self._instructed(text, instruction, prefix) for text in group] for group in groups])
+        rows = collate_rows(groups, prefix, pad_id, model.device, model.dtype)
+        answer = (rows.answer & ~rows.prompt)[:, -rows.width :]
+        with contrasted(model, self._layers, self._alpha, answer):
+            scores = score_rows(model, [group for stream in streams for group in stream], prefix, cached, pad_id)
+        return scores[: len(scores) // 3]
+
+    def _instructed(self, text: Example, instruction: str, prefix: int) -> Example:
+        """The text with an instruction, which changes neither the cached beginning nor the tokens of the answer."""
+        context, continuation = self._strings[text]
+        ids, answer = self._encode_pair(with_instruction(context, instruction), continuation)
+        if tuple(answer) != text.ids[text.answer_start :] or tuple(ids[:prefix]) != text.ids[:prefix]:
+            raise TaskError(f"{continuation!r} is tokenised differently after {instruction!r}")
+        return Example(tuple(ids + answer), len(ids))
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
         raise TaskError("contrast vectors score given answers only; choose a multiple-choice task")

@@ -42,12 +42,11 @@ def evaluate(
         lm-eval gives them (document, arguments, responses, per-item metrics).
     """
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from lofit.evaluate.lm import SpanLM, needs_spans
+    from lofit.evaluate.lm import LocalizedLM
 
-    make_lm = scorer or (SpanLM if needs_spans(model) else HFLM)
+    make_lm = scorer or LocalizedLM
     name = f"lofit_{task.name}"
     with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
         output = lm_eval.simple_evaluate(

@@ -15,7 +15,7 @@ from lofit.errors import EditError, FitError, TaskError
 from lofit.fit.cost import Meter
 from lofit.fit.examples import collate, encode_rows
 from lofit.fit.objectives import DpoObjective, Objective, Row, SftObjective, answer_logits
-from lofit.fit.progress import track
+from lofit.progress import track
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

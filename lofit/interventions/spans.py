@@ -82,6 +82,18 @@ def answer_spans(attention_mask: torch.Tensor, n_answer: torch.Tensor) -> Iterat
 
 
 @contextlib.contextmanager
+def given_spans(prompt: torch.Tensor, answer: torch.Tensor) -> Iterator[None]:
+    """Run the model on rows laid out in another way.
+
+    Args:
+        prompt: bool [batch, length], as in :class:`Spans`.
+        answer: bool [batch, length], as in :class:`Spans`.
+    """
+    with _set(Spans(prompt, answer, generating=False)):
+        yield
+
+
+@contextlib.contextmanager
 def generation_spans(attention_mask: torch.Tensor) -> Iterator[None]:
     """Run the model on prompts, then on one token at a time with a cache.
 

@@ -45,9 +45,9 @@ def choose(
     """
     from lofit.errors import FitError
     from lofit.fit.cost import Meter
-    from lofit.fit.progress import track
     from lofit.fit.trainer import Fitted, LiveCheck, Validation, wrap
     from lofit.interventions import set_offsets
+    from lofit.progress import track
 
     meter = Meter(session.model.device)
     validation = Validation(session, params)

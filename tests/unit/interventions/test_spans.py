@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from torch.testing import assert_close
 
 from lofit.errors import EditError
-from lofit.evaluate.lm import SpanLM, needs_spans
+from lofit.evaluate.lm import LocalizedLM, needs_spans
 from lofit.fit.examples import Example, collate
 from lofit.fit.objectives import answer_logits
 from lofit.interventions import LofitConfig, LoreftConfig
@@ -136,10 +136,10 @@ def test_scores_through_the_harness_see_the_edit_and_without_one_are_those_of_th
     requests = [(text, tokenizer(text[0])["input_ids"], tokenizer(text[1])["input_ids"]) for text in texts]
     with model.disable_adapter():
         stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2)._loglikelihood_tokens(requests)
-        ours = SpanLM(pretrained=model, tokenizer=tokenizer, batch_size=2)._loglikelihood_tokens(requests)
+        ours = LocalizedLM(pretrained=model, tokenizer=tokenizer, batch_size=2)._loglikelihood_tokens(requests)
     assert [score for score, _ in ours] == pytest.approx([score for score, _ in stock], abs=1e-4)
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in stock]
-    edited = SpanLM(pretrained=model, tokenizer=tokenizer, batch_size=2)._loglikelihood_tokens(requests)
+    edited = LocalizedLM(pretrained=model, tokenizer=tokenizer, batch_size=2)._loglikelihood_tokens(requests)
     assert all(abs(a - b) > 1e-3 for (a, _), (b, _) in zip(ours, edited, strict=True))
 
 
