@@ -132,14 +132,21 @@ def fit(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -
 
 
 @app.command()
-def evaluate(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
-    """Score one fitted method on its task's test items with lm-evaluation-harness."""
+def evaluate(
+    run: RunId,
+    on: Annotated[str | None, typer.Option(help="Task to score it on; default: the one it was fitted for.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of that task; default: the only one.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="paper or harness; default: the first configured.")] = None,
+    configfile: ConfigFile = DEFAULT,
+    threads: Threads = None,
+) -> None:
+    """Score one fitted method on a task's test items with lm-evaluation-harness."""
     table = _table_for_compute(configfile, threads)
     from lofit.evaluate import node
 
-    found = table.find(table.fits, run)
+    found = table.evaluation(table.find(table.fits, run), on, fold, protocol)
     node.run(table, found)
-    print(f"{run}: {node.summary_line(table.eval_dir(found))}")
+    print(f"{found.id}: {node.summary_line(table.eval_dir(found))}")
 
 
 @app.command()
@@ -170,10 +177,26 @@ def collect(configfile: ConfigFile = DEFAULT) -> None:
 
 @app.command()
 def table(configfile: ConfigFile = DEFAULT) -> None:
-    """Write the main table: method by task."""
+    """Write the main table, method by task, under every protocol."""
     from lofit.report import node
 
-    node.write_main_table(_table(configfile))
+    node.write_main_tables(_table(configfile))
+
+
+@app.command()
+def suite(configfile: ConfigFile = DEFAULT) -> None:
+    """Write each method's difference to base and to full fine-tuning, averaged over tasks."""
+    from lofit.report import node
+
+    node.write_suite_table(_table(configfile))
+
+
+@app.command()
+def retention(configfile: ConfigFile = DEFAULT) -> None:
+    """Write what fitting each method for one task cost on others."""
+    from lofit.report import node
+
+    node.write_retention_table(_table(configfile))
 
 
 @app.command()

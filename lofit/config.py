@@ -10,9 +10,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from lofit import localize, methods, registry, tasks
-from lofit.errors import ConfigError
+from lofit.errors import ConfigError, TaskError
+from lofit.evaluate.protocol import PAPER, Protocol
 from lofit.recipes import resolve
 from lofit.sources.catalog import ModelEntry, load_catalog
+from lofit.tasks.base import Task
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 HeadCount = Annotated[
@@ -50,8 +52,11 @@ class MethodConfig(Form):
 
 
 class TaskConfig(Form):
-    """One task: which folds, and its options."""
+    """One task: which folds, its options, and where it is if it does not come with the package."""
 
+    path: Path | None = Field(
+        default=None, description="folder of JSON lines, or YAML file naming them, for a task of your own"
+    )
     folds: list[StrictInt] | None = Field(default=None, min_length=1, description="null: all folds of the task")
     options: dict[str, Any] = Field(
         default={}, description="sizes (n_train, n_validation, n_test) and the task's own options"
@@ -73,9 +78,18 @@ class Config(Form):
     model_sources: dict[Annotated[str, Field(pattern=NAME)], ModelEntry] = Field(
         default={}, description="models of your own"
     )
-    tasks: dict[str, TaskConfig | None] = Field(min_length=1)
+    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(min_length=1)
     methods: dict[str, MethodConfig | None] = Field(min_length=1)
     seeds: list[Annotated[StrictInt, Field(ge=0)]] = Field(default=[42], min_length=1)
+    protocols: list[Protocol] = Field(
+        default=[PAPER], min_length=1, description="how a method is scored on its own task; each has tables of its own"
+    )
+    retention: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(
+        default={}, description="tasks that every method is also scored on, to see what fitting it for another cost"
+    )
+    suite: list[str] | None = Field(
+        default=None, min_length=1, description="tasks whose differences to base and to full are averaged; null: all"
+    )
     transfer: TransferConfig | None = None
     data_mirror: Path | None = Field(default=None, description="folder that stands in for the network")
     results: Path = Path("results")
@@ -91,6 +105,11 @@ class Config(Form):
     def model_entry(self, name: str) -> ModelEntry:
         """Source and size of a configured model."""
         return self.model_sources.get(name) or load_catalog()[name]
+
+    def task(self, name: str) -> Task:
+        """A configured task."""
+        entry = self.tasks.get(name) or self.retention.get(name)
+        return tasks.load_task(name, entry.path if entry else None)
 
     def head_count(self, model: str, k: float) -> int:
         """Number of heads meant by ``k``: itself if an integer, else the rounded share of the model's heads."""
@@ -168,7 +187,7 @@ def _forms_in(annotation: Any) -> Iterator[type[BaseModel]]:
 def _problems(config: Config) -> Any:
     """Everything the form alone cannot tell: names, sizes, and hyperparameters of methods and tasks."""
     catalog = {**load_catalog(), **config.model_sources}
-    for field in ("models", "seeds"):
+    for field in ("models", "seeds", "protocols"):
         if repeated := _repeated(getattr(config, field)):
             yield f"{field}: '{repeated}' stands twice; remove one"
     for model in config.models:
@@ -186,18 +205,40 @@ def _repeated(values: list[Any]) -> Any:
 
 def _task_problems(config: Config) -> Any:
     for name, entry in config.tasks.items():
-        if name not in tasks.task_names():
-            yield f"tasks: {registry.unknown('task', name, tasks.task_names())}"
-            continue
-        task = tasks.load_task(name)
-        if entry and entry.folds and (strange := sorted(set(entry.folds) - set(task.folds))):
-            yield f"tasks.{name}.folds: no fold {strange[0]}; this task has {list(task.folds)}"
-        if entry and entry.folds and _repeated(entry.folds) is not None:
-            yield f"tasks.{name}.folds: fold {_repeated(entry.folds)} stands twice; remove one"
-        try:
-            task.Options.model_validate(entry.options if entry else {})
-        except ValidationError as error:
-            yield _one_line(error, task.Options, f"tasks.{name}.options")
+        yield from _one_task_problems(f"tasks.{name}", name, entry or TaskConfig(), to_train=True)
+    for name, entry in config.retention.items():
+        yield from _one_task_problems(f"retention.{name}", name, entry or TaskConfig(), to_train=False)
+        if name in config.tasks and (entry or TaskConfig()).path != (config.tasks[name] or TaskConfig()).path:
+            yield f"retention.{name}.path: not that of tasks.{name}; give one of them another name"
+    if PAPER not in config.protocols and (lost := [n for n in config.tasks if not config.task(n).harness]):
+        yield f"protocols: lm-eval has no definition of {lost[0]}; add 'paper', or remove the task"
+    for name in config.suite or []:
+        if name not in config.tasks:
+            yield f"suite: {registry.unknown('task', name, config.tasks)}"
+
+
+def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool) -> Any:
+    if entry.path and name in tasks.task_names():
+        yield f"{key}.path: '{name}' is a task of the package; give yours another name"
+        return
+    if not entry.path and name not in tasks.task_names():
+        yield f"{key.split('.')[0]}: {registry.unknown('task', name, tasks.task_names())} (or give its path)"
+        return
+    try:
+        task = tasks.load_task(name, entry.path)
+    except TaskError as error:
+        yield f"{key}.path: {error}"
+        return
+    if to_train and not task.objective:
+        yield f"{key}: for evaluation only; name it under retention"
+    if entry.folds and (strange := sorted(set(entry.folds) - set(task.folds))):
+        yield f"{key}.folds: no fold {strange[0]}; this task has {list(task.folds)}"
+    if entry.folds and _repeated(entry.folds) is not None:
+        yield f"{key}.folds: fold {_repeated(entry.folds)} stands twice; remove one"
+    try:
+        task.Options.model_validate(entry.options)
+    except ValidationError as error:
+        yield _one_line(error, task.Options, f"{key}.options")
 
 
 def _method_problems(config: Config) -> Any:

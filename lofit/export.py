@@ -38,7 +38,7 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
         raise FitError(f"{node.id}: the fit failed ({report['reason']}), so there is nothing to export")
     fitted, model_dir = folder / "adapter", table.model_dir(node.model)
     is_adapter = (fitted / "adapter_config.json").is_file()
-    scores = table.eval_dir(node) / "results.json"
+    scores = table.eval_dir(table.own_evaluation(node)) / "results.json"
     metrics = read_json(scores)["metrics"] if scores.is_file() else {}
     if form == "peft" and not is_adapter:
         raise FitError(f"{node.id}: {node.method} trains the model itself, so there is no adapter; use --format hf")

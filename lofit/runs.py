@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lofit import localize, methods, tasks
+from lofit import localize, methods
 from lofit.config import LOCALIZERS, METHODS, Config, HeadsConfig, MethodConfig, TaskConfig
 from lofit.errors import ConfigError
+from lofit.evaluate.protocol import PAPER, Protocol
 from lofit.recipes import resolve
 
 DTYPES = {"cpu": "float32", "cuda": "bfloat16", "auto": "auto"}
@@ -51,6 +52,7 @@ class DataNode(Identified):
     fold: int
     seed: int
     options: dict[str, Any]
+    path: str | None = None
 
     @cached_property
     def id(self) -> str:
@@ -120,7 +122,33 @@ class FitNode(Identified):
         return self.data.seed
 
 
-Node = TypeVar("Node", DataNode, ActivationsNode, LocalizeNode, FitNode)
+@dataclass(frozen=True)
+class EvalNode(Identified):
+    """A fitted method scored on the test items of one task, its own or another, under one protocol."""
+
+    fit: FitNode
+    data: DataNode
+    protocol: Protocol
+
+    @cached_property
+    def id(self) -> str:
+        """Path of the node below ``results/runs``."""
+        fold = f"fold{self.data.fold}-{short_hash(self.data.identity)}"
+        return f"{self.fit.id}/eval/{self.protocol}/{self.data.task}/{fold}"
+
+    @property
+    def own(self) -> bool:
+        """Whether the items are of the split the method was fitted on."""
+        return self.data == self.fit.data
+
+
+Node = TypeVar("Node", DataNode, ActivationsNode, LocalizeNode, FitNode, EvalNode)
+
+
+def scores_task(method: str, task: str) -> bool:
+    """Whether a method is defined for a task."""
+    only = methods.load_method(method).tasks
+    return not only or task in only
 
 
 def _unique(nodes: Iterable[Node]) -> dict[str, Node]:
@@ -137,16 +165,38 @@ class RunTable:
         self.localize = _unique(fit.heads_from for fit in fits if fit.heads_from)
         users: list[LocalizeNode | FitNode] = [*self.localize.values(), *fits]
         self.activations = _unique(node for node in map(self.activations_of, users) if node)
-        self.data = _unique(node.data for node in users)
+        self.evaluations = _unique(found for fit in self.fits.values() for found in self.evaluations_of(fit))
+        self.data = _unique(node.data for node in [*users, *self.evaluations.values()])
 
     def folds(self, task: str) -> list[int]:
         """Configured folds of a task."""
-        entry = self.config.tasks[task]
-        return list(entry.folds if entry and entry.folds else tasks.load_task(task).folds)
+        return self._folds(task, self.config.tasks[task])
+
+    def _folds(self, task: str, entry: TaskConfig | None) -> list[int]:
+        return list(entry.folds if entry and entry.folds else self.config.task(task).folds)
 
     def _data(self, task: str, fold: int, seed: int) -> DataNode:
-        options = tasks.load_task(task).Options.model_validate((self.config.tasks[task] or TaskConfig()).options)
-        return DataNode(task, fold, seed, options.model_dump(mode="json"))
+        return self._data_of(task, self.config.tasks[task], fold, seed)
+
+    def _data_of(self, task: str, entry: TaskConfig | None, fold: int, seed: int) -> DataNode:
+        entry = entry or TaskConfig()
+        options = self.config.task(task).Options.model_validate(entry.options)
+        path = str(entry.path) if entry.path else None
+        return DataNode(task, fold, seed, options.model_dump(mode="json"), path)
+
+    def evaluations_of(self, fit: FitNode) -> Iterable[EvalNode]:
+        """On what a fitted method is scored: its own task under every protocol, and what is to be retained.
+
+        A task with several folds shares its questions among them, so a method fitted on one of them is scored on the
+        test items of that one alone.
+        """
+        for protocol in self.config.protocols:
+            if protocol == PAPER or self.config.task(fit.data.task).harness:
+                yield EvalNode(fit, fit.data, protocol)
+        for task, entry in self.config.retention.items():
+            if task != fit.data.task and scores_task(fit.method, task):
+                for fold in self._folds(task, entry):
+                    yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER)
 
     @cached_property
     def _dtype(self) -> str:
@@ -201,7 +251,7 @@ class RunTable:
             method = methods.load_method(name)
             if not method.seeded and data.seed != self.config.seeds[0]:
                 continue  # every seed scores the same test items
-            if method.tasks and data.task not in method.tasks:
+            if not scores_task(name, data.task):
                 continue
             if not method.localizer:
                 yield self._fit(model, data, name)
@@ -270,9 +320,39 @@ class RunTable:
         """Folder of the adapter, its report and its evaluations."""
         return self.config.results / "runs" / node.id
 
-    def eval_dir(self, node: FitNode) -> Path:
-        """Folder of the evaluation on the node's own task."""
-        return self.run_dir(node) / "eval" / node.data.task
+    def eval_dir(self, node: EvalNode) -> Path:
+        """Folder of an evaluation."""
+        return self.config.results / "runs" / node.id
+
+    def evaluation(self, fit: FitNode, task: str | None, fold: int | None, protocol: str | None) -> EvalNode:
+        """The evaluation of a fitted method on a task, by default its own, under a protocol, by default the first.
+
+        Raises:
+            ConfigError: it is not configured, or the method was trained on what it would be scored on.
+        """
+        found = [
+            node
+            for node in self.evaluations_of(fit)
+            if node.data.task == (task or fit.data.task)
+            and (fold is None or node.data.fold == fold)
+            and (protocol is None or node.protocol == protocol)
+        ]
+        folds = {node.data.fold for node in found}
+        if len(folds) == 1:
+            return found[0]
+        wanted = f"{task or fit.data.task}{'' if fold is None else f', fold {fold}'}"
+        if folds:
+            raise ConfigError(f"{fit.id}: {wanted} has the folds {sorted(folds)}; name one with --fold")
+        if (task or fit.data.task) == fit.data.task and fold not in (None, fit.data.fold):
+            raise ConfigError(
+                f"{fit.id}: fitted on fold {fit.data.fold}, whose training questions are test questions of fold "
+                f"{fold}; score it on its own fold"
+            )
+        raise ConfigError(f"{fit.id}: not to be scored on {wanted} under {protocol or 'any protocol'}; see retention")
+
+    def own_evaluation(self, fit: FitNode) -> EvalNode:
+        """The evaluation of a fitted method on its own task, under the first configured protocol."""
+        return next(node for node in self.evaluations_of(fit) if node.own)
 
     def summary(self) -> list[dict[str, Any]]:
         """The run table as plain rows, for ``lofit plan`` and for people."""
@@ -300,5 +380,5 @@ class RunTable:
             "activations": len(self.activations),
             "localize": len(self.localize),
             "fit": fitted,
-            "evaluate": len(self.fits),
+            "evaluate": len(self.evaluations),
         }

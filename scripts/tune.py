@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from lofit import registry, tasks
+from lofit import registry
 from lofit.cli import set_up_computing
 from lofit.config import load_config
 from lofit.errors import ConfigError, LofitError
@@ -76,7 +76,7 @@ def score(table: RunTable, node: FitNode) -> dict[str, Any]:
     if node.heads_from and not (table.localize_dir(node.heads_from) / "heads.parquet").exists():
         localize_node.run(table, node.heads_from)
 
-    task, method = tasks.load_task(node.data.task), load_method(node.method)
+    task, method = table.config.task(node.data.task), load_method(node.method)
     assert method.fit is not None
     with outcome() as report:
         bench = open_workbench(table, node, node.id)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lofit.files import read_jsonl
+from lofit.evaluate.protocol import PAPER, Protocol
+from lofit.files import read_jsonl, write_jsonl
 from lofit.tasks import Task, lm_eval_config
 
 if TYPE_CHECKING:
@@ -23,17 +24,19 @@ def evaluate(
     items: Path,
     *,
     batch_size: int,
+    protocol: Protocol = PAPER,
     shots: Sequence[dict[str, Any]] = (),
     scorer: Callable[..., HFLM] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Score ``model`` on the JSON lines in ``items`` with the task's own lm-eval definition.
+    """Score ``model`` on the JSON lines in ``items``.
 
     Args:
         model: scored as it is; a PEFT model with its adapters in place.
         tokenizer: of the model.
-        task: names the lm-eval definition.
-        items: JSON lines of evaluation rows.
+        task: what is scored.
+        items: JSON lines of evaluation rows; a ``train.jsonl`` beside them serves definitions that take examples.
         batch_size: prompts in one forward pass.
+        protocol: ``paper`` for the task folder's own lm-eval definition, ``harness`` for lm-eval's.
         shots: training rows to put in front of every prompt, answered, in this order.
         scorer: makes the harness's model, for methods that score in a way of their own.
 
@@ -47,24 +50,65 @@ def evaluate(
     from lofit.evaluate.lm import LocalizedLM
 
     make_lm = scorer or LocalizedLM
-    name = f"lofit_{task.name}"
     with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
+        if protocol == PAPER:
+            definitions = [lm_eval_config(task, items, cache_dir=cache) | _few_shot(task, shots)]
+        else:
+            definitions = stock_configs(task, items, Path(cache))
         output = lm_eval.simple_evaluate(
             model=make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal"),
-            tasks=[lm_eval_config(task.name, items, cache_dir=cache) | _few_shot(task, shots)],
+            tasks=definitions,
             task_manager=TaskManager(include_defaults=False),
             log_samples=True,
             bootstrap_iters=1000,  # means get their analytic standard error; 0 would drop it
             verbosity="WARNING",
         )
-    samples = sorted(output["samples"][name], key=lambda sample: sample["doc_id"])
-    if len(samples) != len(read_jsonl(items)):
-        raise RuntimeError(f"{items}: lm-eval scored {len(samples)} items, not all of them")
-    return {
-        "n_items": len(samples),
-        "metrics": _metrics(output["results"][name]),
-        "task_version": output["versions"][name],
-    }, samples
+    n_items = len(read_jsonl(items))
+    samples: list[dict[str, Any]] = []
+    metrics: dict[str, dict[str, float | None]] = {}
+    for definition in definitions:
+        name = definition["task"]
+        scored = sorted(output["samples"][name], key=lambda sample: sample["doc_id"])
+        if len({sample["doc_id"] for sample in scored}) != n_items:
+            raise RuntimeError(f"{items}: lm-eval scored {len(scored)} items for {name}, not all {n_items}")
+        prefix = f"{name}." if len(definitions) > 1 else ""
+        samples += [{"task": name, **sample} for sample in scored]
+        metrics |= {prefix + metric: value for metric, value in _metrics(output["results"][name]).items()}
+    versions = {definition["task"]: output["versions"][definition["task"]] for definition in definitions}
+    return {"n_items": n_items, "metrics": metrics, "task_version": versions}, samples
+
+
+def stock_configs(task: Task, items: Path, cache: Path) -> list[dict[str, Any]]:
+    """lm-eval's own definitions of a task, reading the original fields of our rows instead of the hub's dataset.
+
+    Args:
+        task: one that lm-eval defines.
+        items: JSON lines of evaluation rows.
+        cache: folder for what is written for ``datasets`` to read.
+    """
+    import lm_eval
+    from lm_eval.tasks.manager import load_yaml
+
+    assert task.harness, f"lm-eval has no definition of {task.name}"
+    files = {"test": items, "train": items.with_name("train.jsonl")}
+    for split, file in files.items():
+        write_jsonl(cache / f"{split}.jsonl", [row["item"] for row in read_jsonl(file)] if file.is_file() else [])
+    configs = []
+    for definition in task.harness.definitions:
+        stock = load_yaml(Path(lm_eval.__file__).parent / "tasks" / definition)
+        used = ["test", *(["train"] if stock.get("num_fewshot") else [])]
+        configs.append(
+            {key: value for key, value in stock.items() if not key.endswith("_split") and key != "dataset_name"}
+            | {"dataset_path": "json", "test_split": "test"}
+            | ({"fewshot_split": "train"} if "train" in used else {})
+            | {
+                "dataset_kwargs": {
+                    "data_files": {split: str(cache / f"{split}.jsonl") for split in used},
+                    "cache_dir": str(cache),
+                }
+            }
+        )
+    return configs
 
 
 def _few_shot(task: Task, shots: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -87,12 +131,15 @@ def _few_shot(task: Task, shots: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _metrics(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """lm-eval's ``metric,filter`` keys as ``metric -> value and standard error``."""
+    """lm-eval's ``metric,filter`` keys as ``metric`` or ``metric.filter`` to value and standard error."""
     metrics: dict[str, dict[str, float | None]] = {}
     for key, value in results.items():
-        metric, _, _ = key.partition(",")
+        metric, _, kind = key.partition(",")
         if "," not in key or metric.endswith("_stderr"):
             continue
         stderr = results.get(key.replace(metric, f"{metric}_stderr", 1))
-        metrics[metric] = {"value": float(value), "stderr": stderr if isinstance(stderr, float) else None}
+        metrics[metric if kind == "none" else f"{metric}.{kind}"] = {
+            "value": float(value),
+            "stderr": stderr if isinstance(stderr, float) else None,
+        }
     return metrics

@@ -9,59 +9,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 
-from lofit import tasks
 from lofit.errors import FitError, TaskError
 from lofit.evaluate.harness import evaluate
-from lofit.evaluate.protocol import PROTOCOL
+from lofit.evaluate.protocol import PAPER
+from lofit.evaluate.text import score_text
 from lofit.files import need, read_json, read_jsonl, write_json, write_text
 from lofit.fit.cost import Meter, environment
 from lofit.fit.outcome import outcome
 from lofit.fit.session import load_model, load_tokenizer, pick_device, pick_dtype
 from lofit.methods import load_method
-from lofit.runs import FitNode, RunTable
+from lofit.runs import EvalNode, RunTable
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
-def run(table: RunTable, node: FitNode) -> None:
+def run(table: RunTable, node: EvalNode) -> None:
     """Write ``results.json`` and ``samples.jsonl``; a fit that failed gives a status instead of scores."""
-    folder, method = table.eval_dir(node), load_method(node.method)
+    folder, fit = table.eval_dir(node), node.fit
     samples: list[dict[str, Any]] = []
     with outcome() as report:
-        if method.fit:
-            status = read_json(need(table.run_dir(node) / "fit.json", f"fit --run {node.id}"))
+        if load_method(fit.method).fit:
+            status = read_json(need(table.run_dir(fit) / "fit.json", f"fit --run {fit.id}"))
             if status["status"] != "ok":
                 raise FitError(status["reason"])
         scores, samples = _score(table, node)
         report |= scores
-    report = {"n_items": 0, "metrics": {}, "protocol": PROTOCOL, **report, "run": node.identity}
+    report = {"n_items": 0, "metrics": {}, **report, "run": node.identity}
     write_text(
         folder / "samples.jsonl", "".join(json.dumps(s, ensure_ascii=False, default=str) + "\n" for s in samples)
     )
     write_json(folder / "results.json", report)
 
 
-def _score(table: RunTable, node: FitNode) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    config, task, method = table.config, tasks.load_task(node.data.task), load_method(node.method)
-    model_dir, data_dir = table.model_dir(node.model), table.data_dir(node.data)
+def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    config, fit, method = table.config, node.fit, load_method(node.fit.method)
+    model_dir = table.model_dir(fit.model)
     device = pick_device(config.device)
-    dtype = pick_dtype(node.dtype, device)
-    need(model_dir / "config.json", f"model {node.model}")
-    items = need(data_dir / "test.jsonl", f"prepare --run {node.data.id}")
-    adapter = table.run_dir(node) / "adapter" if method.fit else None
+    dtype = pick_dtype(fit.dtype, device)
+    need(model_dir / "config.json", f"model {fit.model}")
+    items = need(table.data_dir(node.data) / "test.jsonl", f"prepare --run {node.data.id}")
+    adapter = table.run_dir(fit) / "adapter" if method.fit else None
     model = load_fitted(model_dir, adapter, device, dtype)
-    meter = Meter(device)
-    params = method.Params.model_validate(node.params)
+    task, meter = config.task(node.data.task), Meter(device)
+    if task.plain_text:
+        base = load_model(model_dir, device, dtype) if adapter and not isinstance(model, PeftModel) else None
+        scores, samples = score_text(model, base, load_tokenizer(model_dir), read_jsonl(items), task.name)
+        return {**scores, **meter.report(), **environment(device, dtype)}, samples
+    params = method.Params.model_validate(fit.params)
+    # Examples are of the task that is fitted; another task, or lm-eval's prompt, is asked as it is.
+    n_shots = method.shots(params) if node.own and node.protocol == PAPER else 0
     scores, samples = evaluate(
         model,
         load_tokenizer(model_dir),
         task,
         items,
         batch_size=config.eval_batch_size,
-        shots=draw_shots(data_dir / "train.jsonl", method.shots(params), node.seed),
+        protocol=node.protocol,
+        shots=draw_shots(table.data_dir(fit.data) / "train.jsonl", n_shots, fit.seed),
         scorer=partial(method.scorer, params) if method.scorer else None,
     )
     return {**scores, **meter.report(), **environment(device, dtype)}, samples
@@ -96,8 +103,6 @@ def load_fitted(
         return load_model(model_dir, device, dtype)
     if not (fitted / "adapter_config.json").is_file():
         return load_model(fitted, device, dtype, source=model_dir)
-    from peft import PeftModel
-
     return PeftModel.from_pretrained(load_model(model_dir, device, dtype), str(fitted)).eval()
 
 

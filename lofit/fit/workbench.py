@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lofit import tasks
 from lofit.errors import FitError
 from lofit.files import need, read_json
 from lofit.runs import ActivationsNode, FitNode, LocalizeNode, RunTable
@@ -84,10 +83,12 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) 
     """The loaded model, tokenizer and rows of a node."""
     from lofit.fit.session import open_session
 
+    objective = table.config.task(node.data.task).objective
+    assert objective, f"{node.data.task} is for evaluation only"
     return open_session(
         table.model_dir(node.model),
         table.data_dir(node.data),
-        tasks.load_task(node.data.task).objective,
+        objective,
         seed=node.data.seed,
         device=table.config.device,
         dtype=node.dtype,

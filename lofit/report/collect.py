@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         pa.field("n_train", pa.int64(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("eval_task", pa.string(), nullable=False),
+        pa.field("eval_fold", pa.int64(), nullable=False),
         pa.field("protocol", pa.string(), nullable=False),
         pa.field("metric", pa.string()),
         pa.field("value", pa.float64()),
@@ -51,7 +52,7 @@ SCHEMA = pa.schema(
 _DTYPES = {"string": "str", "int64": "Int64", "double": "float64"}
 _RUN_COLUMNS = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task",
-    "n_heads", "n_train", "seed", "eval_task", "protocol",
+    "n_heads", "n_train", "seed", "eval_task", "eval_fold", "protocol",
 )  # fmt: skip
 _FIT_COLUMNS = {
     "trained_params": "trained_params",
@@ -78,6 +79,7 @@ class EvaluatedRun:
         n_train: number of training examples.
         seed: seed of the training subset and of the fit.
         eval_task: the task evaluated on (``task`` itself, or another to see what the edit cost there).
+        eval_fold: fold of ``eval_task``.
         protocol: name of the prompt and scoring protocol.
         eval_path: folder with ``results.json`` and ``samples.jsonl``.
         fit_path: ``fit.json``; None when nothing was fitted.
@@ -96,6 +98,7 @@ class EvaluatedRun:
     n_train: int
     seed: int
     eval_task: str
+    eval_fold: int
     protocol: str
     eval_path: Path
     fit_path: Path | None = None
@@ -121,10 +124,10 @@ def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
     """
     if target.suffix != ".parquet":
         raise ReportError(f"results file {target} must end in .parquet")
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[tuple[str, str, int, str]] = set()
     records: list[dict[str, Any]] = []
     for run in rows:
-        key = (run.run_id, run.eval_task, run.protocol)
+        key = (run.run_id, run.eval_task, run.eval_fold, run.protocol)
         if key in seen:
             raise ReportError(f"run {run.run_id} is listed twice for eval task {run.eval_task}; list it once")
         seen.add(key)

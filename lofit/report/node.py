@@ -7,27 +7,31 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from lofit import tasks
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import PROTOCOL
+from lofit.evaluate.protocol import PAPER, Protocol, table_name
 from lofit.files import atomic_path, need, read_json, write_text
 from lofit.localize.overlap import overlap_table
 from lofit.localize.ranking import read_ranking
 from lofit.methods import load_method
 from lofit.report.collect import EvaluatedRun, collect, read_results
+from lofit.report.differences import retention_table, suite_table, write_retention, write_suite
+from lofit.report.items import collect_items
 from lofit.report.tables import main_table, print_table, write_table
 from lofit.report.transfer import draw_transfer, transfer_matrix
-from lofit.runs import FitNode, RunTable
+from lofit.runs import EvalNode, RunTable
 
 
-def headline(table: RunTable) -> dict[str, str]:
-    """Task to headline metric, in the configuration's order."""
-    return {name: tasks.load_task(name).headline for name in table.config.tasks}
+def headline(table: RunTable, protocol: Protocol = PAPER) -> dict[str, str]:
+    """Task to headline metric under a protocol, in the configuration's order; tasks it does not have are left out."""
+    found = {name: table.config.task(name) for name in table.config.tasks}
+    if protocol == PAPER:
+        return {name: task.headline for name, task in found.items()}
+    return {name: task.harness.headline for name, task in found.items() if task.harness}
 
 
-def evaluated_run(table: RunTable, node: FitNode) -> EvaluatedRun:
+def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
     """Where a node's scores and costs are."""
-    ranking = node.heads_from
+    node, ranking = evaluation.fit, evaluation.fit.heads_from
     read = [table.activations_of(user) for user in (node, ranking) if user]
     activations = {used.id: used for used in read if used}.values()
     manifest = read_json(need(table.data_dir(node.data) / "manifest.json", f"prepare --run {node.data.id}"))
@@ -42,9 +46,10 @@ def evaluated_run(table: RunTable, node: FitNode) -> EvaluatedRun:
         n_heads=node.k[0] if node.k and not load_method(node.method).chooses_k else None,
         n_train=manifest["counts"]["train"]["kept"],
         seed=node.seed,
-        eval_task=node.data.task,
-        protocol=PROTOCOL,
-        eval_path=table.eval_dir(node),
+        eval_task=evaluation.data.task,
+        eval_fold=evaluation.data.fold,
+        protocol=evaluation.protocol,
+        eval_path=table.eval_dir(evaluation),
         fit_path=table.run_dir(node) / "fit.json" if load_method(node.method).fit else None,
         localize_path=table.localize_dir(ranking) / "localize.json" if ranking else None,
         activations_paths=tuple(table.activations_dir(used) / "activations.json" for used in activations),
@@ -56,15 +61,47 @@ def results_path(table: RunTable) -> Path:
     return table.config.results / "results.parquet"
 
 
+def items_path(table: RunTable) -> Path:
+    """The scores of every single test item."""
+    return table.config.results / "items.parquet"
+
+
 def collect_results(table: RunTable) -> None:
-    """Write results.parquet and results.csv."""
-    collect([evaluated_run(table, node) for node in table.fits.values()], results_path(table))
+    """Write results.parquet and results.csv, and items.parquet with every single test item."""
+    runs = [evaluated_run(table, node) for node in table.evaluations.values()]
+    collect(runs, results_path(table))
+    collect_items(runs, items_path(table))
 
 
-def write_main_table(table: RunTable) -> None:
-    """Write tables/main.{csv,md,tex}."""
-    frame = main_table(read_results(results_path(table)), headline(table))
-    write_table(frame, table.config.results / "tables" / "main")
+def comparison(table: RunTable, protocol: Protocol) -> pd.DataFrame:
+    """The main table under one protocol."""
+    results = read_results(results_path(table))
+    chosen = headline(table, protocol)
+    return main_table(results[(results["protocol"] == protocol) & results["task"].isin(chosen)], chosen)
+
+
+def write_main_tables(table: RunTable) -> None:
+    """Write tables/main.{csv,md,tex}, and tables/main-harness for lm-eval's own protocol."""
+    for protocol in table.config.protocols:
+        write_table(comparison(table, protocol), table.config.results / "tables" / table_name(protocol))
+
+
+def write_suite_table(table: RunTable) -> None:
+    """Write tables/suite.{csv,md}: differences to base and to full fine-tuning, averaged over tasks."""
+    names, protocol = table.config.suite or list(table.config.tasks), table.config.protocols[0]
+    chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
+    results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
+    results = results[results["protocol"] == protocol]
+    write_suite(suite_table(results, items, chosen), table.config.results / "tables" / "suite")
+
+
+def write_retention_table(table: RunTable) -> None:
+    """Write tables/retention.{csv,md}: what fitting a method for one task cost on others."""
+    found = {name: table.config.task(name) for name in table.config.retention}
+    chosen = {name: task.headline for name, task in found.items()}
+    in_nats = [name for name, task in found.items() if task.plain_text]
+    results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
+    write_retention(retention_table(results, items, chosen, in_nats), table.config.results / "tables" / "retention")
 
 
 def write_overlap_table(table: RunTable) -> None:
@@ -90,10 +127,10 @@ def draw_transfer_figure(table: RunTable) -> None:
     config = table.config
     if not config.transfer:
         raise ConfigError("transfer: not configured, so there is no figure to draw; add `transfer: {k: 0.10}`")
-    chosen = {
-        name: metric for name, metric in headline(table).items() if name in (config.transfer.tasks or config.tasks)
-    }
+    protocol, names = config.protocols[0], config.transfer.tasks or config.tasks
+    chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
     results = read_results(results_path(table))
+    results = results[results["protocol"] == protocol]
     results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
@@ -110,12 +147,17 @@ def draw_transfer_figure(table: RunTable) -> None:
 def print_summary(table: RunTable, configfile: Path) -> None:
     """Print the main table, where the files are, and what to do next."""
     results = table.config.results
-    print_table(main_table(read_results(results_path(table)), headline(table)))
+    for protocol in table.config.protocols:
+        print_table(comparison(table, protocol))
     console = Console()
     files = [
         ("every score, tidy", results / "results.parquet"),
-        ("this table (csv, md, tex)", results / "tables" / "main.md"),
+        ("this table (csv, md, tex)", results / "tables" / f"{table_name(table.config.protocols[0])}.md"),
     ]
+    if "base" in table.config.methods:
+        files.append(("differences to base and full, over all tasks (csv, md)", results / "tables" / "suite.md"))
+    if table.config.retention:
+        files.append(("what fitting cost on other tasks (csv, md)", results / "tables" / "retention.md"))
     if len(table.localize) > 1:
         files.append(("overlap of head rankings (csv, md)", results / "tables" / "overlap.md"))
     if table.config.transfer:

@@ -53,7 +53,7 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFra
     """
     rows = headline_rows(results, headline)
     rows = rows[~_transferred(rows)]
-    rows = rows.assign(variant=_variants(rows))
+    rows = rows.assign(variant=variant_names(rows))
     folds = folds_by_task(rows)
     protocols = dict(zip(rows["task"].astype(str), rows["protocol"].astype(str), strict=True))
     models = list(rows["model"].unique())
@@ -115,7 +115,8 @@ def _transferred(rows: pd.DataFrame) -> pd.Series:
     return rows["head_task"].notna() & ~own & has_own
 
 
-def _variants(rows: pd.DataFrame) -> list[str]:
+def variant_names(rows: pd.DataFrame) -> list[str]:
+    """Name each row's method with what tells its runs apart: number of heads, selector, number of examples."""
     selectors = rows.groupby("method")["selector"].nunique()
     sized = bool((rows.groupby(["model", "task", "fold"])["n_train"].nunique() > 1).any())
     labels = []

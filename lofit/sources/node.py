@@ -45,7 +45,7 @@ def prepare(table: RunTable, node: DataNode) -> None:
         TaskError: the data does not fit the options.
         SourceError: it cannot be fetched.
     """
-    task = tasks.load_task(node.task)
+    task = table.config.task(node.task)
     fetcher = Fetcher(table.config.resources / "downloads", table.config.data_mirror)
     options = task.Options.model_validate(node.options)
     tasks.prepare_task(task, options, node.fold, node.seed, fetcher, table.data_dir(node))

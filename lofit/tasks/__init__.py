@@ -40,32 +40,33 @@ def task_folder(name: str) -> Path:
     return _HERE / name
 
 
-def load_task(name: str) -> Task:
-    """Import ``lofit.tasks.<name>.prepare`` and return its TASK.
+def load_task(name: str, path: Path | None = None) -> Task:
+    """Import ``lofit.tasks.<name>.prepare`` and return its TASK, or read a task of the user's own from ``path``.
 
     Raises:
-        TaskError: no such task.
+        TaskError: no such task, or ``path`` holds none.
     """
+    if path is not None:
+        from lofit.tasks.own import own_task
+
+        return own_task(name, path)
     task_folder(name)
     task: Task = importlib.import_module(f"lofit.tasks.{name}.prepare").TASK
     return task
 
 
-def lm_eval_config(name: str, test_file: Path, **dataset_kwargs: Any) -> dict[str, Any]:
-    """Return the lm-eval definition of task ``name`` reading its items from ``test_file``.
+def lm_eval_config(task: Task, test_file: Path, **dataset_kwargs: Any) -> dict[str, Any]:
+    """Return the lm-eval definition of a task, called ``lofit_<name>``, reading its items from ``test_file``.
 
     The result goes into ``simple_evaluate(tasks=[...])``. It is the whole of ``task.yaml``, since lm-eval (0.4.13)
     takes a dict as a complete definition: ``{"task": name, ...}`` is not merged with a task in ``include_path``.
     ``dataset_kwargs`` go to ``datasets.load_dataset`` (e.g. ``cache_dir``).
-
-    Raises:
-        TaskError: no such task.
     """
     from lm_eval.tasks.manager import load_yaml
 
-    definition: dict[str, Any] = load_yaml(task_folder(name) / "task.yaml")
+    definition: dict[str, Any] = load_yaml(task.definition or task_folder(task.name) / "task.yaml")
     files = {"data_files": {"test": str(test_file.resolve())}}
-    return definition | {"dataset_kwargs": files | dataset_kwargs}
+    return definition | dict(task.overrides) | {"task": f"lofit_{task.name}", "dataset_kwargs": files | dataset_kwargs}
 
 
 def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher: Fetcher, destination: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,12 +46,26 @@ class Splits:
     A training row holds ``id``, the training fields (``prompt``, ``target`` for supervised fine-tuning;
     ``train_prompt``, ``chosen``, ``rejected`` for preference optimisation) and ``contrast``, made by
     :func:`contrast`. A test row holds ``id`` and the evaluation fields (``prompt`` with ``answers``, or with
-    ``choices`` and ``gold`` or ``labels``). A validation row holds all of them.
+    ``choices`` and ``gold`` or ``labels``). A validation row holds all of them. An evaluation-only task has test rows
+    alone.
     """
 
     train: list[Row] = field(default_factory=list)
     validation: list[Row] = field(default_factory=list)
     test: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Harness:
+    """lm-eval's own definitions of a task.
+
+    Attributes:
+        definitions: paths of YAML files below ``lm_eval/tasks``.
+        headline: metric shown in tables; with several definitions, ``<lm-eval task>.<metric>``.
+    """
+
+    definitions: tuple[str, ...]
+    headline: str
 
 
 @dataclass(frozen=True)
@@ -60,24 +75,35 @@ class Task:
     Attributes:
         name: folder name; the lm-eval task is called ``lofit_<name>``.
         summary: one line for listings.
-        objective: how training rows are used, ``sft`` or ``dpo``.
+        objective: how training rows are used, ``sft`` or ``dpo``; None if the task is for evaluation only.
         folds: fold numbers; (0,) for a task with one split.
         headline: metric shown in tables, in [0, 1], higher is better.
         licence: licence of the data.
         Options: pydantic model of the task's options.
         prepare: (options, fold, seed, fetcher) -> Splits, everything that is available, before any draw.
         overlap_key: row field that must not be shared between splits.
+        harness: lm-eval's own definitions, whose fields the test rows hold under ``item``; None if there are none.
+        definition: the lm-eval definition; None for ``task.yaml`` in the task's folder.
+        overrides: keys of that definition to replace.
+        files: the user's own files that the rows are read from.
+        plain_text: whether the rows are texts (``id`` and ``text``) that are scored as such, not through lm-eval; the
+            headline is then in nats per token, and lower is better.
     """
 
     name: str
     summary: str
-    objective: Objective
+    objective: Objective | None
     folds: tuple[int, ...]
     headline: str
     licence: str
     Options: type[TaskOptions]
     prepare: Callable[[Any, int, int, Fetcher], Splits]
     overlap_key: str = "prompt"
+    harness: Harness | None = None
+    definition: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    plain_text: bool = False
 
 
 def contrast(prompt: str, right: list[str], wrong: list[str]) -> Row:

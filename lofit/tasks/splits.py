@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lofit.errors import TaskError
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, list_field, text_field
+from lofit.tasks.base import Objective, Row, Splits, Task, TaskOptions, list_field, text_field
 
 TRAINING_FIELDS = {"sft": ("prompt", "target"), "dpo": ("train_prompt", "chosen", "rejected")}
 TEST_SEED = 0
@@ -66,7 +66,7 @@ def cut_by(rows: list[Row], field: str, shares: Sequence[float], seed: str) -> l
     return parts
 
 
-def check_training_row(row: Row, objective: str, where: str) -> None:
+def check_training_row(row: Row, objective: Objective, where: str) -> None:
     """Raise TaskError unless the row carries the training fields of ``objective``."""
     for name in TRAINING_FIELDS[objective]:
         text_field(row, name, where)
@@ -111,7 +111,7 @@ def check_splits(task: Task, splits: Splits) -> None:
     seen: set[str] = set()
     for split in ("train", "validation", "test"):
         rows: list[Row] = getattr(splits, split)
-        if not rows:
+        if not rows and (split == "test" or task.objective):
             raise TaskError(f"task {task.name}: the {split} split is empty; check the source of its data")
         for index, row in enumerate(rows):
             where = f"task {task.name}, {split} row {index}"
@@ -120,9 +120,9 @@ def check_splits(task: Task, splits: Splits) -> None:
                 raise TaskError(f"{where}: id {row_id!r} is used twice; ids must be unique over all splits")
             seen.add(row_id)
             text_field(row, task.overlap_key, where)
-            if split != "test":
+            if split != "test" and task.objective:
                 check_training_row(row, task.objective, where)
-            if split != "train":
+            if split != "train" and not task.plain_text:
                 check_evaluation_row(row, where)
 
 

@@ -77,7 +77,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
         if node.method != "base":
             fit_node.run(made, node)
     tests.with_suffix(".away").rename(tests)
-    evaluate_node.run(made, find(made, "lofit"))
+    evaluate_node.run(made, made.own_evaluation(find(made, "lofit")))
     return made
 
 
@@ -182,8 +182,9 @@ def test_the_stock_command_line_of_the_harness_gives_the_same_scores(
     table: RunTable, method: str, tmp_path: Path
 ) -> None:
     node = find(table, method)
-    evaluate_node.run(table, node)
-    expected = json.loads((table.eval_dir(node) / "results.json").read_text())["metrics"]
+    evaluation = table.own_evaluation(node)
+    evaluate_node.run(table, evaluation)
+    expected = json.loads((table.eval_dir(evaluation) / "results.json").read_text())["metrics"]
     export(table, method, tmp_path / "model")
     task = tmp_path / "task.yaml"
     items = table.data_dir(node.data) / "test.jsonl"

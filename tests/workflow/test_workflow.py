@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from lofit.config import parse_config
-from lofit.files import read_json, read_jsonl
+from lofit.files import read_json, read_jsonl, write_jsonl
 from lofit.methods import load_method
 from lofit.runs import FitNode, RunTable
 from tests.checkpoint import save_checkpoint
@@ -87,8 +87,9 @@ class Workflow:
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     made = Workflow(tmp_path_factory.mktemp("workflow"))
     assert made.planned() == Counter(
-        model=1, prepare=1, activations=1, localize=2, fit=5, evaluate=7, collect=1, main_table=1, overlap=1, transfer=1
-    )
+        model=1, prepare=1, activations=1, localize=2, fit=5, evaluate=7, collect=1, main_table=1, suite=1, overlap=1,
+        transfer=1,
+    )  # fmt: skip
     made.run()
     return made
 
@@ -134,7 +135,7 @@ def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    samples = read_jsonl(run / "eval" / "listops" / "samples.jsonl")
+    samples = read_jsonl(workflow.path(table.eval_dir(table.own_evaluation(node))) / "samples.jsonl")
     assert len(samples) == 6
     assert "exact_match" in samples[0]
     assert read_json(run / "run.json") == node.identity
@@ -144,7 +145,7 @@ def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
         "activations": table.activations,
         "localize": table.localize,
         "fit": [name for name, fit in table.fits.items() if load_method(fit.method).fit],
-        "evaluate": table.fits,
+        "runs": table.evaluations,
     }
     for rule, names in nodes.items():
         assert names
@@ -158,6 +159,8 @@ def test_table_and_figure_are_made(workflow: Workflow) -> None:
         "tables/main.md",
         "tables/main.tex",
         "tables/overlap.csv",
+        "tables/suite.csv",
+        "items.parquet",
         *(f"figures/transfer.{e}" for e in ("pdf", "png", "csv")),
     ):
         assert (workflow.folder / "results" / name).stat().st_size > 0
@@ -168,6 +171,59 @@ def test_table_and_figure_are_made(workflow: Workflow) -> None:
     text = (workflow.folder / "results" / "tables" / "main.md").read_text()
     assert "lofit (3 heads)" in text
     assert "failed" not in text
+
+
+def test_the_suite_is_the_mean_of_the_items_differences(workflow: Workflow) -> None:
+    folder = workflow.folder / "results"
+    suite = pd.read_csv(folder / "tables" / "suite.csv").set_index("method")
+    results = pd.read_parquet(folder / "results.parquet")
+    scores = results[results["metric"] == "exact_match"].set_index("method")["value"]
+    for method, name in (("lora", "lora"), ("lofit", "lofit (3 heads)")):
+        assert suite["base"][name] == pytest.approx(100 * (scores[method] - scores["base"]))
+        assert suite["full"][name] == pytest.approx(100 * (scores[method] - scores["full"]))
+        assert suite["base.low"][name] <= suite["base"][name] <= suite["base.high"][name]
+    assert (suite["tasks"] == 1).all()
+
+
+def test_an_own_task_is_trained_and_others_are_watched(tmp_path: Path) -> None:
+    """Every kind of task of one's own: one to train for, two that show what the training changed."""
+    made = Workflow(tmp_path)
+    rows = {
+        "sums": [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(30)],
+        "colours": [{"prompt": f"{i} is", "choices": ["red", "green"], "gold": i % 2} for i in range(12)],
+    }
+    for name, items in rows.items():
+        (tmp_path / name).mkdir()
+        for split, part in (("train", items[:-6]), ("test", items[-6:])):
+            write_jsonl(tmp_path / name / f"{split}.jsonl", part)
+    pages = tmp_path / "mirror" / "hub" / "EleutherAI" / "wikitext_document_level" / "wikitext-2-raw-v1"
+    pages.mkdir(parents=True)
+    write_jsonl(pages / "test.jsonl", [{"page": f"An article on {i}. " * 20} for i in range(2)])
+    config = made.config | {
+        "tasks": {"sums": {"path": str(tmp_path / "sums")}},
+        "retention": {"colours": {"path": str(tmp_path / "colours")}, "wikitext": None},
+        "methods": {name: made.config["methods"][name] for name in ("base", "lofit", "full")},
+        "data_mirror": str(tmp_path / "mirror"),
+    }
+    del config["transfer"]
+    made.run(config)
+    results = pd.read_parquet(tmp_path / "results" / "results.parquet").set_index(["method", "eval_task", "metric"])
+    assert (results["status"] == "ok").all()
+    assert results["n_items"]["lofit", "sums", "exact_match"] == 6
+    assert results["n_items"]["full", "colours", "acc"] == 6
+    assert results["value"]["base", "wikitext", "kl"] == 0
+    assert results["value"]["lofit", "wikitext", "kl"] > 0
+    assert results["value"]["full", "wikitext", "kl"] > 0
+    table = pd.read_csv(tmp_path / "results" / "tables" / "retention.csv").set_index(["method", "scored on"])
+    for name, method in (("lofit (3 heads)", "lofit"), ("full", "full")):
+        entropy = results["value"].xs(("wikitext", "cross_entropy"), level=("eval_task", "metric"))
+        assert table["change"][name, "wikitext"] == pytest.approx(entropy[method] - entropy["base"], abs=1e-6)
+        assert table["metric"][name, "wikitext"] == "cross_entropy (nats)"
+    before = made.planned(config)
+    write_jsonl(tmp_path / "colours" / "test.jsonl", rows["colours"][:5])
+    assert before == Counter()
+    assert made.planned(config)["prepare"] == 1
+    assert made.planned(config)["fit"] == 0
 
 
 def test_summary_shows_table_files_and_next_step(workflow: Workflow) -> None:
@@ -187,11 +243,11 @@ def test_a_second_run_does_nothing(workflow: Workflow) -> None:
 def test_a_changed_hyperparameter_reruns_its_method_and_what_follows(workflow: Workflow) -> None:
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lora"]["params"] = TRAINING | {"lr": 0.02}
-    assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, main_table=1, transfer=1)
+    assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, main_table=1, suite=1, transfer=1)
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lofit"]["heads"]["params"] = TRAINING | {"l1": 0.5}
     assert workflow.planned(changed) == Counter(
-        localize=1, fit=1, evaluate=1, collect=1, main_table=1, overlap=1, transfer=1
+        localize=1, fit=1, evaluate=1, collect=1, main_table=1, suite=1, overlap=1, transfer=1
     )
 
 
@@ -200,7 +256,7 @@ def test_a_deleted_adapter_reruns_its_own_branch(workflow: Workflow) -> None:
     adapter = workflow.path(workflow.table().run_dir(node)) / "adapter"
     kept = shutil.copytree(adapter, workflow.folder / "kept")
     shutil.rmtree(adapter)
-    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, main_table=1, transfer=1)
+    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, main_table=1, suite=1, transfer=1)
     workflow.run()
     weights = "adapter_model.safetensors"
     assert (adapter / weights).read_bytes() == (kept / weights).read_bytes(), "the same seed gives the same adapter"

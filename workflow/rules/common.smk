@@ -13,6 +13,7 @@ sys.path.insert(0, workflow.basedir)
 from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.config import parse_config
 from lofit.errors import ConfigError
+from lofit.evaluate.protocol import HARNESS, table_name
 from lofit.files import write_text
 from lofit.methods import load_method
 from lofit.runs import ActivationsNode, RunTable, short_hash
@@ -23,6 +24,7 @@ except ConfigError as error:
     sys.exit(f"error: {error}")
 validate(CONFIG.model_dump(mode="json"), "../schemas/config.schema.yaml", set_default=False)
 TABLE = RunTable(CONFIG)
+MAIN_TABLES = [table_name(protocol) for protocol in CONFIG.protocols]
 RESULTS, RESOURCES = str(CONFIG.results), str(CONFIG.resources)
 
 # Every node is `python -m lofit <verb> --run <id>` in this environment; it reads the configuration from a snapshot.
@@ -46,12 +48,16 @@ def any_of(values):
 
 wildcard_constraints:
     model=any_of(CONFIG.models),
-    task=any_of(CONFIG.tasks),
+    task=any_of([*CONFIG.tasks, *CONFIG.retention]),
     fold=r"\d+",
     seed=r"\d+",
     localizer=any_of(node.localizer for node in TABLE.localize.values()) or "none",
     method=any_of(CONFIG.methods),
     hash=r"[0-9a-f]{8}",
+    protocol=any_of(CONFIG.protocols),
+    eval_task=any_of([*CONFIG.tasks, *CONFIG.retention]),
+    eval_fold=r"\d+",
+    eval_hash=r"[0-9a-f]{8}",
 
 
 def data_id(wildcards):
@@ -122,14 +128,21 @@ def fit_inputs(wildcards):
 
 def evaluate_inputs(wildcards):
     """Model, test data, adapter and examples of an evaluate node."""
-    node = TABLE.find(TABLE.fits, run_id(wildcards))
-    method = load_method(node.method)
-    inputs = {"model": model_file(node.model), "data": data_files(node.data, "test")}
+    w = wildcards
+    fold = f"fold{w.eval_fold}-{w.eval_hash}"
+    node = TABLE.find(TABLE.evaluations, f"{run_id(w)}/eval/{w.protocol}/{w.eval_task}/{fold}")
+    method = load_method(node.fit.method)
+    inputs = {"model": model_file(node.fit.model), "data": data_files(node.data, "test")}
     if method.fit:
-        inputs["fit"] = fit_files(node)
-    if method.shots(method.Params.model_validate(node.params)):
-        inputs["shots"] = data_files(node.data, "train")
+        inputs["fit"] = fit_files(node.fit)
+    if node.protocol == HARNESS or method.shots(method.Params.model_validate(node.fit.params)):
+        inputs["examples"] = data_files(node.data, "train")
     return inputs
+
+
+def prepare_inputs(wildcards):
+    """The user's own files of a task."""
+    return [str(file) for file in CONFIG.task(wildcards.task).files]
 
 
 def activations_files(node):
@@ -164,7 +177,7 @@ def all_activations():
 
 def all_scores():
     """All evaluations."""
-    return [str(TABLE.eval_dir(node) / "results.json") for node in TABLE.fits.values()]
+    return [str(TABLE.eval_dir(node) / "results.json") for node in TABLE.evaluations.values()]
 
 
 def all_manifests():
@@ -174,7 +187,11 @@ def all_manifests():
 
 def all_outputs():
     """Everything a plain run makes. Adapters and rankings are named too, so that a deleted one is made again."""
-    outputs = [f"{RESULTS}/results.parquet", f"{RESULTS}/tables/main.md"]
+    outputs = [f"{RESULTS}/results.parquet", *(f"{RESULTS}/tables/{name}.md" for name in MAIN_TABLES)]
+    if CONFIG.retention:
+        outputs.append(f"{RESULTS}/tables/retention.md")
+    if "base" in CONFIG.methods:
+        outputs.append(f"{RESULTS}/tables/suite.md")
     if len(TABLE.localize) > 1:
         outputs.append(f"{RESULTS}/tables/overlap.md")
     if CONFIG.transfer:

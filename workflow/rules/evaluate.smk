@@ -1,16 +1,18 @@
 """Scoring with lm-evaluation-harness."""
 
+EVALUATION = "eval/{protocol}/{eval_task}/fold{eval_fold}-{eval_hash}"
+
 
 rule evaluate:
     input:
         unpack(evaluate_inputs),
     output:
-        scores=f"{RESULTS}/runs/{RUN}/eval/{{task}}/results.json",
-        samples=f"{RESULTS}/runs/{RUN}/eval/{{task}}/samples.jsonl",
+        scores=f"{RESULTS}/runs/{RUN}/{EVALUATION}/results.json",
+        samples=f"{RESULTS}/runs/{RUN}/{EVALUATION}/samples.jsonl",
     log:
-        f"{RESULTS}/logs/evaluate/{RUN}.log",
+        f"{RESULTS}/logs/{RUN}/{EVALUATION}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate/{RUN}.tsv"
+        f"{RESULTS}/benchmarks/{RUN}/{EVALUATION}.tsv"
     conda:
         "../../environment.yml"
     threads: CONFIG.threads
@@ -21,4 +23,5 @@ rule evaluate:
     params:
         run=run_id,
     shell:
-        "python -m lofit evaluate --run {params.run:q} --threads {threads} > {log:q} 2>&1"
+        "python -m lofit evaluate --run {params.run:q} --on {wildcards.eval_task:q} --fold {wildcards.eval_fold} "
+        "--protocol {wildcards.protocol} --threads {threads} > {log:q} 2>&1"

@@ -11,6 +11,7 @@ rule collect:
     output:
         f"{RESULTS}/results.parquet",
         f"{RESULTS}/results.csv",
+        f"{RESULTS}/items.parquet",
     log:
         f"{RESULTS}/logs/collect.log",
     conda:
@@ -19,7 +20,7 @@ rule collect:
         mem_mb=2000,
         runtime=10,
     params:
-        runs=short_hash(sorted(TABLE.fits)),
+        runs=short_hash(sorted(TABLE.evaluations)),
     shell:
         "python -m lofit collect > {log:q} 2>&1"
 
@@ -28,7 +29,7 @@ rule main_table:
     input:
         f"{RESULTS}/results.parquet",
     output:
-        multiext(f"{RESULTS}/tables/main", ".csv", ".md", ".tex"),
+        expand(f"{RESULTS}/tables/{{name}}.{{form}}", name=MAIN_TABLES, form=["csv", "md", "tex"]),
     log:
         f"{RESULTS}/logs/main_table.log",
     conda:
@@ -40,6 +41,44 @@ rule main_table:
         tasks=list(CONFIG.tasks),
     shell:
         "python -m lofit table > {log:q} 2>&1"
+
+
+rule suite:
+    input:
+        f"{RESULTS}/results.parquet",
+        f"{RESULTS}/items.parquet",
+    output:
+        multiext(f"{RESULTS}/tables/suite", ".csv", ".md"),
+    log:
+        f"{RESULTS}/logs/suite.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        tasks=CONFIG.suite or list(CONFIG.tasks),
+    shell:
+        "python -m lofit suite > {log:q} 2>&1"
+
+
+rule retention:
+    input:
+        f"{RESULTS}/results.parquet",
+        f"{RESULTS}/items.parquet",
+    output:
+        multiext(f"{RESULTS}/tables/retention", ".csv", ".md"),
+    log:
+        f"{RESULTS}/logs/retention.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        tasks=list(CONFIG.retention),
+    shell:
+        "python -m lofit retention > {log:q} 2>&1"
 
 
 rule overlap:

@@ -22,6 +22,8 @@ rule model:
 
 
 rule prepare:
+    input:
+        prepare_inputs,
     output:
         train=f"{RESOURCES}/tasks/{{task}}/fold{{fold}}/seed{{seed}}-{{hash}}/train.jsonl",
         validation=f"{RESOURCES}/tasks/{{task}}/fold{{fold}}/seed{{seed}}-{{hash}}/validation.jsonl",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
 from lofit.sources.spec import HubDataset, WheelFile
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, text_field
+from lofit.tasks.base import Harness, Row, Splits, Task, TaskOptions, contrast, text_field
 from lofit.tasks.splits import cut_by, with_ids
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def render(item: Row, where: str) -> Row:
         "contrast": contrast(prompt, [f" {choices[gold]}"], wrong),
         "choices": choices,
         "gold": gold,
+        "item": {name: item[name] for name in ("context", "question", "answerA", "answerB", "answerC", "label")},
     }
 
 
@@ -109,4 +110,5 @@ TASK = Task(
     Options=Options,
     prepare=prepare,
     overlap_key="context",
+    harness=Harness(("siqa/siqa.yaml",), "acc"),
 )

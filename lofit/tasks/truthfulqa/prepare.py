@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lofit.errors import TaskError
 from lofit.sources.spec import PinnedFile
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, text_field
+from lofit.tasks.base import Harness, Row, Splits, Task, TaskOptions, contrast, text_field
 from lofit.tasks.splits import normalised
 
 if TYPE_CHECKING:
@@ -90,7 +90,18 @@ def render(item: Row, separator: str, where: str) -> Row:
         "prompt": f"{INSTRUCTION}\n\n{PRIMER}\n\nQ: {question}\nA:",
         "choices": [*true, *false],
         "labels": [1] * len(true) + [0] * len(false),
+        "item": {
+            "question": question,
+            "mc1_targets": _targets([best], incorrect),
+            "mc2_targets": _targets(list(dict.fromkeys([best, *correct])), incorrect),
+        },
     }
+
+
+def _targets(true: list[str], false: list[str]) -> Row:
+    """Choices in the schema of the hub dataset, the true ones first; each text once."""
+    false = [answer for answer in dict.fromkeys(false) if answer not in true]
+    return {"choices": [*true, *false], "labels": [1] * len(true) + [0] * len(false)}
 
 
 def _rows(path: Path, separator: str) -> list[Row]:
@@ -118,4 +129,5 @@ TASK = Task(
     Options=Options,
     prepare=prepare,
     overlap_key="question",
+    harness=Harness(("truthfulqa/truthfulqa_mc1.yaml", "truthfulqa/truthfulqa_mc2.yaml"), "truthfulqa_mc1.acc"),
 )

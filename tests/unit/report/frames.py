@@ -25,6 +25,7 @@ def row(task: str, value: float | None, **changes: Any) -> dict[str, Any]:
         "n_train": 100,
         "seed": 0,
         "eval_task": task,
+        "eval_fold": 0,
         "protocol": "paper",
         "metric": HEADLINE[task] if value is not None else None,
         "value": math.nan if value is None else value,

@@ -86,7 +86,7 @@ def score(tmp_path: Path) -> Callable:
             def loglikelihood_rolling(self, reqs: list, disable_tqdm: bool = False) -> list[float]:
                 raise AssertionError("no task here asks for this")
 
-        config = lm_eval_config(name, path, cache_dir=str(tmp_path / "datasets_cache"))
+        config = lm_eval_config(load_task(name), path, cache_dir=str(tmp_path / "datasets_cache"))
         manager = TaskManager(include_defaults=False)
         out = simple_evaluate(model=Scripted(), tasks=[config], task_manager=manager, bootstrap_iters=0)
         means = {key.split(",")[0]: v for key, v in out["results"][f"lofit_{name}"].items() if key.endswith(",none")}

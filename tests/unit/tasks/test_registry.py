@@ -18,7 +18,9 @@ from lofit.errors import TaskError
 from lofit.tasks import Splits, Task, TaskOptions, load_task, prepare_task, task_folder, task_names
 from lofit.tasks.splits import draw
 
-NAMES = ["clutrr", "listops", "mquake", "siqa", "truthfulqa"]
+NAMES = ["clutrr", "listops", "mmlu", "mquake", "nq_open", "siqa", "triviaqa", "truthfulqa", "wikitext"]
+NOT_MIRRORED = {"mmlu", "triviaqa", "wikitext"}
+"""Evaluation-only tasks whose data the mirror for development lacks; their own tests use rows in the hub's schema."""
 
 
 def sft(row_id: str, prompt: str | None = None) -> dict:
@@ -68,7 +70,7 @@ def numbered(split: str, n: int) -> list[dict]:
 def test_names_and_folders() -> None:
     assert task_names() == NAMES
     for name in NAMES:
-        assert (task_folder(name) / "task.yaml").is_file()
+        assert (task_folder(name) / "task.yaml").is_file() != load_task(name).plain_text
         assert (task_folder(name) / "README.md").is_file()
 
 
@@ -86,9 +88,10 @@ def test_task_objects_are_consistent(name: str) -> None:
     task = load_task(name)
     assert task.name == name
     assert task.summary and task.licence
-    yaml = (task_folder(name) / "task.yaml").read_text()
-    assert f"task: lofit_{name}\n" in yaml
-    assert f"metric: {task.headline}\n" in yaml
+    if not task.plain_text:
+        yaml = (task_folder(name) / "task.yaml").read_text()
+        assert f"task: lofit_{name}\n" in yaml
+        assert f"metric: {task.headline}\n" in yaml
     with pytest.raises(ValidationError):
         task.Options(n_trian=3)
 
@@ -223,7 +226,7 @@ def test_empty_splits_are_refused_and_leave_nothing(write, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_MIRRORED])
 def test_real_splits_are_disjoint_complete_and_repeatable(name: str, write, mirror_fetcher) -> None:
     task = load_task(name)
     for fold in task.folds:
@@ -239,6 +242,7 @@ def test_real_splits_are_disjoint_complete_and_repeatable(name: str, write, mirr
         assert again["manifest"]["sha256"] == out["manifest"]["sha256"]
         evaluation = set(out["test"][0])
         assert all(evaluation <= set(row) for row in out["validation"])
+        assert bool(out["train"]) == bool(task.objective)
 
 
 @pytest.mark.parametrize(

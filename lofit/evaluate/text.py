@@ -1,0 +1,89 @@
+"""A language model as such: cross-entropy on plain text, and how far its predictions moved from the base model's."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lofit.interventions.spans import given_spans
+from lofit.progress import track
+
+WINDOW = 256
+"""Tokens of a window; what is left over at the end of a document is not scored."""
+
+
+@torch.no_grad()
+def score_text(
+    model: PreTrainedModel | PeftModel,
+    base: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    task: str,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Score windows of the texts, one at a time.
+
+    Per window ``cross_entropy`` is the mean of -log p(token | tokens before it in the window) and ``kl`` the mean over
+    its positions of KL(base || model), both in nats per token. An edit that acts on prompts or answers only takes each
+    window for both.
+
+    Args:
+        model: scored as it is.
+        base: the base model where ``model`` is another checkpoint; None where it is the base, or has an adapter that
+            can be switched off.
+        tokenizer: of the model.
+        rows: with ``id`` and ``text``.
+        task: name of the task, for the samples.
+
+    Returns:
+        As :func:`lofit.evaluate.harness.evaluate`; an item is a window.
+    """
+    windows = [(f"{row['id']}-{i}", ids) for row in rows for i, ids in enumerate(_windows(tokenizer, row["text"]))]
+    samples: list[dict[str, Any]] = []
+    with track("text", len(windows)) as advance:
+        for number, (name, ids) in enumerate(windows):
+            tokens = torch.tensor([ids], device=model.device)
+            log_probs = _log_probs(model, tokens)
+            with _switched_off(model):
+                reference = log_probs if base is None and not isinstance(model, PeftModel) else None
+                if reference is None:
+                    reference = _log_probs(base or model, tokens)
+            loss = functional.nll_loss(log_probs, tokens[0, 1:]).item()
+            divergence = functional.kl_div(log_probs, reference, reduction="batchmean", log_target=True).item()
+            samples.append(
+                {"task": task, "doc_id": number, "doc": {"id": name}, "cross_entropy": loss, "kl": divergence}
+            )
+            advance("")
+    metrics = {name: _mean([sample[name] for sample in samples]) for name in ("cross_entropy", "kl")}
+    return {"n_items": len(samples), "metrics": metrics, "task_version": {task: WINDOW}}, samples
+
+
+def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    return [ids[start : start + WINDOW] for start in range(0, len(ids) - WINDOW + 1, WINDOW)] or [ids]
+
+
+def _log_probs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Float32 log-probabilities [length - 1, vocabulary] of each next token."""
+    everywhere = torch.ones(tokens.shape[0], tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    with given_spans(prompt=everywhere, answer=everywhere):
+        logits = model(input_ids=tokens, use_cache=False).logits
+    return torch.log_softmax(logits[0, :-1].float(), -1)
+
+
+@contextlib.contextmanager
+def _switched_off(model: Any) -> Iterator[None]:
+    with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
+        yield
+
+
+def _mean(values: Sequence[float]) -> dict[str, float | None]:
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"value": statistics.fmean(values), "stderr": spread}

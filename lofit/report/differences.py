@@ -1,0 +1,208 @@
+"""Paired differences to the base model and to full fine-tuning, item by item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy.stats import norm
+
+from lofit.files import atomic_path, write_text
+from lofit.report.tables import variant_names
+
+Z = float(norm.ppf(0.975))
+"""Half-width of a 95% interval, in standard errors."""
+REFERENCES = ("base", "full")
+_UNIT = ("task", "fold", "eval_task", "eval_fold", "metric")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference of scores, in the metric's unit.
+
+    Attributes:
+        value: the mean; NaN if there are no items.
+        variance: of that mean, the items being the sample.
+        n_items: items that both runs scored.
+    """
+
+    value: float
+    variance: float
+    n_items: int
+
+    @property
+    def half_width(self) -> float:
+        """Of the 95% interval."""
+        return Z * math.sqrt(self.variance)
+
+
+def mean_of(parts: Sequence[Difference]) -> Difference:
+    """The unweighted mean of independent differences: over folds, or over tasks."""
+    n = len(parts)
+    if not n or any(math.isnan(part.value) for part in parts):
+        return Difference(math.nan, math.nan, sum(part.n_items for part in parts))
+    return Difference(
+        sum(part.value for part in parts) / n,
+        sum(part.variance for part in parts) / n**2,
+        sum(part.n_items for part in parts),
+    )
+
+
+def paired(items: pd.DataFrame, reference: pd.DataFrame) -> Difference:
+    """The mean difference over the items that both scored, each item's score averaged over the runs (seeds) first.
+
+    Args:
+        items: columns ``item`` and ``value``.
+        reference: likewise.
+    """
+    both = pd.concat(
+        [frame.groupby("item")["value"].mean() for frame in (items, reference)], axis=1, keys=["run", "reference"]
+    ).dropna()
+    change = both["run"] - both["reference"]
+    variance = float(change.var(ddof=1)) / len(change) if len(change) > 1 else math.nan
+    return Difference(float(change.mean()) if len(change) else math.nan, variance, len(change))
+
+
+def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
+    """Average over the tasks of each method's difference to the base model, and to full fine-tuning.
+
+    Folds of a task are averaged unweighted, then tasks. The interval is over the test items; a method with several
+    seeds enters with the mean of each item over them. A method that lacks a task, or failed on one, has no average.
+
+    Args:
+        results: as ``collect`` writes them, of one protocol.
+        items: as ``collect_items`` writes them.
+        headline: the tasks and their headline metrics.
+
+    Returns:
+        ``model``, ``method``, ``tasks`` (with a score), per reference its name and ``<name>.low`` and ``.high``, the
+        95% interval, and per task ``<task>.<reference>``; differences in percentage points.
+    """
+    rows = results[(results["eval_task"] == results["task"]) & results["task"].isin(headline)]
+    rows = rows[rows["head_task"].isna() | (rows["head_task"] == rows["task"])]
+    table = _differences(rows, items, headline)
+    folds = rows.groupby("task")["fold"].nunique().to_dict()
+    records = []
+    for (model, variant), group in _grouped(table, ["model", "variant"]):
+        record: dict[str, Any] = {"model": model, "method": variant, "tasks": group["task"].nunique()}
+        for reference in REFERENCES:
+            by_task = {}
+            for task, cells in _grouped(group[group["reference"] == reference], ["task"]):
+                parts = list(cells["difference"])
+                by_task[task[0]] = mean_of(parts if len(parts) == folds[task[0]] else [])
+            whole = mean_of([by_task.get(task, mean_of([])) for task in headline])
+            record |= _interval(reference, whole)
+            record |= {f"{task}.{reference}": 100 * found.value for task, found in by_task.items()}
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def retention_table(
+    results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str], in_nats: Collection[str] = ()
+) -> pd.DataFrame:
+    """What fitting a method for one task changed on the others, against the base model.
+
+    Args:
+        results: as ``collect`` writes them.
+        items: as ``collect_items`` writes them.
+        headline: the tasks to be retained and their headline metrics.
+        in_nats: those of them whose metric is no fraction but a cross-entropy, in nats per token.
+
+    Returns:
+        Per model, method, task it was fitted for and task it is scored on: ``metric``, ``score`` in percent or nats,
+        its ``change`` against base with ``change.low`` and ``change.high``, the 95% interval over the items, and their
+        number ``items``.
+    """
+    rows = results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])]
+    table = _differences(rows, items, headline)
+    records = []
+    for (model, variant, task, on), group in _grouped(table, ["model", "variant", "task", "eval_task"]):
+        of_base = group[group["reference"] == "base"]
+        whole, scale = mean_of(list(of_base["difference"])), 1 if on in in_nats else 100
+        records.append(
+            {
+                "model": model,
+                "method": variant,
+                "fitted for": task,
+                "scored on": on,
+                "metric": f"{headline[on]} ({'nats' if on in in_nats else '%'})",
+                "score": scale * of_base["value"].mean(),
+                **_interval("change", whole, scale),
+                "items": whole.n_items,
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def _differences(rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
+    """One row per model, variant, task, fold, eval task and fold, and reference, with its paired difference."""
+    rows = rows.assign(variant=variant_names(rows))
+    rows = rows[rows["metric"] == rows["eval_task"].map(dict(headline))]
+    scored = rows.merge(items, on=["run_id", "eval_task", "eval_fold", "protocol", "metric"], suffixes=("", "_item"))
+    scored = scored.assign(value=scored["value_item"])
+    records = []
+    for key, group in _grouped(scored, ["model", "variant", *_UNIT]):
+        unit = dict(zip(["model", "variant", *_UNIT], key, strict=True))
+        alike = scored[(scored[["model", *_UNIT]] == [unit[name] for name in ("model", *_UNIT)]).all(axis=1)]
+        for reference in REFERENCES:
+            of_reference = alike[alike["method"] == reference]
+            if len(of_reference) and unit["variant"] != "base":
+                records.append(
+                    unit
+                    | {
+                        "reference": reference,
+                        "difference": paired(group, of_reference),
+                        "value": group["value"].mean(),
+                    }
+                )
+    return pd.DataFrame(records, columns=["model", "variant", *_UNIT, "reference", "difference", "value"])
+
+
+def _grouped(frame: pd.DataFrame, by: list[str]) -> Any:
+    return frame.groupby(by, sort=False)
+
+
+def _interval(name: str, found: Difference, scale: float = 100) -> dict[str, float]:
+    value, width = scale * found.value, scale * found.half_width
+    return {name: value, f"{name}.low": value - width, f"{name}.high": value + width}
+
+
+def write_suite(frame: pd.DataFrame, stem: Path) -> None:
+    """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` for people."""
+    shown = pd.DataFrame({"model": frame["model"], "method": frame["method"], "tasks": frame["tasks"]})
+    for reference in REFERENCES:
+        shown[f"average difference to {reference}"] = _text(frame, reference)
+    note = (
+        "Percentage points, headline metric of each task, averaged over folds, then over tasks; in brackets the 95% "
+        "interval over test items (paired by item; seeds averaged)."
+    )
+    _write(frame, shown, note, stem)
+
+
+def write_retention(frame: pd.DataFrame, stem: Path) -> None:
+    """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` for people."""
+    shown = frame[["model", "method", "fitted for", "scored on", "metric"]].assign(
+        score=frame["score"].map("{:.2f}".format), change=_text(frame, "change", 2), items=frame["items"]
+    )
+    note = (
+        "Scores of methods fitted for another task, and their change against the base model; in brackets the 95% "
+        "interval over test items (paired by item; seeds averaged)."
+    )
+    _write(frame, shown, note, stem)
+
+
+def _text(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
+    return [
+        "-" if math.isnan(value) else f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        for value, low, high in zip(frame[name], frame[f"{name}.low"], frame[f"{name}.high"], strict=True)
+    ]
+
+
+def _write(frame: pd.DataFrame, shown: pd.DataFrame, note: str, stem: Path) -> None:
+    with atomic_path(stem.with_suffix(".csv")) as part:
+        frame.to_csv(part, index=False)
+    write_text(stem.with_suffix(".md"), f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n{note}\n")

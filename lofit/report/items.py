@@ -1,0 +1,62 @@
+"""The scores of every single test item, in one table: what paired comparisons are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lofit.errors import ReportError
+from lofit.files import atomic_path, read_json, read_jsonl
+from lofit.report.collect import EvaluatedRun
+
+SCHEMA = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("eval_task", pa.string(), nullable=False),
+        pa.field("eval_fold", pa.int64(), nullable=False),
+        pa.field("protocol", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+"""Columns of ``items.parquet``. An item has the same name in every run that was scored on it."""
+
+
+def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
+    """Write one row per evaluated run, item and metric to ``target`` (parquet); failed runs have none.
+
+    Raises:
+        ReportError: the samples of a run do not hold a metric that its results report.
+    """
+    with atomic_path(target) as part, pq.ParquetWriter(part, SCHEMA) as writer:
+        for run in runs:
+            if records := list(_records(run)):
+                writer.write_table(pa.Table.from_pandas(pd.DataFrame(records), schema=SCHEMA, preserve_index=False))
+
+
+def _records(run: EvaluatedRun) -> Iterator[dict[str, Any]]:
+    metrics = set(read_json(run.eval_path / "results.json")["metrics"])
+    samples = read_jsonl(run.eval_path / "samples.jsonl")
+    found: set[str] = set()
+    where = {
+        "run_id": run.run_id,
+        "eval_task": run.eval_task,
+        "eval_fold": run.eval_fold,
+        "protocol": run.protocol,
+    }
+    for sample in samples:
+        item = str(sample["doc"].get("id", sample["doc_id"]))
+        kind = sample.get("filter", "none")
+        for name, value in sample.items():
+            short = name if kind == "none" else f"{name}.{kind}"
+            for metric in {short, f"{sample['task']}.{short}"} & metrics:
+                found.add(metric)
+                yield where | {"item": item, "metric": metric, "value": float(value)}
+    if lost := sorted(metrics - found):
+        raise ReportError(f"{run.eval_path}/samples.jsonl holds no metric {lost[0]}; evaluate run {run.run_id} again")

@@ -1,0 +1,1 @@
+"""MMLU, for evaluation only."""

@@ -1,0 +1,55 @@
+"""MMLU, for evaluation only. See README.md for the source of each choice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from lofit.errors import TaskError
+from lofit.sources.spec import HubDataset
+from lofit.tasks.base import Row, Splits, Task, TaskOptions, list_field, text_field
+from lofit.tasks.splits import with_ids
+
+if TYPE_CHECKING:
+    from lofit.sources.fetcher import Fetcher
+
+REPO = "cais/mmlu"
+HUB = HubDataset(repo=REPO, revision="main", config="all", split="test")
+LETTERS = ["A", "B", "C", "D"]
+
+
+def render(item: Row, where: str) -> Row:
+    """Turn an item of the hub dataset into a row, without an id."""
+    question, subject = text_field(item, "question", where), text_field(item, "subject", where)
+    options, gold = list_field(item, "choices", where), item.get("answer")
+    if len(options) != len(LETTERS) or not all(isinstance(option, str) for option in options):
+        raise TaskError(f"{where}: field 'choices' must hold four texts, found {options!r}; mend or remove the row")
+    if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(LETTERS):
+        raise TaskError(f"{where}: field 'answer' must be 0 to 3, found {gold!r}; mend or remove the row")
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
+    topic = subject.replace("_", " ")
+    description = f"The following are multiple choice questions (with answers) about {topic}.\n\n"
+    return {
+        "subject": subject,
+        "prompt": f"{description}{question.strip()}\n{listed}\nAnswer:",
+        "choices": LETTERS,
+        "gold": gold,
+    }
+
+
+def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
+    """Read the official test split, all subjects."""
+    rows = [render(item, f"{REPO} row {i}") for i, item in enumerate(fetcher.hub_rows(HUB))]
+    return Splits(test=with_ids("mmlu", rows, Counter()))
+
+
+TASK = Task(
+    name="mmlu",
+    summary="choose the answer to an exam question (MMLU, 57 subjects, zero-shot)",
+    objective=None,
+    folds=(0,),
+    headline="acc",
+    licence="MIT",
+    Options=TaskOptions,
+    prepare=prepare,
+)

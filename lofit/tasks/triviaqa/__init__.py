@@ -1,0 +1,1 @@
+"""TriviaQA without documents, for evaluation only."""

@@ -1,0 +1,34 @@
+"""Plain text on which a language model is measured as such, for evaluation only. See README.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lofit.sources.spec import HubDataset
+from lofit.tasks.base import Splits, Task, TaskOptions, text_field
+
+if TYPE_CHECKING:
+    from lofit.sources.fetcher import Fetcher
+
+REPO = "EleutherAI/wikitext_document_level"
+HUB = HubDataset(repo=REPO, revision="main", config="wikitext-2-raw-v1", split="test")
+
+
+def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
+    """Read the official test split, a document per row, as published."""
+    pages = [text_field(item, "page", f"{REPO} row {i}") for i, item in enumerate(fetcher.hub_rows(HUB))]
+    return Splits(test=[{"id": f"wikitext-{i}", "text": page} for i, page in enumerate(pages)])
+
+
+TASK = Task(
+    name="wikitext",
+    summary="cross-entropy, and KL divergence from the base model, on held-out articles (WikiText-2)",
+    objective=None,
+    folds=(0,),
+    headline="cross_entropy",
+    licence="CC-BY-SA-3.0",
+    Options=TaskOptions,
+    prepare=prepare,
+    overlap_key="text",
+    plain_text=True,
+)

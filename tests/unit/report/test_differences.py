@@ -1,0 +1,125 @@
+"""Paired differences: by hand, and whether their intervals cover what they claim to."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lofit.report.differences import Difference, mean_of, paired, retention_table, suite_table, write_retention
+from tests.unit.report.frames import HEADLINE, plain, results, row
+
+
+def items(run: dict[str, Any], values: list[float]) -> pd.DataFrame:
+    where = {name: run[name] for name in ("run_id", "eval_task", "eval_fold", "protocol", "metric")}
+    return pd.DataFrame([where | {"item": str(i), "value": value} for i, value in enumerate(values)])
+
+
+def table(runs: list[tuple[dict[str, Any], list[float]]], make: Any = suite_table, **options: Any) -> pd.DataFrame:
+    frame = pd.concat([items(run, values) for run, values in runs if values])
+    return make(results(*(run for run, _ in runs)), frame, **({"headline": HEADLINE} | options))
+
+
+def test_a_paired_difference_by_hand() -> None:
+    left = pd.DataFrame({"item": list("abcd"), "value": [1.0, 1, 0, 1]})
+    right = pd.DataFrame({"item": list("bcda"), "value": [0.0, 0, 1, 1]})
+    found = paired(left, right)
+    change = np.array([0, 1, 0, 0])
+    assert found.value == 0.25
+    assert found.variance == pytest.approx(change.var(ddof=1) / 4)
+    assert found.half_width == pytest.approx(1.959964 * math.sqrt(found.variance), rel=1e-6)
+
+
+def test_seeds_are_averaged_within_an_item_before_items_are_compared() -> None:
+    two = pd.DataFrame({"item": ["a", "a", "b", "b"], "value": [1.0, 0, 1, 1]})
+    one = pd.DataFrame({"item": ["a", "b"], "value": [0.0, 0]})
+    assert paired(two, one).value == 0.75
+    assert paired(two, one).n_items == 2
+
+
+def test_means_of_independent_differences() -> None:
+    found = mean_of([Difference(0.2, 0.01, 10), Difference(0.4, 0.03, 5)])
+    assert (found.value, found.variance, found.n_items) == (pytest.approx(0.3), pytest.approx(0.01), 15)
+    assert math.isnan(mean_of([Difference(0.2, 0.01, 10), Difference(math.nan, math.nan, 0)]).value)
+    assert math.isnan(mean_of([]).value)
+
+
+def test_the_suite_averages_tasks_and_folds_alike() -> None:
+    runs = []
+    for method, right in (("base", 0), ("full", 4), ("lora", 2)):
+        runs.append((plain("clutrr", 0.0, method), [1.0] * right + [0.0] * (4 - right)))
+        for fold, extra in ((0, 0), (1, 1)):
+            values = [1.0] * min(right + extra, 4) + [0.0] * max(4 - right - extra, 0)
+            runs.append((plain("truthfulqa", 0.0, method, fold=fold, eval_fold=fold), values))
+    frame = table(runs).set_index("method")
+    # clutrr: 2 of 4 more than base; truthfulqa: 2 of 4 in fold 0 and 3 - 1 in fold 1
+    assert frame["base"]["lora"] == pytest.approx(50)
+    assert frame["clutrr.base"]["lora"] == frame["truthfulqa.base"]["lora"] == pytest.approx(50)
+    assert frame["truthfulqa.full"]["lora"] == pytest.approx(-100 * (0.5 + 0.25) / 2)
+    assert frame["full"]["full"] == 0
+    assert frame["tasks"]["lora"] == 2
+    assert "base" not in frame.index
+
+
+@pytest.mark.parametrize("value", [None, 0.5])
+def test_a_method_without_one_of_the_tasks_has_no_average(value: float | None) -> None:
+    """Failed there, or never run there: an average over the others would be of something else."""
+    runs = [(plain(task, 0.0, "base"), [0.0, 1.0]) for task in HEADLINE]
+    runs.append((plain("clutrr", 1.0), [1.0, 1.0]))
+    if value is None:
+        runs.append((plain("truthfulqa", None), []))
+    frame = table(runs).set_index("method")
+    assert math.isnan(frame["base"]["lora"])
+    assert frame["clutrr.base"]["lora"] == 50
+
+
+def test_transferred_heads_are_not_a_method_of_their_own() -> None:
+    runs = [(plain("clutrr", 0.0, "base"), [0.0, 0.0]), (row("clutrr", 0.0), [1.0, 0.0])]
+    runs.append((row("clutrr", 0.0, head_task="truthfulqa"), [1.0, 1.0]))
+    frame = table(runs, headline={"clutrr": "exact_match"}).set_index("method")
+    assert frame["base"].to_dict() == {"lofit (8 heads)": 50.0}
+
+
+def test_retention_is_against_the_base_on_the_same_items(tmp_path: Path) -> None:
+    def scored(method: str, task: str, on: str, metric: str) -> dict[str, Any]:
+        return plain(task, 0.0, method) | {"eval_task": on, "metric": metric}
+
+    runs = []
+    for method, gain in (("base", 0.0), ("lora", 1.0)):
+        for task in HEADLINE:
+            runs.append((scored(method, task, "nq", "em"), [gain, 0.0, 1.0, 1.0]))
+            runs.append((scored(method, task, "text", "ce"), [2.0 + gain, 2.0]))
+    frame = table(runs, retention_table, headline={"nq": "em", "text": "ce"}, in_nats=["text"])
+    frame = frame.set_index(["method", "fitted for", "scored on"])
+    assert len(frame) == 4
+    assert frame["change"]["lora", "clutrr", "nq"] == 25
+    assert frame["score"]["lora", "clutrr", "nq"] == 75
+    assert frame["change"]["lora", "truthfulqa", "text"] == 0.5
+    assert frame["score"]["lora", "truthfulqa", "text"] == 2.5
+    assert frame["metric"]["lora", "truthfulqa", "text"] == "ce (nats)"
+    write_retention(frame.reset_index(), tmp_path / "retention")
+    assert "+25.00 [" in (tmp_path / "retention.md").read_text()
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Items of two tasks whose scores correlate between the methods: 95% intervals hold the true difference."""
+    rng = np.random.default_rng(0)
+    sizes = ((80, 0.5, 0.1), (150, 0.3, 0.2))
+    truth = np.mean([0.9 * (base + gain) + 0.1 * (1 - base - gain) - base for _, base, gain in sizes])
+    covered = 0
+    for _ in range(2000):
+        parts = []
+        for n, base, gain in sizes:
+            hardness = rng.random(n)
+            left, right = (hardness < base + gain).astype(float), (hardness < base).astype(float)
+            flipped = rng.random(n) < 0.1
+            left = np.where(flipped, 1 - left, left)
+            frames = [pd.DataFrame({"item": range(n), "value": values}) for values in (left, right)]
+            parts.append(paired(*frames))
+        found = mean_of(parts)
+        covered += abs(found.value - truth) <= found.half_width
+    assert 0.93 <= covered / 2000 <= 0.97

@@ -1,0 +1,141 @@
+"""Tasks of the user's own: what a folder or a YAML file must hold, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lofit.errors import TaskError
+from lofit.files import write_jsonl
+from lofit.tasks import Task, load_task, prepare_task
+from lofit.tasks.own import own_task
+from lofit.tasks.splits import check_splits
+
+SUMS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(20)]
+COLOURS = [{"prompt": f"Grass {i} is", "choices": ["green", "red", "blue"], "gold": 0} for i in range(20)]
+PAIRS = [{"prompt": f"Q: {i}?\nA:", "chosen": "Yes.", "rejected": "No."} for i in range(20)]
+KINDS = {"sums": SUMS, "colours": COLOURS, "pairs": PAIRS}
+
+
+def folder(path: Path, rows: list[dict[str, Any]], n_test: int = 5) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    write_jsonl(path / "train.jsonl", rows[n_test:])
+    write_jsonl(path / "test.jsonl", rows[:n_test])
+    return path
+
+
+def splits(task: Task, file_fetcher: Any) -> Any:
+    made = task.prepare(task.Options(), 0, 0, file_fetcher())
+    check_splits(task, made)
+    return made
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_is_recognised_by_its_fields(name: str, tmp_path: Path, file_fetcher: Any) -> None:
+    task = own_task(name, folder(tmp_path / name, KINDS[name]))
+    made = splits(task, file_fetcher)
+    assert (task.objective, task.headline) == {
+        "sums": ("sft", "exact_match"),
+        "colours": ("sft", "acc"),
+        "pairs": ("dpo", "acc"),
+    }[name]
+    assert len(made.test) == 5
+    assert len(made.train) + len(made.validation) == 15
+    assert 1 <= len(made.validation) <= 2
+
+
+def test_rows_as_they_are_used(tmp_path: Path, file_fetcher: Any) -> None:
+    made = {name: splits(own_task(name, folder(tmp_path / name, rows)), file_fetcher) for name, rows in KINDS.items()}
+    sums, colours, pairs = (made[name].test[1] for name in KINDS)
+    assert (sums["prompt"], sums["target"], sums["answers"]) == ("1+1=", " 2", ["2"])
+    assert sums["contrast"]["right"] == [" 2"]
+    assert len(set(sums["contrast"]["wrong"])) == 3
+    assert " 2" not in sums["contrast"]["wrong"]
+    assert colours["target"] == " green"
+    assert colours["choices"] == [" green", " red", " blue"]
+    assert colours["contrast"] == {"prompt": "Grass 1 is", "right": [" green"], "wrong": [" red", " blue"]}
+    assert (pairs["train_prompt"], pairs["chosen"], pairs["rejected"]) == ("Q: 1?\nA:", " Yes.", " No.")
+    assert (pairs["choices"], pairs["gold"]) == ([" Yes.", " No."], 0)
+
+
+@pytest.mark.parametrize(("prompt", "answer", "target"), [("a:\n", "b", "b"), ("a:", "b", " b"), ("a:", "\tb", "\tb")])
+def test_one_blank_unless_the_text_brings_its_own(
+    prompt: str, answer: str, target: str, tmp_path: Path, file_fetcher: Any
+) -> None:
+    rows = [{"prompt": f"{i}{prompt}", "answer": answer, "wrong": ["x"]} for i in range(12)]
+    assert splits(own_task("t", folder(tmp_path / "t", rows)), file_fetcher).test[0]["target"] == target
+
+
+def test_a_yaml_file_names_the_files_and_how_long_an_answer_is(tmp_path: Path, file_fetcher: Any) -> None:
+    folder(tmp_path / "data", SUMS)
+    held_out = {"prompt": "100+1=", "answers": ["101", "one hundred and one"], "wrong": ["11"]}
+    write_jsonl(tmp_path / "data" / "held_out.jsonl", [held_out])
+    file = tmp_path / "task.yaml"
+    about = {"train": "data/train.jsonl", "validation": "data/held_out.jsonl", "test": "data/test.jsonl"}
+    file.write_text(yaml.safe_dump(about | {"max_gen_toks": 5, "licence": "CC0", "until": [";"]}))
+    task = load_task("sums", file)
+    made = splits(task, file_fetcher)
+    assert [row["answers"] for row in made.validation] == [["101", "one hundred and one"]]
+    assert len(made.train) == 15
+    assert task.licence == "CC0"
+    assert task.overrides["generation_kwargs"] == {"until": [";"], "max_gen_toks": 5, "do_sample": False}
+
+
+def test_prepared_as_any_task(tmp_path: Path, file_fetcher: Any) -> None:
+    task = own_task("sums", folder(tmp_path / "sums", SUMS))
+    prepare_task(task, task.Options(n_train=6), 0, 1, file_fetcher(), tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["counts"]["train"]["kept"] == 6
+    assert {entry["kind"] for entry in manifest["provenance"]} == {"own"}
+
+
+def test_scores(tmp_path: Path, score: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = own_task("sums", folder(tmp_path / "sums", SUMS))
+    monkeypatch.setattr("tests.unit.tasks.conftest.load_task", lambda name: task)
+    rows = [{"id": str(i), "prompt": "1+1=", "answers": ["2", "Zwei"]} for i in range(5)]
+    _, items = score("sums", rows, ["2", " zwei ", "2 apples", "", "zwéi"])
+    assert [item["exact_match"] for item in items] == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"question": "a"}], "needs prompt and answer, or prompt, choices and gold"),
+        ([{"prompt": "a", "answer": ""}] * 2, "field 'answer' must be a non-empty string"),
+        ([{"prompt": "a", "choices": ["x"], "gold": 0}] * 2, "'choices' must be two or more different texts"),
+        ([{"prompt": "a", "choices": ["x", "y"], "gold": 2}] * 2, "'gold' must be the index of one of 2 choices"),
+        ([{"prompt": "a", "choices": ["x", "y"], "gold": True}] * 2, "'gold' must be the index"),
+        ([{"prompt": "a", "answers": ["x", 3]}] * 2, "'answers' must be non-empty strings"),
+        ([{"prompt": "a", "answer": "x"}] * 2, "no other row has another answer; name wrong ones under 'wrong'"),
+        ([{"prompt": "a", "chosen": "x", "rejected": None}] * 2, "field 'rejected'"),
+    ],
+)
+def test_broken_rows_are_one_line(rows: list[dict[str, Any]], message: str, tmp_path: Path, file_fetcher: Any) -> None:
+    path = folder(tmp_path / "t", rows, n_test=len(rows) - 1)
+    with pytest.raises(TaskError) as caught:
+        splits(own_task("t", path), file_fetcher)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("a: [", "not valid YAML"),
+        ("until: 3", "until"),
+        ("trian: x.jsonl", "trian: extra inputs are not permitted"),
+        ("train: nowhere.jsonl", "no file"),
+    ],
+)
+def test_broken_descriptions_are_one_line(text: str | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "task.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(TaskError, match=message) as caught:
+        own_task("t", file)
+    assert "\n" not in str(caught.value)
