@@ -1,6 +1,7 @@
 # make demo   install, run the workflow of config.yaml, print the results
 # make test   install, run the tests          make lint   style, types, workflow
 # make smoke  the smallest real run           make format mend what can be mended of style
+# make example  fit a task of one's own (examples/opposites)
 # make lock   renew the pinned versions       make docs   write the page on methods again
 # make clean  delete outputs and caches
 #
@@ -26,7 +27,7 @@ RUN := PATH="$(BIN):$$PATH"
 SNAKEMAKE = $(RUN) snakemake --cores $(CORES) --configfile $(1) \
 	$(if $(DATA_MIRROR),--config data_mirror="$(abspath $(DATA_MIRROR))") $(SNAKEMAKE_ARGS)
 
-.PHONY: help setup demo smoke test format lint docs lock clean
+.PHONY: help setup demo smoke example test format lint docs lock clean
 # `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -53,6 +54,9 @@ demo: $(STAMP)
 smoke: $(STAMP)
 	$(call SNAKEMAKE,config/smoke.yaml)
 	@$(BIN)/lofit summary --configfile config/smoke.yaml
+
+example: $(STAMP)
+	$(BIN)/lofit train --task-dir examples/opposites --method lofit --method lora --out results/example
 
 test: $(STAMP)
 	$(RUN) python -m pytest $(PYTEST_ARGS)

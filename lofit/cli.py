@@ -150,6 +150,29 @@ def evaluate(
 
 
 @app.command()
+def train(
+    task_dir: Annotated[Path, typer.Option(help="Folder with train.jsonl and test.jsonl, or a YAML file naming them.")],
+    method: Annotated[list[str], typer.Option(help="Method to fit; as often as wanted. The base model is always run.")],
+    model: Annotated[str, typer.Option(help="Name of the catalogue, or a transformers folder.")] = "smollm2-135m",
+    k: Annotated[float, typer.Option(help="Heads to edit: how many (1 or more), or which share of them.")] = 0.10,
+    seed: Annotated[int, typer.Option(help="Seed of training.")] = 42,
+    out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("results/train"),
+    data_mirror: Annotated[Path | None, typer.Option(help="Folder that stands in for the network.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Fit methods on a task of your own and compare them with the base model, without the workflow."""
+    from lofit import train as trainer
+    from lofit.report.node import print_results
+    from lofit.runs import RunTable
+
+    made = RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror))
+    trainer.fetch(made)
+    set_up_computing(threads)
+    trainer.run(made)
+    print_results(made)
+
+
+@app.command()
 def export(
     run: RunId,
     out: Annotated[Path, typer.Option(help="Folder to write; an existing one is replaced.")],

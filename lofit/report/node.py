@@ -144,8 +144,8 @@ def draw_transfer_figure(table: RunTable) -> None:
     draw_transfer(matrix, config.results / "figures" / "transfer", headline=chosen, n_heads=n_heads)
 
 
-def print_summary(table: RunTable, configfile: Path) -> None:
-    """Print the main table, where the files are, and what to do next."""
+def print_results(table: RunTable) -> None:
+    """Print the main tables, and where the files are."""
     results = table.config.results
     for protocol in table.config.protocols:
         print_table(comparison(table, protocol))
@@ -166,7 +166,12 @@ def print_summary(table: RunTable, configfile: Path) -> None:
     console.print("\nFiles")
     for what, path in files:
         console.print(f"  {what}: {path}", soft_wrap=True, highlight=False)
-    console.print(
+
+
+def print_summary(table: RunTable, configfile: Path) -> None:
+    """Print the main tables, where the files are, and what to do next."""
+    print_results(table)
+    Console().print(
         f"\nNext: edit {configfile} (models, tasks, methods, seeds; `lofit plan` shows what would run) and run\n"
         f"  snakemake --cores 2 --configfile {configfile}\n"
         "again: only what changed is computed.",
