@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 
 from lofit import localize, methods, registry, tasks
 from lofit.errors import ConfigError, TaskError
-from lofit.evaluate.protocol import PAPER, Protocol
+from lofit.evaluate.protocol import OPEN, PAPER, Protocol
 from lofit.recipes import resolve
 from lofit.sources.catalog import ModelEntry, load_catalog
 from lofit.tasks.base import Task
@@ -63,6 +63,13 @@ class TaskConfig(Form):
     )
 
 
+class JudgesConfig(Form):
+    """Models that read a model's own answers, under the protocol ``open``."""
+
+    truth: str = Field(default="truth-judge", description="says whether an answer is true")
+    info: str = Field(default="info-judge", description="says whether an answer is informative")
+
+
 class TransferConfig(Form):
     """The transfer experiment: offsets for each task on heads selected on every task."""
 
@@ -83,6 +90,9 @@ class Config(Form):
     seeds: list[Annotated[StrictInt, Field(ge=0)]] = Field(default=[42], min_length=1)
     protocols: list[Protocol] = Field(
         default=[PAPER], min_length=1, description="how a method is scored on its own task; each has tables of its own"
+    )
+    judges: JudgesConfig | None = Field(
+        default=None, description="for the protocol open; null: answers are compared with reference answers only"
     )
     retention: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(
         default={}, description="tasks that every method is also scored on, to see what fitting it for another cost"
@@ -105,6 +115,11 @@ class Config(Form):
     def model_entry(self, name: str) -> ModelEntry:
         """Source and size of a configured model."""
         return self.model_sources.get(name) or load_catalog()[name]
+
+    @property
+    def all_models(self) -> list[str]:
+        """The models that are compared, and those that judge."""
+        return list(dict.fromkeys([*self.models, *(model for _, model in _judges(self))]))
 
     def task(self, name: str) -> Task:
         """A configured task."""
@@ -190,13 +205,18 @@ def _problems(config: Config) -> Any:
     for field in ("models", "seeds", "protocols"):
         if repeated := _repeated(getattr(config, field)):
             yield f"{field}: '{repeated}' stands twice; remove one"
-    for model in config.models:
+    for key, model in [*(("models", model) for model in config.models), *_judges(config)]:
         if model not in catalog:
-            yield f"models: {registry.unknown('model', model, catalog)} (or define it under model_sources)"
+            yield f"{key}: {registry.unknown('model', model, catalog)} (or define it under model_sources)"
     yield from _task_problems(config)
     yield from _method_problems(config)
     if config.transfer:
         yield from _transfer_problems(config, config.transfer)
+
+
+def _judges(config: Config) -> Iterator[tuple[str, str]]:
+    if config.judges:
+        yield from (("judges.truth", config.judges.truth), ("judges.info", config.judges.info))
 
 
 def _repeated(values: list[Any]) -> Any:
@@ -210,8 +230,16 @@ def _task_problems(config: Config) -> Any:
         yield from _one_task_problems(f"retention.{name}", name, entry or TaskConfig(), to_train=False)
         if name in config.tasks and (entry or TaskConfig()).path != (config.tasks[name] or TaskConfig()).path:
             yield f"retention.{name}.path: not that of tasks.{name}; give one of them another name"
-    if PAPER not in config.protocols and (lost := [n for n in config.tasks if not config.task(n).harness]):
-        yield f"protocols: lm-eval has no definition of {lost[0]}; add 'paper', or remove the task"
+    known = [name for name, entry in config.tasks.items() if name in tasks.task_names() or (entry and entry.path)]
+    if OPEN in config.protocols and not any(config.task(name).open_definition for name in known):
+        yield "protocols: none of the tasks has open answers; add truthfulqa, or remove 'open'"
+    if config.judges and OPEN not in config.protocols:
+        yield "judges: they read open answers only; add 'open' to protocols, or remove the key"
+    for name in config.tasks:
+        if name not in known:
+            continue
+        if not any(config.task(name).headline_under(protocol) for protocol in config.protocols):
+            yield f"protocols: {name} is scored under 'paper' only; add it, or remove the task"
     for name in config.suite or []:
         if name not in config.tasks:
             yield f"suite: {registry.unknown('task', name, config.tasks)}"

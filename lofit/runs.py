@@ -191,7 +191,7 @@ class RunTable:
         test items of that one alone.
         """
         for protocol in self.config.protocols:
-            if protocol == PAPER or self.config.task(fit.data.task).harness:
+            if self.config.task(fit.data.task).headline_under(protocol):
                 yield EvalNode(fit, fit.data, protocol)
         for task, entry in self.config.retention.items():
             if task != fit.data.task and scores_task(fit.method, task):
@@ -375,7 +375,7 @@ class RunTable:
         """Number of nodes of each kind."""
         fitted = sum(methods.load_method(node.method).fit is not None for node in self.fits.values())
         return {
-            "model": len(self.config.models),
+            "model": len(self.config.all_models),
             "prepare": len(self.data),
             "activations": len(self.activations),
             "localize": len(self.localize),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lofit.evaluate.protocol import PAPER, Protocol
+from lofit.evaluate.protocol import OPEN, PAPER, Protocol
 from lofit.files import read_jsonl, write_jsonl
 from lofit.tasks import Task, lm_eval_config
 
@@ -36,7 +36,7 @@ def evaluate(
         task: what is scored.
         items: JSON lines of evaluation rows; a ``train.jsonl`` beside them serves definitions that take examples.
         batch_size: prompts in one forward pass.
-        protocol: ``paper`` for the task folder's own lm-eval definition, ``harness`` for lm-eval's.
+        protocol: ``paper`` and ``open`` for the task folder's own lm-eval definitions, ``harness`` for lm-eval's.
         shots: training rows to put in front of every prompt, answered, in this order.
         scorer: makes the harness's model, for methods that score in a way of their own.
 
@@ -53,6 +53,8 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
         if protocol == PAPER:
             definitions = [lm_eval_config(task, items, cache_dir=cache) | _few_shot(task, shots)]
+        elif protocol == OPEN:
+            definitions = [lm_eval_config(task, items, task.open_definition, cache_dir=cache)]
         else:
             definitions = stock_configs(task, items, Path(cache))
         output = lm_eval.simple_evaluate(

@@ -13,8 +13,9 @@ from peft import PeftModel
 
 from lofit.errors import FitError, TaskError
 from lofit.evaluate.harness import evaluate
-from lofit.evaluate.protocol import PAPER
-from lofit.evaluate.text import score_text
+from lofit.evaluate.judge import judge
+from lofit.evaluate.protocol import JUDGED, OPEN, PAPER
+from lofit.evaluate.text import mean_of, score_text
 from lofit.files import need, read_json, read_jsonl, write_json, write_text
 from lofit.fit.cost import Meter, environment
 from lofit.fit.outcome import outcome
@@ -71,7 +72,30 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
         shots=draw_shots(table.data_dir(fit.data) / "train.jsonl", n_shots, fit.seed),
         scorer=partial(method.scorer, params) if method.scorer else None,
     )
+    if node.protocol == OPEN and config.judges:
+        del model  # room for the judges
+        samples = _judged(table, samples, device, dtype)
+        scores["metrics"] |= {name: mean_of([s[name] for s in samples]) for name in JUDGED}
     return {**scores, **meter.report(), **environment(device, dtype)}, samples
+
+
+def _judged(
+    table: RunTable, samples: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
+) -> list[dict[str, Any]]:
+    """The samples with what the judges say of each answer."""
+    judges = table.config.judges
+    assert judges
+    from lofit.tasks.truthfulqa.utils import own_answer
+
+    verdicts = judge(
+        {"truth": table.model_dir(judges.truth), "info": table.model_dir(judges.info)},
+        [sample["doc"]["question"] for sample in samples],
+        [own_answer(sample["resps"][0][0]) for sample in samples],
+        device=device,
+        dtype=dtype,
+        batch_size=table.config.eval_batch_size,
+    )
+    return [sample | verdict for sample, verdict in zip(samples, verdicts, strict=True)]
 
 
 def draw_shots(train: Path, n: int, seed: int) -> list[dict[str, Any]]:

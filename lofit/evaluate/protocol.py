@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Protocol = Literal["paper", "harness"]
+Protocol = Literal["paper", "harness", "open"]
 
 PAPER: Protocol = "paper"
 """Prompts and scoring of the tasks' own folders, which follow the LoFiT paper where it has the task."""
@@ -10,7 +10,14 @@ PAPER: Protocol = "paper"
 HARNESS: Protocol = "harness"
 """lm-eval's own definition of the task, prompt and scoring, on the same test items."""
 
+OPEN: Protocol = "open"
+"""The model words its answer itself, compared with reference answers and, if any are configured, read by judges."""
+
 
 def table_name(protocol: Protocol) -> str:
     """Name of the main table of a protocol."""
     return "main" if protocol == PAPER else f"main-{protocol}"
+
+
+JUDGED = ("true", "informative", "true_and_informative")
+"""Metrics of judged open answers, the headline last."""

@@ -61,7 +61,7 @@ def score_text(
                 {"task": task, "doc_id": number, "doc": {"id": name}, "cross_entropy": loss, "kl": divergence}
             )
             advance("")
-    metrics = {name: _mean([sample[name] for sample in samples]) for name in ("cross_entropy", "kl")}
+    metrics = {name: mean_of([sample[name] for sample in samples]) for name in ("cross_entropy", "kl")}
     return {"n_items": len(samples), "metrics": metrics, "task_version": {task: WINDOW}}, samples
 
 
@@ -84,6 +84,7 @@ def _switched_off(model: Any) -> Iterator[None]:
         yield
 
 
-def _mean(values: Sequence[float]) -> dict[str, float | None]:
+def mean_of(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and standard error (None for a single value)."""
     spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"value": statistics.fmean(values), "stderr": spread}

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import PAPER, Protocol, table_name
+from lofit.evaluate.protocol import JUDGED, OPEN, PAPER, Protocol, table_name
 from lofit.files import atomic_path, need, read_json, write_text
 from lofit.localize.overlap import overlap_table
 from lofit.localize.ranking import read_ranking
@@ -23,10 +23,9 @@ from lofit.runs import EvalNode, RunTable
 
 def headline(table: RunTable, protocol: Protocol = PAPER) -> dict[str, str]:
     """Task to headline metric under a protocol, in the configuration's order; tasks it does not have are left out."""
-    found = {name: table.config.task(name) for name in table.config.tasks}
-    if protocol == PAPER:
-        return {name: task.headline for name, task in found.items()}
-    return {name: task.harness.headline for name, task in found.items() if task.harness}
+    found = {name: table.config.task(name).headline_under(protocol) for name in table.config.tasks}
+    judged = protocol == OPEN and table.config.judges
+    return {name: JUDGED[-1] if judged else metric for name, metric in found.items() if metric}
 
 
 def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
@@ -81,7 +80,7 @@ def comparison(table: RunTable, protocol: Protocol) -> pd.DataFrame:
 
 
 def write_main_tables(table: RunTable) -> None:
-    """Write tables/main.{csv,md,tex}, and tables/main-harness for lm-eval's own protocol."""
+    """Write tables/main.{csv,md,tex}, and tables/main-<protocol> for others than ``paper``."""
     for protocol in table.config.protocols:
         write_table(comparison(table, protocol), table.config.results / "tables" / table_name(protocol))
 

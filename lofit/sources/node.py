@@ -20,8 +20,8 @@ def fetch(table: RunTable, name: str) -> None:
         SourceError: it cannot be fetched.
     """
     config = table.config
-    if name not in config.models:
-        raise ConfigError(registry.unknown("model", name, config.models))
+    if name not in config.all_models:
+        raise ConfigError(registry.unknown("model", name, config.all_models))
     entry, folder = config.model_entry(name), table.model_dir(name)
     fetch_model(name, entry.source, folder, cache=config.resources / "downloads")
     text = read_json(folder / "config.json")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lofit.errors import TaskError
+from lofit.evaluate.protocol import HARNESS, OPEN, Protocol
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
@@ -84,7 +85,9 @@ class Task:
         overlap_key: row field that must not be shared between splits.
         harness: lm-eval's own definitions, whose fields the test rows hold under ``item``; None if there are none.
         definition: the lm-eval definition; None for ``task.yaml`` in the task's folder.
-        overrides: keys of that definition to replace.
+        open_definition: an lm-eval definition in which the model words its answer itself, which judges may then read;
+            None if there is none.
+        overrides: keys of the definition to replace.
         files: the user's own files that the rows are read from.
         plain_text: whether the rows are texts (``id`` and ``text``) that are scored as such, not through lm-eval; the
             headline is then in nats per token, and lower is better.
@@ -101,9 +104,18 @@ class Task:
     overlap_key: str = "prompt"
     harness: Harness | None = None
     definition: Path | None = None
+    open_definition: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     plain_text: bool = False
+
+    def headline_under(self, protocol: Protocol) -> str | None:
+        """Metric shown in the tables of a protocol; None if the task is not scored under it."""
+        if protocol == HARNESS:
+            return self.harness.headline if self.harness else None
+        if protocol == OPEN:
+            return "rouge1_acc" if self.open_definition else None
+        return self.headline
 
 
 def contrast(prompt: str, right: list[str], wrong: list[str]) -> Row:

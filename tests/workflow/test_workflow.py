@@ -226,6 +226,40 @@ def test_an_own_task_is_trained_and_others_are_watched(tmp_path: Path) -> None:
     assert made.planned(config)["fit"] == 0
 
 
+def test_each_protocol_has_a_table_of_its_own(tmp_path: Path, data_mirror: Path) -> None:
+    made = Workflow(tmp_path)
+    checkpoint = save_checkpoint(tmp_path / "reader", max_position_embeddings=4096)
+    source = {"source": {"kind": "local", "path": str(checkpoint)}, "n_layers": 3, "n_heads": 4}
+    config = made.config | {
+        "models": ["reader"],
+        "model_sources": {"reader": source, "judge": source},
+        "tasks": {"truthfulqa": {"folds": [0], "options": {"n_train": 4, "n_validation": 2, "n_test": 3}}},
+        "methods": {"base": None, "fewshot": {"params": {"shots": 1}}},
+        "protocols": ["paper", "harness", "open"],
+        "judges": {"truth": "judge", "info": "judge"},
+        "data_mirror": str(data_mirror),
+    }
+    del config["transfer"]
+    made.run(config)
+    results = pd.read_parquet(tmp_path / "results" / "results.parquet")
+    assert (results["status"] == "ok").all()
+    metrics = results[results["method"] == "base"].groupby("protocol")["metric"].apply(set).to_dict()
+    assert metrics["paper"] == {"mc1", "mc2"}
+    assert metrics["harness"] == {"truthfulqa_mc1.acc", "truthfulqa_mc2.acc"}
+    assert metrics["open"] >= {"bleu_diff", "rougeL_diff", "true", "informative", "true_and_informative"}
+    for name, protocol, metric in (
+        ("main", "paper", "mc1"),
+        ("main-harness", "harness", "truthfulqa_mc1.acc"),
+        ("main-open", "open", "true_and_informative"),
+    ):
+        table = pd.read_csv(tmp_path / "results" / "tables" / f"{name}.csv").set_index("method")
+        assert (table["truthfulqa.protocol"] == protocol).all()
+        value = results[(results["method"] == "base") & (results["metric"] == metric)]["value"].item()
+        assert table["truthfulqa.percent"]["base"] == pytest.approx(100 * value)
+    judged = results[(results["method"] == "base") & (results["protocol"] == "open")].set_index("metric")["value"]
+    assert judged["true_and_informative"] <= min(judged["true"], judged["informative"])
+
+
 def test_summary_shows_table_files_and_next_step(workflow: Workflow) -> None:
     command = [sys.executable, "-m", "lofit", "summary", "--configfile", "config.yaml"]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "120"}

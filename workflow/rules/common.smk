@@ -13,7 +13,7 @@ sys.path.insert(0, workflow.basedir)
 from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.config import parse_config
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import HARNESS, table_name
+from lofit.evaluate.protocol import HARNESS, OPEN, table_name
 from lofit.files import write_text
 from lofit.methods import load_method
 from lofit.runs import ActivationsNode, RunTable, short_hash
@@ -47,7 +47,7 @@ def any_of(values):
 
 
 wildcard_constraints:
-    model=any_of(CONFIG.models),
+    model=any_of(CONFIG.all_models),
     task=any_of([*CONFIG.tasks, *CONFIG.retention]),
     fold=r"\d+",
     seed=r"\d+",
@@ -135,6 +135,8 @@ def evaluate_inputs(wildcards):
     inputs = {"model": model_file(node.fit.model), "data": data_files(node.data, "test")}
     if method.fit:
         inputs["fit"] = fit_files(node.fit)
+    if node.protocol == OPEN and CONFIG.judges:
+        inputs["judges"] = [model_file(CONFIG.judges.truth), model_file(CONFIG.judges.info)]
     if node.protocol == HARNESS or method.shots(method.Params.model_validate(node.fit.params)):
         inputs["examples"] = data_files(node.data, "train")
     return inputs

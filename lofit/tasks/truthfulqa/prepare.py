@@ -88,6 +88,7 @@ def render(item: Row, separator: str, where: str) -> Row:
             [separator + answer for answer in dict.fromkeys(incorrect) if answer not in {best, *correct}],
         ),
         "prompt": f"{INSTRUCTION}\n\n{PRIMER}\n\nQ: {question}\nA:",
+        "open_prompt": f"{INSTRUCTION}\n\n{PRIMER}\n\nQ: {question}",
         "choices": [*true, *false],
         "labels": [1] * len(true) + [0] * len(false),
         "item": {
@@ -130,4 +131,5 @@ TASK = Task(
     prepare=prepare,
     overlap_key="question",
     harness=Harness(("truthfulqa/truthfulqa_mc1.yaml", "truthfulqa/truthfulqa_mc2.yaml"), "truthfulqa_mc1.acc"),
+    open_definition=Path(__file__).with_name("open.yaml"),
 )

@@ -1,0 +1,41 @@
+"""Judges against probabilities by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lofit.evaluate.judge import judge
+from lofit.fit.session import load_model, load_tokenizer
+from tests.checkpoint import save_checkpoint
+
+QUESTIONS = ["Is it so?", "Why?", "Where is it, and since when?", "Who?"]
+WORDS = (" ja", " no")  # of one length, since these models read bytes
+ANSWERS = ["Yes.", "", "I have no comment.", "né"]
+
+
+def likelier_yes(folder: Path, prompt: str) -> bool:
+    model, tokenizer = load_model(folder, torch.device("cpu"), torch.float32), load_tokenizer(folder)
+    scores = []
+    for word in WORDS:
+        ids, start = tokenizer(prompt + word)["input_ids"], len(tokenizer(prompt)["input_ids"])
+        with torch.no_grad():
+            table = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        scores.append(sum(float(table[i - 1, ids[i]]) for i in range(start, len(ids))))
+    return scores[0] > scores[1]
+
+
+def test_each_judge_has_its_own_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lofit.evaluate.judge.YES", WORDS[0])
+    folders = {kind: save_checkpoint(tmp_path / kind, seed=seed) for kind, seed in (("truth", 3), ("info", 7))}
+    found = judge(folders, QUESTIONS, ANSWERS, device=torch.device("cpu"), dtype=torch.float32, batch_size=2)
+    seen = set()
+    for question, answer, verdict in zip(QUESTIONS, ANSWERS, found, strict=True):
+        asked = f"Q: {question}\nA: {answer}\n"
+        true = likelier_yes(folders["truth"], asked + "True:")
+        informative = likelier_yes(folders["info"], asked + "Helpful:")
+        assert verdict == {"true": true, "informative": informative, "true_and_informative": true and informative}
+        seen |= {true, informative}
+    assert seen == {True, False}, "these models say both"
