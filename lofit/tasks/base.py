@@ -129,6 +129,29 @@ def contrast(prompt: str, right: list[str], wrong: list[str]) -> Row:
     return {"prompt": prompt, "right": right, "wrong": wrong}
 
 
+def choice_row(prompt: str, choices: list[str], gold: int, **fields: Any) -> Row:
+    """Return a row, still without an id, in which one of several texts follows the prompt after a blank.
+
+    The target is the right choice; the contrast is it against each of the others.
+
+    Args:
+        prompt: text in front.
+        choices: without the blank.
+        gold: index of the right one.
+        **fields: further fields of the row.
+    """
+    right = f" {choices[gold]}"
+    wrong = list(dict.fromkeys(f" {choice}" for choice in choices if choice != choices[gold]))
+    return {
+        "prompt": prompt,
+        "target": right,
+        "contrast": contrast(prompt, [right], wrong),
+        "choices": choices,
+        "gold": gold,
+        **fields,
+    }
+
+
 def text_field(row: Row, name: str, where: str) -> str:
     """Return the non-empty string ``row[name]``, unchanged.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
 from lofit.sources.spec import HubDataset, WheelFile
-from lofit.tasks.base import Harness, Row, Splits, Task, TaskOptions, contrast, text_field
+from lofit.tasks.base import Harness, Row, Splits, Task, TaskOptions, choice_row, text_field
 from lofit.tasks.splits import cut_by, with_ids
 
 if TYPE_CHECKING:
@@ -51,18 +51,8 @@ def render(item: Row, where: str) -> Row:
     label = str(item.get("label")).strip()
     if label not in ("1", "2", "3"):
         raise TaskError(f"{where}: field 'label' must be '1', '2' or '3', found {item.get('label')!r}; mend the row")
-    gold = int(label) - 1
-    prompt = f"Q: {context} {question}\nA:"
-    wrong = list(dict.fromkeys(f" {choice}" for choice in choices if choice != choices[gold]))
-    return {
-        "context": context,
-        "prompt": prompt,
-        "target": f" {choices[gold]}",
-        "contrast": contrast(prompt, [f" {choices[gold]}"], wrong),
-        "choices": choices,
-        "gold": gold,
-        "item": {name: item[name] for name in ("context", "question", "answerA", "answerB", "answerC", "label")},
-    }
+    published = {name: item[name] for name in ("context", "question", "answerA", "answerB", "answerC", "label")}
+    return choice_row(f"Q: {context} {question}\nA:", choices, int(label) - 1, context=context, item=published)
 
 
 def from_wheel(item: Row, where: str) -> Row:

@@ -18,7 +18,10 @@ from lofit.errors import TaskError
 from lofit.tasks import Splits, Task, TaskOptions, load_task, prepare_task, task_folder, task_names
 from lofit.tasks.splits import draw
 
-NAMES = ["clutrr", "listops", "mmlu", "mquake", "nq_open", "siqa", "triviaqa", "truthfulqa", "wikitext"]
+NAMES = [
+    "aqua", "arc_challenge", "boolq", "clutrr", "gsm8k", "listops", "mmlu", "mquake", "nq_open", "openbookqa", "siqa",
+    "svamp", "triviaqa", "truthfulqa", "wikitext", "winogrande",
+]  # fmt: skip
 NOT_MIRRORED = {"mmlu", "triviaqa", "wikitext"}
 """Evaluation-only tasks whose data the mirror for development lacks; their own tests use rows in the hub's schema."""
 
@@ -97,7 +100,7 @@ def test_task_objects_are_consistent(name: str) -> None:
 
 
 def test_unknown_task_and_fold_are_refused(write) -> None:
-    with pytest.raises(TaskError, match=r"unknown task 'clutr'; known tasks: clutrr, listops"):
+    with pytest.raises(TaskError, match=r"unknown task 'clutr'; known tasks: aqua, arc_challenge"):
         load_task("clutr")
     with pytest.raises(TaskError, match="no fold 1"):
         write(toy(numbered("a", 1), numbered("b", 1), numbered("c", 1)), fold=1)

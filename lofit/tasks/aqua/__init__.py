@@ -1,0 +1,1 @@
+"""AQuA-RAT: choose the answer to an algebraic word problem."""

@@ -1,0 +1,34 @@
+"""BoolQ splits. See README.md for the source of each choice."""
+
+from __future__ import annotations
+
+from lofit.errors import TaskError
+from lofit.tasks.base import Harness, Row, Task, choice_row, text_field
+from lofit.tasks.official import SharedTextOptions, official_splits
+
+CHOICES = ["no", "yes"]
+
+
+def render(item: Row, where: str) -> Row:
+    """Turn an item of the hub dataset into a row, without an id. The prompt is that of lm-eval's ``boolq``."""
+    question, passage = text_field(item, "question", where), text_field(item, "passage", where)
+    answer = item.get("answer")
+    if not isinstance(answer, bool):
+        raise TaskError(f"{where}: field 'answer' must be true or false, found {answer!r}; mend or remove the row")
+    prompt = f"{passage}\nQuestion: {question}?\nAnswer:"
+    published = {"question": question, "passage": passage, "label": int(answer)}
+    return choice_row(prompt, CHOICES, int(answer), passage=passage, item=published)
+
+
+TASK = Task(
+    name="boolq",
+    summary="answer a question about a passage with yes or no (BoolQ)",
+    objective="sft",
+    folds=(0,),
+    headline="acc",
+    licence="CC-BY-SA-3.0",
+    Options=SharedTextOptions,
+    prepare=official_splits("boolq", "google/boolq", "default", render, test="validation", together="passage"),
+    overlap_key="passage",
+    harness=Harness(("super_glue/boolq/default.yaml",), "acc"),
+)

@@ -1,0 +1,43 @@
+"""GSM8K splits. See README.md for the source of each choice."""
+
+from __future__ import annotations
+
+import re
+
+from lofit.errors import TaskError
+from lofit.tasks.base import Harness, Row, Task, TaskOptions, contrast, text_field
+from lofit.tasks.numbers import parse, plain, wrong_numbers
+from lofit.tasks.official import official_splits
+
+_CALCULATION = re.compile(r"<<[^<>]*>>")
+
+
+def render(item: Row, where: str) -> Row:
+    """Turn an item of the hub dataset into a row, without an id. The prompt is that of lm-eval's ``gsm8k``."""
+    question, solution = text_field(item, "question", where), text_field(item, "answer", where)
+    steps, mark, final = solution.rpartition("#### ")
+    answer = parse(final)
+    if not mark or answer is None:
+        raise TaskError(f"{where}: field 'answer' must end with '#### ' and a number, found {solution[-40:]!r}")
+    prompt = f"Question: {question}\nAnswer:"
+    wrong = wrong_numbers(answer, [_CALCULATION.sub("", steps), question])
+    return {
+        "prompt": prompt,
+        "target": " " + _CALCULATION.sub("", solution),
+        "contrast": contrast(prompt, [f" {plain(answer)}"], [f" {number}" for number in wrong]),
+        "answers": [plain(answer)],
+        "item": {"question": question, "answer": solution},
+    }
+
+
+TASK = Task(
+    name="gsm8k",
+    summary="solve a word problem in steps (GSM8K)",
+    objective="sft",
+    folds=(0,),
+    headline="exact_match",
+    licence="MIT",
+    Options=TaskOptions,
+    prepare=official_splits("gsm8k", "openai/gsm8k", "main", render, test="test", together="prompt"),
+    harness=Harness(("gsm8k/gsm8k.yaml",), "exact_match.flexible-extract"),
+)

@@ -1,0 +1,60 @@
+"""Splits of tasks whose hub dataset has official ones: the usual case."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from lofit.sources.spec import HubDataset
+from lofit.tasks.base import Row, Splits, TaskOptions
+from lofit.tasks.splits import cut_by, with_ids
+
+if TYPE_CHECKING:
+    from lofit.sources.fetcher import Fetcher
+
+
+class SharedTextOptions(TaskOptions):
+    """Options of a task whose official splits share texts.
+
+    Attributes:
+        overlap: ``replace`` by default: rows that share their text with a later split are left out.
+    """
+
+    overlap: Literal["refuse", "replace", "keep"] = "replace"
+
+
+def official_splits(
+    name: str,
+    repo: str,
+    config: str,
+    render: Callable[[Row, str], Row],
+    *,
+    test: Literal["test", "validation"],
+    together: str,
+) -> Callable[[TaskOptions, int, int, Fetcher], Splits]:
+    """Return the ``prepare`` of a task that trains on the official training split and is tested on another.
+
+    A tenth of the training texts is set aside as validation, by a fixed seed, so that a task whose official validation
+    split serves as test has one too; the run's seed plays no part.
+
+    Args:
+        name: of the task.
+        repo: the hub dataset.
+        config: its configuration.
+        render: turns an item, described by a second argument for errors, into a row without an id.
+        test: the official split to test on.
+        together: field of the rows whose text must not be in two parts.
+    """
+
+    def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
+        seen: Counter[str] = Counter()
+        rows = {}
+        for split in (test, "train"):
+            items = fetcher.hub_rows(HubDataset(repo=repo, revision="main", config=config, split=split))
+            rendered = [render(item, f"{repo} {split} row {i}") for i, item in enumerate(items)]
+            rows[split] = with_ids(name, rendered, seen)
+        train, validation = cut_by(rows["train"], together, (0.9, 0.1), f"{name} cut")
+        return Splits(train=train, validation=validation, test=rows[test])
+
+    return prepare

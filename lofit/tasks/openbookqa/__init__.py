@@ -1,0 +1,1 @@
+"""OpenBookQA: choose what completes or answers a statement of elementary science."""

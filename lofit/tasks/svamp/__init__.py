@@ -1,0 +1,1 @@
+"""SVAMP: word problems of elementary arithmetic with one operation."""

@@ -1,0 +1,1 @@
+"""WinoGrande: whom or what does the blank in a sentence stand for?"""

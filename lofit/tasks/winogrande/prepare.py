@@ -1,0 +1,43 @@
+"""WinoGrande splits. See README.md for the source of each choice."""
+
+from __future__ import annotations
+
+from lofit.errors import TaskError
+from lofit.tasks.base import Harness, Row, Task, TaskOptions, choice_row, text_field
+from lofit.tasks.official import official_splits
+
+
+def render(item: Row, where: str) -> Row:
+    """Turn an item of the hub dataset into a row, without an id.
+
+    Scored as in lm-eval: how likely the rest of the sentence (``continuation``) is after each filled-in beginning
+    (``contexts``). Trained on option and rest together, after the beginning.
+    """
+    sentence, answer = text_field(item, "sentence", where), item.get("answer")
+    options = [text_field(item, f"option{number}", where) for number in (1, 2)]
+    if answer not in ("1", "2"):
+        raise TaskError(f"{where}: field 'answer' must be '1' or '2', found {answer!r}; mend or remove the row")
+    beginning, blank, rest = sentence.partition("_")
+    rest = rest.strip()
+    if not blank or not beginning.strip() or not rest:
+        raise TaskError(f"{where}: field 'sentence' must hold a '_' with text on both sides, found {sentence!r}")
+    gold = int(answer) - 1
+    row = choice_row(beginning.rstrip(), [f"{option} {rest}" for option in options], gold)
+    scored = {"contexts": [beginning + option for option in options], "continuation": rest, "sentence": sentence}
+    return row | scored | {"item": {name: item[name] for name in ("sentence", "option1", "option2", "answer")}}
+
+
+TASK = Task(
+    name="winogrande",
+    summary="find out whom or what a blank stands for (WinoGrande)",
+    objective="sft",
+    folds=(0,),
+    headline="acc",
+    licence="CC-BY",
+    Options=TaskOptions,
+    prepare=official_splits(
+        "winogrande", "allenai/winogrande", "winogrande_xl", render, test="validation", together="sentence"
+    ),
+    overlap_key="sentence",
+    harness=Harness(("winogrande/default.yaml",), "acc"),
+)
