@@ -26,8 +26,7 @@ class SharedTextOptions(TaskOptions):
 
 def official_splits(
     name: str,
-    repo: str,
-    config: str,
+    source: HubDataset,
     render: Callable[[Row, str], Row],
     *,
     test: Literal["test", "validation"],
@@ -40,8 +39,7 @@ def official_splits(
 
     Args:
         name: of the task.
-        repo: the hub dataset.
-        config: its configuration.
+        source: the official training split.
         render: turns an item, described by a second argument for errors, into a row without an id.
         test: the official split to test on.
         together: field of the rows whose text must not be in two parts.
@@ -51,8 +49,8 @@ def official_splits(
         seen: Counter[str] = Counter()
         rows = {}
         for split in (test, "train"):
-            items = fetcher.hub_rows(HubDataset(repo=repo, revision="main", config=config, split=split))
-            rendered = [render(item, f"{repo} {split} row {i}") for i, item in enumerate(items)]
+            items = fetcher.hub_rows(source.model_copy(update={"split": split}))
+            rendered = [render(item, f"{source.repo} {split} row {i}") for i, item in enumerate(items)]
             rows[split] = with_ids(name, rendered, seen)
         train, validation = cut_by(rows["train"], together, (0.9, 0.1), f"{name} cut")
         return Splits(train=train, validation=validation, test=rows[test])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
+from lofit.sources.spec import HubDataset
 from lofit.tasks.base import Row, Task, TaskOptions, choice_row, list_field, text_field
 from lofit.tasks.official import official_splits
 
 LETTERS = ["A", "B", "C", "D", "E"]
+
+REVISION = "33301c6a050c96af81f63cad5562cb5363e88971"
 
 
 def render(item: Row, where: str) -> Row:
@@ -30,6 +33,12 @@ TASK = Task(
     headline="acc",
     licence="Apache-2.0",
     Options=TaskOptions,
-    prepare=official_splits("aqua", "deepmind/aqua_rat", "raw", render, test="test", together="question"),
+    prepare=official_splits(
+        "aqua",
+        HubDataset(repo="deepmind/aqua_rat", revision=REVISION, config="raw", split="train"),
+        render,
+        test="test",
+        together="question",
+    ),
     overlap_key="question",
 )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
+from lofit.sources.spec import HubDataset
 from lofit.tasks.base import Harness, Row, Task, choice_row, list_field, text_field
 from lofit.tasks.official import SharedTextOptions, official_splits
+
+REVISION = "210d026faf9955653af8916fad021475a3f00453"
 
 
 def render(item: Row, where: str) -> Row:
@@ -30,7 +33,11 @@ TASK = Task(
     licence="CC-BY-SA-4.0",
     Options=SharedTextOptions,
     prepare=official_splits(
-        "arc_challenge", "allenai/ai2_arc", "ARC-Challenge", render, test="test", together="prompt"
+        "arc_challenge",
+        HubDataset(repo="allenai/ai2_arc", revision=REVISION, config="ARC-Challenge", split="train"),
+        render,
+        test="test",
+        together="prompt",
     ),
     harness=Harness(("arc/arc_challenge.yaml",), "acc"),
 )

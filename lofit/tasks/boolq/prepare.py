@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
+from lofit.sources.spec import HubDataset
 from lofit.tasks.base import Harness, Row, Task, choice_row, text_field
 from lofit.tasks.official import SharedTextOptions, official_splits
 
 CHOICES = ["no", "yes"]
+
+REVISION = "35b264d03638db9f4ce671b711558bf7ff0f80d5"
 
 
 def render(item: Row, where: str) -> Row:
@@ -28,7 +31,13 @@ TASK = Task(
     headline="acc",
     licence="CC-BY-SA-3.0",
     Options=SharedTextOptions,
-    prepare=official_splits("boolq", "google/boolq", "default", render, test="validation", together="passage"),
+    prepare=official_splits(
+        "boolq",
+        HubDataset(repo="google/boolq", revision=REVISION, config="default", split="train"),
+        render,
+        test="validation",
+        together="passage",
+    ),
     overlap_key="passage",
     harness=Harness(("super_glue/boolq/default.yaml",), "acc"),
 )

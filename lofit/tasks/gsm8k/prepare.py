@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 
 from lofit.errors import TaskError
+from lofit.sources.spec import HubDataset
 from lofit.tasks.base import Harness, Row, Task, TaskOptions, contrast, text_field
 from lofit.tasks.numbers import parse, plain, wrong_numbers
 from lofit.tasks.official import official_splits
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
+
+REVISION = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 
 
 def render(item: Row, where: str) -> Row:
@@ -38,6 +41,12 @@ TASK = Task(
     headline="exact_match",
     licence="MIT",
     Options=TaskOptions,
-    prepare=official_splits("gsm8k", "openai/gsm8k", "main", render, test="test", together="prompt"),
+    prepare=official_splits(
+        "gsm8k",
+        HubDataset(repo="openai/gsm8k", revision=REVISION, config="main", split="train"),
+        render,
+        test="test",
+        together="prompt",
+    ),
     harness=Harness(("gsm8k/gsm8k.yaml",), "exact_match.flexible-extract"),
 )

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
 
 REPO = "cais/mmlu"
-HUB = HubDataset(repo=REPO, revision="main", config="all", split="test")
+REVISION = "c30699e8356da336a370243923dbaf21066bb9fe"
+HUB = HubDataset(repo=REPO, revision=REVISION, config="all", split="test")
 LETTERS = ["A", "B", "C", "D"]
 
 

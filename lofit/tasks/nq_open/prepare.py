@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
 
 REPO = "google-research-datasets/nq_open"
-HUB = HubDataset(repo=REPO, revision="main", config="nq_open", split="validation")
+REVISION = "5dd9790a83002ad084ddeb7c420dc716852c6f28"
+HUB = HubDataset(repo=REPO, revision=REVISION, config="nq_open", split="validation")
 
 
 def render(item: Row, where: str) -> Row:

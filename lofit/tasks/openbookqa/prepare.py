@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
+from lofit.sources.spec import HubDataset
 from lofit.tasks.base import Harness, Row, Task, choice_row, list_field, text_field
 from lofit.tasks.official import SharedTextOptions, official_splits
+
+REVISION = "388097ea7776314e93a529163e0fea805b8a6454"
 
 
 def render(item: Row, where: str) -> Row:
@@ -29,6 +32,12 @@ TASK = Task(
     headline="acc",
     licence="not stated on the dataset card; the authors' repository is Apache-2.0",
     Options=SharedTextOptions,
-    prepare=official_splits("openbookqa", "allenai/openbookqa", "main", render, test="test", together="prompt"),
+    prepare=official_splits(
+        "openbookqa",
+        HubDataset(repo="allenai/openbookqa", revision=REVISION, config="main", split="train"),
+        render,
+        test="test",
+        together="prompt",
+    ),
     harness=Harness(("openbookqa/openbookqa.yaml",), "acc"),
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
+from lofit.sources.spec import HubDataset
 from lofit.tasks.base import Row, Task, TaskOptions, contrast, text_field
 from lofit.tasks.numbers import parse, plain, wrong_numbers
 from lofit.tasks.official import official_splits
+
+REVISION = "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef"
 
 
 def render(item: Row, where: str) -> Row:
@@ -32,5 +35,11 @@ TASK = Task(
     headline="exact_match",
     licence="MIT",
     Options=TaskOptions,
-    prepare=official_splits("svamp", "ChilleD/SVAMP", "default", render, test="test", together="prompt"),
+    prepare=official_splits(
+        "svamp",
+        HubDataset(repo="ChilleD/SVAMP", revision=REVISION, config="default", split="train"),
+        render,
+        test="test",
+        together="prompt",
+    ),
 )

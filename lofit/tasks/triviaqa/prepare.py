@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
 
 REPO = "mandarjoshi/trivia_qa"
-HUB = HubDataset(repo=REPO, revision="main", config="rc.nocontext", split="validation")
+REVISION = "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f"
+HUB = HubDataset(repo=REPO, revision=REVISION, config="rc.nocontext", split="validation")
 
 
 def render(item: Row, where: str) -> Row:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
 
 REPO = "EleutherAI/wikitext_document_level"
-HUB = HubDataset(repo=REPO, revision="main", config="wikitext-2-raw-v1", split="test")
+REVISION = "647234772b9554e208af6c826f23b99e3cac88c8"
+HUB = HubDataset(repo=REPO, revision=REVISION, config="wikitext-2-raw-v1", split="test")
 
 
 def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
+from lofit.sources.spec import HubDataset
 from lofit.tasks.base import Harness, Row, Task, TaskOptions, choice_row, text_field
 from lofit.tasks.official import official_splits
+
+REVISION = "01e74176c63542e6b0bcb004dcdea22d94fb67b5"
 
 
 def render(item: Row, where: str) -> Row:
@@ -36,7 +39,11 @@ TASK = Task(
     licence="CC-BY",
     Options=TaskOptions,
     prepare=official_splits(
-        "winogrande", "allenai/winogrande", "winogrande_xl", render, test="validation", together="sentence"
+        "winogrande",
+        HubDataset(repo="allenai/winogrande", revision=REVISION, config="winogrande_xl", split="train"),
+        render,
+        test="validation",
+        together="sentence",
     ),
     overlap_key="sentence",
     harness=Harness(("winogrande/default.yaml",), "acc"),
