@@ -240,6 +240,9 @@ def _task_problems(config: Config) -> Any:
             continue
         if not any(config.task(name).headline_under(protocol) for protocol in config.protocols):
             yield f"protocols: {name} is scored under 'paper' only; add it, or remove the task"
+    for key in ("suite", "retention"):
+        if getattr(config, key) and "base" not in config.methods:
+            yield f"{key}: differences are taken to the base model; add 'base' to methods, or remove the key"
     for name in config.suite or []:
         if name not in config.tasks:
             yield f"suite: {registry.unknown('task', name, config.tasks)}"

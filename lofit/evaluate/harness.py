@@ -52,7 +52,8 @@ def evaluate(
     make_lm = scorer or LocalizedLM
     with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
         if protocol == PAPER:
-            definitions = [lm_eval_config(task, items, cache_dir=cache) | _few_shot(task, shots)]
+            asked = _after_examples(task, items, shots, Path(cache) / "items.jsonl") if shots else items
+            definitions = [lm_eval_config(task, asked, cache_dir=cache)]
         elif protocol == OPEN:
             definitions = [lm_eval_config(task, items, task.open_definition, cache_dir=cache)]
         else:
@@ -113,23 +114,16 @@ def stock_configs(task: Task, items: Path, cache: Path) -> list[dict[str, Any]]:
     return configs
 
 
-def _few_shot(task: Task, shots: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The part of an lm-eval definition that puts ``shots`` in front, as the training rows are worded."""
-    if not shots:
-        return {}
+def _after_examples(task: Task, items: Path, shots: Sequence[dict[str, Any]], target: Path) -> Path:
+    """Write the items with answered training rows in front of every prompt, in this order, and return the file."""
     prompt, answer = ("prompt", "target") if task.objective == "sft" else ("train_prompt", "chosen")
-    return {
-        "num_fewshot": len(shots),
-        "fewshot_config": {
-            "sampler": "first_n",
-            "samples": [{"prompt": shot[prompt], "answer": shot[answer]} for shot in shots],
-            "doc_to_text": "{{prompt}}",
-            "doc_to_choice": "",
-            "doc_to_target": "{{answer}}",
-            "target_delimiter": "",
-            "fewshot_delimiter": "\n\n",
-        },
-    }
+    examples = "".join(f"{shot[prompt]}{shot[answer]}\n\n" for shot in shots)
+    rows = []
+    for row in read_jsonl(items):
+        contexts = {"contexts": [examples + text for text in row["contexts"]]} if "contexts" in row else {}
+        rows.append(row | {"prompt": examples + row["prompt"]} | contexts)
+    write_jsonl(target, rows)
+    return target
 
 
 def _metrics(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:

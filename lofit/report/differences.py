@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from lofit.files import atomic_path, write_text
-from lofit.report.tables import variant_names
+from lofit.report.tables import MISSING, variant_names
 
 Z = float(norm.ppf(0.975))
 """Half-width of a 95% interval, in standard errors."""
@@ -113,9 +113,9 @@ def retention_table(
         in_nats: those of them whose metric is no fraction but a cross-entropy, in nats per token.
 
     Returns:
-        Per model, method, task it was fitted for and task it is scored on: ``metric``, ``score`` in percent or nats,
-        its ``change`` against base with ``change.low`` and ``change.high``, the 95% interval over the items, and their
-        number ``items``.
+        Per model, method, task it was fitted for and task it is scored on: ``metric`` (for a run that failed, why),
+        ``score`` in percent or nats, its ``change`` against base with ``change.low`` and ``change.high``, the 95%
+        interval over the items, and their number ``items``.
     """
     rows = results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])]
     table = _differences(rows, items, headline)
@@ -135,6 +135,23 @@ def retention_table(
                 "items": whole.n_items,
             }
         )
+    done = {(record["model"], record["method"], record["fitted for"], record["scored on"]) for record in records}
+    failed = rows[rows["status"] != "ok"]
+    for row, variant in zip(failed.to_dict("records"), variant_names(failed), strict=True):
+        if (row["model"], variant, row["task"], row["eval_task"]) not in done:
+            nowhere = mean_of([])
+            records.append(
+                {
+                    "model": row["model"],
+                    "method": variant,
+                    "fitted for": row["task"],
+                    "scored on": row["eval_task"],
+                    "metric": row["status"],
+                    "score": math.nan,
+                    **_interval("change", nowhere),
+                    "items": 0,
+                }
+            )
     return pd.DataFrame(records)
 
 
@@ -186,7 +203,9 @@ def write_suite(frame: pd.DataFrame, stem: Path) -> None:
 def write_retention(frame: pd.DataFrame, stem: Path) -> None:
     """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` for people."""
     shown = frame[["model", "method", "fitted for", "scored on", "metric"]].assign(
-        score=frame["score"].map("{:.2f}".format), change=_text(frame, "change", 2), items=frame["items"]
+        score=[MISSING if math.isnan(score) else f"{score:.2f}" for score in frame["score"]],
+        change=_text(frame, "change", 2),
+        items=frame["items"],
     )
     note = (
         "Scores of methods fitted for another task, and their change against the base model; in brackets the 95% "
@@ -197,7 +216,7 @@ def write_retention(frame: pd.DataFrame, stem: Path) -> None:
 
 def _text(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
     return [
-        "-" if math.isnan(value) else f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        MISSING if math.isnan(value) else f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
         for value, low, high in zip(frame[name], frame[f"{name}.low"], frame[f"{name}.high"], strict=True)
     ]
 

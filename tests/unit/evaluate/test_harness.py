@@ -113,6 +113,17 @@ def test_examples_stand_answered_in_front_of_every_prompt(
         assert {argument[0] for argument in sample["arguments"]} == {front + str(row["prompt"])}
 
 
+def test_examples_stand_in_front_of_every_filled_in_beginning(tmp_path: Path) -> None:
+    row = {"id": "a", "prompt": "Al saw Bo so", "choices": ["Al ran.", "Bo ran."], "gold": 1, "continuation": "ran."}
+    contexts = ["Al saw Bo so Al", "Al saw Bo so Bo"]
+    write_jsonl(tmp_path / "test.jsonl", [row | {"contexts": contexts}])
+    model = tiny_model("llama", vocab_size=259, max_position_embeddings=512)
+    task, items = load_task("winogrande"), tmp_path / "test.jsonl"
+    _, (sample,) = evaluate(model, byte_tokenizer(), task, items, batch_size=2, shots=SFT_SHOTS[:1])
+    front = f"{SFT_SHOTS[0]['prompt']}{SFT_SHOTS[0]['target']}\n\n"
+    assert sample["arguments"] == [(front + context, " ran.") for context in contexts]
+
+
 def test_examples_are_drawn_by_the_seed_and_must_be_there(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", SUMS)
     drawn = draw_shots(tmp_path / "train.jsonl", 3, seed=1)

@@ -105,6 +105,16 @@ def test_retention_is_against_the_base_on_the_same_items(tmp_path: Path) -> None
     assert "+25.00 [" in (tmp_path / "retention.md").read_text()
 
 
+def test_a_run_that_failed_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    runs = [(plain("clutrr", 0.0, "base") | {"eval_task": "nq", "metric": "em"}, [0.0, 1.0])]
+    runs.append((plain("clutrr", None) | {"eval_task": "nq"}, []))
+    frame = table(runs, retention_table, headline={"nq": "em"})
+    assert frame["method"].tolist() == ["lora"]
+    assert frame["metric"].item() == "failed: out of memory"
+    write_retention(frame, tmp_path / "retention")
+    assert "failed: out of memory | -" in (tmp_path / "retention.md").read_text().replace("  ", "")
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     """Items of two tasks whose scores correlate between the methods: 95% intervals hold the true difference."""
     rng = np.random.default_rng(0)
