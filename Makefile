@@ -2,7 +2,7 @@
 # make test   install, run the tests          make lint   style, types, workflow
 # make smoke  the smallest real run           make format mend what can be mended of style
 # make example  fit a task of one's own (examples/opposites)
-# make lock   renew the pinned versions       make docs   write the page on methods again
+# make lock   renew the pinned versions       make docs   write the pages on methods, tasks
 # make clean  delete outputs and caches
 #
 # Variables: PYTHON (3.11 or 3.12), CORES, CONFIG, DATA_MIRROR (folder to take datasets from instead of the

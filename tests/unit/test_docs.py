@@ -15,9 +15,10 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
-def test_the_page_on_methods_is_what_the_modules_say() -> None:
-    page = runpy.run_path(str(REPOSITORY / "scripts" / "describe.py"))["page"]
-    assert (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8") == page(), "run `make docs`"
+@pytest.mark.parametrize("name", ["methods", "tasks"])
+def test_generated_pages_are_what_the_modules_say(name: str) -> None:
+    page = runpy.run_path(str(REPOSITORY / "scripts" / "describe.py"))[f"{name}_page"]
+    assert (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8") == page(), "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
