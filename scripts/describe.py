@@ -83,7 +83,7 @@ def tasks_page() -> str:
 
 def protocols(task: Task) -> str:
     """What a task can be scored under besides ``paper``."""
-    stock = ", ".join(Path(path).stem for path in task.harness.definitions) if task.harness else ""
+    stock = ", ".join(path.removesuffix(".yaml") for path in task.harness.definitions) if task.harness else ""
     named = [f"`harness` ({stock})"] if stock else []
     return ", ".join(named + (["`open`"] if task.open_definition else [])) or "-"
 
