@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from lofit.errors import TaskError
 from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Row, Splits, TaskOptions
+from lofit.tasks.base import Row, Splits, TaskOptions, list_field, text_field
 from lofit.tasks.splits import cut_by, with_ids
 
 if TYPE_CHECKING:
@@ -56,3 +57,41 @@ def official_splits(
         return Splits(train=train, validation=validation, test=rows[test])
 
     return prepare
+
+
+def single_split(
+    name: str, source: HubDataset, render: Callable[[Row, str], Row]
+) -> Callable[[TaskOptions, int, int, Fetcher], Splits]:
+    """Return the ``prepare`` of a task for evaluation only, whose rows are one official split.
+
+    Args:
+        name: of the task.
+        source: the split.
+        render: turns an item, described by a second argument for errors, into a row without an id.
+    """
+
+    def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
+        rows = [render(item, f"{source.repo} row {i}") for i, item in enumerate(fetcher.hub_rows(source))]
+        return Splits(test=with_ids(name, rows, Counter()))
+
+    return prepare
+
+
+def labelled_choices(item: Row, where: str) -> tuple[list[str], int, Row]:
+    """Read the choices of an item in the schema of AI2's datasets: texts and labels, and the label of the right one.
+
+    Returns:
+        The texts, the index of the right one, and the fields as published.
+
+    Raises:
+        TaskError: they are malformed, or no choice has the label.
+    """
+    given = item.get("choices")
+    choices: Row = given if isinstance(given, dict) else {}
+    texts, labels = (list_field(choices, name, f"{where}, choices") for name in ("text", "label"))
+    key = text_field(item, "answerKey", where).strip()
+    if len(texts) != len(labels) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise TaskError(f"{where}: field 'choices' must hold as many texts as labels, found {choices!r}; mend the row")
+    if key not in labels:
+        raise TaskError(f"{where}: field 'answerKey' must be one of {labels}, found {key!r}; mend or remove the row")
+    return texts, labels.index(key), {"choices": {"text": texts, "label": labels}, "answerKey": key}

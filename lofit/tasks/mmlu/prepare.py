@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING
-
 from lofit.errors import TaskError
 from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, list_field, text_field
-from lofit.tasks.splits import with_ids
+from lofit.tasks.base import Row, Task, TaskOptions, list_field, text_field
+from lofit.tasks.official import single_split
 
-if TYPE_CHECKING:
-    from lofit.sources.fetcher import Fetcher
-
-REPO = "cais/mmlu"
-REVISION = "c30699e8356da336a370243923dbaf21066bb9fe"
-HUB = HubDataset(repo=REPO, revision=REVISION, config="all", split="test")
+SOURCE = HubDataset(repo="cais/mmlu", revision="c30699e8356da336a370243923dbaf21066bb9fe", config="all", split="test")
 LETTERS = ["A", "B", "C", "D"]
 
 
@@ -38,12 +30,6 @@ def render(item: Row, where: str) -> Row:
     }
 
 
-def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
-    """Read the official test split, all subjects."""
-    rows = [render(item, f"{REPO} row {i}") for i, item in enumerate(fetcher.hub_rows(HUB))]
-    return Splits(test=with_ids("mmlu", rows, Counter()))
-
-
 TASK = Task(
     name="mmlu",
     summary="choose the answer to an exam question (MMLU, 57 subjects, zero-shot)",
@@ -52,5 +38,5 @@ TASK = Task(
     headline="acc",
     licence="MIT",
     Options=TaskOptions,
-    prepare=prepare,
+    prepare=single_split("mmlu", SOURCE, render),
 )
