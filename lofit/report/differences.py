@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[st
             record |= _interval(reference, whole)
             record |= {f"{task}.{reference}": 100 * found.value for task, found in by_task.items()}
         records.append(record)
+    if not records:
+        return pd.DataFrame(columns=["model", "method", "tasks", *chain(*map(_interval_columns, REFERENCES))])
     return pd.DataFrame(records)
 
 
@@ -152,7 +155,8 @@ def retention_table(
                     "items": 0,
                 }
             )
-    return pd.DataFrame(records)
+    columns = ["model", "method", "fitted for", "scored on", "metric", "score", *_interval_columns("change"), "items"]
+    return pd.DataFrame(records, columns=columns)
 
 
 def _differences(rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
@@ -183,9 +187,13 @@ def _grouped(frame: pd.DataFrame, by: list[str]) -> Any:
     return frame.groupby(by, sort=False)
 
 
+def _interval_columns(name: str) -> tuple[str, str, str]:
+    return name, f"{name}.low", f"{name}.high"
+
+
 def _interval(name: str, found: Difference, scale: float = 100) -> dict[str, float]:
     value, width = scale * found.value, scale * found.half_width
-    return {name: value, f"{name}.low": value - width, f"{name}.high": value + width}
+    return dict(zip(_interval_columns(name), (value, value - width, value + width), strict=True))
 
 
 def write_suite(frame: pd.DataFrame, stem: Path) -> None:

@@ -145,7 +145,7 @@ def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
         "activations": table.activations,
         "localize": table.localize,
         "fit": [name for name, fit in table.fits.items() if load_method(fit.method).fit],
-        "runs": table.evaluations,
+        "evaluate": table.evaluations,
     }
     for rule, names in nodes.items():
         assert names

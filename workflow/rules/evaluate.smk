@@ -10,9 +10,9 @@ rule evaluate:
         scores=f"{RESULTS}/runs/{RUN}/{EVALUATION}/results.json",
         samples=f"{RESULTS}/runs/{RUN}/{EVALUATION}/samples.jsonl",
     log:
-        f"{RESULTS}/logs/{RUN}/{EVALUATION}.log",
+        f"{RESULTS}/logs/evaluate/{RUN}/{EVALUATION}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{RUN}/{EVALUATION}.tsv"
+        f"{RESULTS}/benchmarks/evaluate/{RUN}/{EVALUATION}.tsv"
     conda:
         "../../environment.yml"
     threads: CONFIG.threads

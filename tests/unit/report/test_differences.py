@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lofit.report.differences import Difference, mean_of, paired, retention_table, suite_table, write_retention
+from lofit.report.differences import (
+    Difference,
+    mean_of,
+    paired,
+    retention_table,
+    suite_table,
+    write_retention,
+    write_suite,
+)
 from tests.unit.report.frames import HEADLINE, plain, results, row
 
 
@@ -133,3 +141,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         found = mean_of(parts)
         covered += abs(found.value - truth) <= found.half_width
     assert 0.93 <= covered / 2000 <= 0.97
+
+
+@pytest.mark.parametrize(("make", "write"), [(suite_table, write_suite), (retention_table, write_retention)])
+def test_a_base_model_alone_gives_tables_without_rows(tmp_path: Path, make: Any, write: Any) -> None:
+    frame = table([(plain("clutrr", 0.0, "base"), [1.0, 0.0])], make)
+    assert frame.empty
+    write(frame, tmp_path / "found")
+    assert (tmp_path / "found.csv").read_text().startswith("model,method,")
+    assert "| model" in (tmp_path / "found.md").read_text()
