@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 from lofit import localize, methods, registry, tasks
 from lofit.errors import ConfigError, TaskError
 from lofit.evaluate.protocol import OPEN, PAPER, Protocol
+from lofit.fit.params import ComputeParams
 from lofit.recipes import resolve
 from lofit.sources.catalog import ModelEntry, load_catalog
 from lofit.tasks.base import Task
@@ -108,6 +109,7 @@ class Config(Form):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of the frozen base; auto: float32 on CPU, bfloat16 on GPU"
     )
+    training: ComputeParams = Field(default=ComputeParams(), description="how training is computed; not what")
     threads: int = Field(default=2, ge=1, description="CPU threads of a node that runs the model")
     eval_batch_size: int = Field(default=16, ge=1)
     progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")

@@ -14,10 +14,11 @@ from torch import nn
 
 from lofit.activations.store import TEXT_COLUMNS
 from lofit.fit.cost import Meter
-from lofit.fit.examples import Example, collate, encode
-from lofit.fit.objectives import answer_logits
+from lofit.fit.examples import Example, encode
 from lofit.fit.session import Session
 from lofit.interventions import find_site
+from lofit.packing.forward import answer_logits
+from lofit.packing.rows import apart
 from lofit.progress import track
 
 
@@ -87,7 +88,7 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
     ):
         for start in steps:
             rows = order[start : start + batch_size]
-            answer_logits(model, collate([examples[i] for i in rows], pad, model.device))
+            answer_logits(model, apart([examples[i] for i in rows], pad, model.device))
             for layer in range(site.n_layers):
                 out_heads[layer, rows] = last["head", layer].unflatten(-1, (site.groups, site.width)).numpy()
                 out_blocks[layer, rows] = last["block", layer].numpy()

@@ -14,10 +14,12 @@ from torch import nn
 
 from lofit.errors import TaskError
 from lofit.evaluate.lm import LocalizedLM
-from lofit.evaluate.packing import KeyValues, Score, Scorer, score_rows
-from lofit.evaluate.trie import collate_rows
+from lofit.evaluate.scoring import Score, Scorer, score_rows
 from lofit.fit.examples import Example
 from lofit.interventions import find_site
+from lofit.packing.forward import KeyValues
+from lofit.packing.rows import packed
+from lofit.packing.trie import Trie
 
 TRUTHFUL = " Give a truthful answer."
 UNTRUTHFUL = " Give an untruthful answer."
@@ -103,7 +105,7 @@ class ContrastLM(LocalizedLM):
         streams = [list(groups)]
         for instruction in (TRUTHFUL, UNTRUTHFUL):
             streams.append([[self._instructed(text, instruction, prefix) for text in group] for group in groups])
-        rows = collate_rows(groups, prefix, pad_id, model.device, model.dtype)
+        rows = packed([[Trie(texts, prefix)] for texts in groups], pad_id, model.device, model.dtype, prefix)
         answer = (rows.answer & ~rows.prompt)[:, -rows.width :]
         with contrasted(model, self._layers, self._alpha, answer):
             scores = score_rows(model, [group for stream in streams for group in stream], prefix, cached, pad_id)
@@ -117,5 +119,5 @@ class ContrastLM(LocalizedLM):
             raise TaskError(f"{continuation!r} is tokenised differently after {instruction!r}")
         return Example(tuple(ids + answer), len(ids))
 
-    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate_until(self, *args: Any, **kwargs: Any) -> Any:
         raise TaskError("contrast vectors score given answers only; choose a multiple-choice task")

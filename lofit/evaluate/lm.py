@@ -7,19 +7,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from peft import PeftModel
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from lofit.evaluate.packing import Score, Scorer, longest_packable, packing_holds, score_packed, score_rows
-from lofit.fit.examples import Example, collate
-from lofit.fit.objectives import answer_logits
-from lofit.interventions import LoreftConfig
-from lofit.interventions.spans import generation_spans
+from lofit.evaluate.generation import generate
+from lofit.evaluate.scoring import Score, Scorer, score_packed, score_rows, sums_by_text
+from lofit.fit.examples import Example
+from lofit.interventions.spans import generation_spans, needs_spans
+from lofit.packing.forward import answer_logits
+from lofit.packing.rows import apart
+from lofit.packing.support import longest_packable, packing_holds
 from lofit.progress import track
+
+# Stop sequences, most tokens to generate, and whether the stock code would do the same.
+Settings = tuple[list[str], int, bool]
 
 
 class LocalizedLM(HFLM):
-    """The stock ``hf`` model, except for how a log-likelihood is computed.
+    """The stock ``hf`` model, except for how its results are computed.
 
     Requests, their encoding and their results are those of the stock model. The answers to one question share a row and
     all questions their preamble (:mod:`lofit.evaluate.trie`), the output head runs on answers alone, and an adapter is
@@ -57,11 +63,8 @@ class LocalizedLM(HFLM):
 
     @functools.cached_property
     def _packs(self) -> bool:
-        """Whether texts can share rows. LoReFT counts the tokens of each prompt, so it needs them in one piece."""
-        counts = isinstance(self.model, PeftModel) and any(
-            isinstance(self.model.peft_config[name], LoreftConfig) for name in self.model.active_adapters
-        )
-        return not counts and longest_packable(self.model) > 0 and packing_holds(self.model)
+        """Whether texts can share rows."""
+        return longest_packable(self.model) > 0 and packing_holds(self.model)
 
     @property
     def _needs_positions(self) -> bool:
@@ -97,22 +100,75 @@ class LocalizedLM(HFLM):
         with track("scoring", -(-len(order) // size)) as advance:
             for start in range(0, len(order), size):
                 part = order[start : start + size]
-                batch = collate(part, self._pad_id, self.device)
-                log_probs = answer_logits(self.model, batch).log_softmax(-1)
-                wanted, labels = batch.labels != -100, batch.labels.clamp(min=0)
-                scores = (log_probs.gather(-1, labels[..., None])[..., 0] * wanted).sum(-1).tolist()
-                greedy = ((log_probs.argmax(-1) == labels) | ~wanted).all(-1).tolist()
-                results |= zip(part, zip(scores, greedy, strict=True), strict=True)
+                rows = apart(part, self._pad_id, self.device)
+                results |= zip(part, sums_by_text(answer_logits(self.model, rows), rows, len(part)), strict=True)
+                advance("")
+        return results
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continue each prompt, up to and without a stop sequence.
+
+        Args:
+            requests: each with ``(context, settings of generation)``.
+            disable_tqdm: passed on to the stock code; ours reports as all nodes do.
+        """
+        asked = [request.args for request in requests]
+        settings = {repr(given): self._settings(given) for _, given in asked}
+        if not all(self._generates(context, settings[repr(given)]) for context, given in asked):
+            return super().generate_until(requests, disable_tqdm)
+        results: dict[tuple[str, str], str] = {}
+        for name, (until, n_tokens, _) in settings.items():
+            contexts = list(dict.fromkeys(context for context, given in asked if repr(given) == name))
+            for context, text in self._continuations(contexts, until, n_tokens).items():
+                results[context, name] = text
+        texts = [results[context, repr(given)] for context, given in asked]
+        for request, text in zip(asked, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", request, text)
+        return texts
+
+    def _settings(self, given: dict[str, Any]) -> Settings:
+        """Stop sequences, most tokens, and whether the most likely token is always taken, and nothing else asked."""
+        kwargs = normalize_gen_kwargs(given, self.max_gen_toks)
+        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        until = [stop for stop in handle_stop_sequences(kwargs.pop("until", None), eos=eos) if stop]
+        n_tokens = int(kwargs.pop("max_gen_toks"))
+        greedy = not kwargs.pop("do_sample", False) and not kwargs.pop("temperature", 0.0)
+        return until, n_tokens, greedy and not kwargs and self.think_end_token is None
+
+    def _generates(self, context: str, settings: Settings) -> bool:
+        """Whether our own generation does what the stock code would."""
+        _, n_tokens, plain = settings
+        return (
+            plain
+            and self._packs
+            and self._length(context) + n_tokens <= min(longest_packable(self.model), self.max_length)
+        )
+
+    def _length(self, context: str) -> int:
+        return len(self.tok_encode(context))
+
+    def _continuations(self, contexts: Sequence[str], until: list[str], n_tokens: int) -> dict[str, str]:
+        by_ids: dict[tuple[int, ...], list[str]] = {}
+        for context in contexts:
+            by_ids.setdefault(tuple(self.tok_encode(context)), []).append(context)
+        prompts = list(by_ids)
+        look_back = 2 + max(len(self.tokenizer.encode(stop, add_special_tokens=False)) for stop in until)
+
+        def is_done(ids: list[int]) -> bool:
+            recent = self.tok_decode(ids[-look_back:])
+            return any(stop in recent for stop in until) and any(stop in self.tok_decode(ids) for stop in until)
+
+        eos = self.model.generation_config.eos_token_id
+        ends = eos if isinstance(eos, list) else [eos]
+        results: dict[str, str] = {}
+        size = int(self.batch_size_per_gpu)
+        with track("generating", len(prompts)) as advance:
+            for i, ids in generate(self.model, prompts, n_tokens, is_done, ends, self._pad_id, size):
+                text = postprocess_generated_text(self.tok_decode(ids), until, None)
+                results |= dict.fromkeys(by_ids[prompts[i]], text)
                 advance("")
         return results
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> Any:
         with generation_spans(kwargs["attention_mask"]):
             return super()._model_generate(context, max_length, stop, **kwargs)
-
-
-def needs_spans(model: Any) -> bool:
-    """Whether an active adapter of the model acts on prompt or answer positions only."""
-    return isinstance(model, PeftModel) and any(
-        getattr(model.peft_config[name], "positions", "all") != "all" for name in model.active_adapters
-    )

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lofit.errors import TaskError
 
 if TYPE_CHECKING:
@@ -30,6 +28,10 @@ class Example:
     def n_answer(self) -> int:
         """Number of answer tokens, end-of-sequence included."""
         return len(self.ids) - self.answer_start
+
+
+Row = tuple[Example, ...]
+"""The texts of one row of data: ``(target,)`` for SFT, ``(chosen, rejected)`` for DPO."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_length: int, name: str = "row") -> Example:
@@ -62,8 +64,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_len
 
 def encode_rows(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], objective: str, max_length: int
-) -> list[tuple[Example, ...]]:
-    """One tuple per row: ``(target,)`` for SFT, ``(chosen, rejected)`` for DPO.
+) -> list[Row]:
+    """Encode the texts of every row.
 
     Raises:
         TaskError: a row lacks a training field or cannot be encoded.
@@ -79,36 +81,3 @@ def encode_rows(
         name = f"row {row.get('id')!r}"
         encoded.append(tuple(encode(tokenizer, row[prompt_field], row[f], max_length, name) for f in answer_fields))
     return encoded
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A left-padded batch, so that all answers end in the last column.
-
-    Attributes:
-        input_ids, attention_mask, position_ids: int64 of shape [batch, length]; the last token of each text is
-            not an input, only a label.
-        labels: int64 [batch, width]; -100 outside the answer. Column j is predicted by input column
-            ``length - width + j``.
-    """
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    position_ids: torch.Tensor
-    labels: torch.Tensor
-
-
-def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> Batch:
-    """Pad ``examples`` on the left into one batch."""
-    length = max(len(e.ids) for e in examples) - 1
-    width = max(e.n_answer for e in examples)
-    ids = torch.full((len(examples), length), pad_id)
-    mask = torch.zeros((len(examples), length), dtype=torch.long)
-    labels = torch.full((len(examples), width), -100)
-    for row, example in enumerate(examples):
-        tokens = torch.tensor(example.ids)
-        ids[row, length - len(tokens) + 1 :] = tokens[:-1]
-        mask[row, length - len(tokens) + 1 :] = 1
-        labels[row, width - example.n_answer :] = tokens[example.answer_start :]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return Batch(ids.to(device), mask.to(device), positions.to(device), labels.to(device))

@@ -32,3 +32,17 @@ class TrainParams(LossParams):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     l1: float = Field(default=0.0, ge=0, description="weight of the sum of absolute values of all trained parameters")
+
+
+class ComputeParams(NoParams):
+    """How training is computed. None of it changes results by more than rounding."""
+
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="examples (or preference pairs) in one pass; null: the whole batch at once"
+    )
+    prefix_memory_gb: float = Field(
+        default=2, ge=0, description="memory for what enters the first trained layer, computed once for all epochs"
+    )
+    prefix_disk_gb: float = Field(default=20, ge=0, description="room for it on disk (TMPDIR) instead")
+    checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
+    compile: bool = Field(default=False, description="torch.compile of the trained layers; pays in long fits only")

@@ -10,6 +10,7 @@ import torch
 
 from lofit.errors import ConfigError, SourceError
 from lofit.files import need, read_json, read_jsonl
+from lofit.fit.params import ComputeParams
 from lofit.runs import DTYPES
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Session:
         train, validation: rows with the training fields of the objective.
         seed: seed of initialisation and batch order.
         progress: whether to show bars (only ever on a terminal).
+        compute: how training is computed.
     """
 
     model: PreTrainedModel
@@ -109,7 +111,8 @@ class Session:
     train: list[dict[str, Any]]
     validation: list[dict[str, Any]]
     seed: int
-    progress: bool = field(default=True)
+    progress: bool = True
+    compute: ComputeParams = field(default_factory=ComputeParams)
 
 
 def open_session(
@@ -121,6 +124,7 @@ def open_session(
     device: str = "auto",
     dtype: str = "auto",
     progress: bool = True,
+    compute: ComputeParams | None = None,
 ) -> Session:
     """Load model, tokenizer and the training and validation rows of one split.
 
@@ -141,4 +145,5 @@ def open_session(
         validation=rows["validation"],
         seed=seed,
         progress=progress,
+        compute=compute or ComputeParams(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,13 @@ from torch import nn
 
 from lofit.errors import EditError, FitError, TaskError
 from lofit.fit.cost import Meter
-from lofit.fit.examples import collate, encode_rows
-from lofit.fit.objectives import DpoObjective, Objective, Row, SftObjective, answer_logits
+from lofit.fit.economy import economical
+from lofit.fit.examples import Row, encode_rows
+from lofit.fit.forward import Forward
+from lofit.fit.objectives import DpoObjective, Objective, SftObjective
+from lofit.fit.prefix import GB
+from lofit.packing.forward import answer_logits
+from lofit.packing.rows import apart
 from lofit.progress import track
 
 if TYPE_CHECKING:
@@ -42,12 +47,7 @@ class Fitted:
 
 def make_objective(session: Session, params: LossParams) -> Objective:
     """The objective of the session's task."""
-    tokenizer = session.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    assert isinstance(pad, int)
-    if session.objective == "sft":
-        return SftObjective(pad, session.model.device)
-    return DpoObjective(pad, session.model.device, params.beta, params.batch_size)
+    return SftObjective() if session.objective == "sft" else DpoObjective(params.beta)
 
 
 class Validation:
@@ -65,29 +65,38 @@ class Validation:
         self.objective = make_objective(session, params)
         self.rows = encode_rows(session.tokenizer, session.validation, session.objective, params.max_length)
         self.batch_size = params.batch_size
-        self.objective.prepare(session.model, self.rows)
+        pad = session.tokenizer.pad_token_id
+        self._pad_id = session.tokenizer.eos_token_id if pad is None else pad
+        self.objective.prepare(self.forward(session.model), self.rows, self.batch_size)
+
+    def forward(self, model: nn.Module, others: Sequence[Row] = ()) -> Forward:
+        """The forward pass of a model on the validation rows, and on others."""
+        return Forward(model, [*self.rows, *others], self._pad_id)
 
     @torch.no_grad()
-    def loss(self, model: nn.Module) -> float | None:
-        """The mean loss of ``model``; None without validation rows.
+    def loss(self, forward: Forward) -> float | None:
+        """The mean loss of a model; None without validation rows.
 
         Raises:
             FitError: it is not finite.
         """
-        total, count = 0.0, 0
+        total = 0.0
         for start in range(0, len(self.rows), self.batch_size):
-            part, terms = self.objective.total(model, self.rows[start : start + self.batch_size])
-            total, count = total + part.item(), count + terms
+            total += self.objective.total(forward, self.rows[start : start + self.batch_size]).item()
         if not math.isfinite(total):
             raise FitError(f"validation loss is {total}; the edit is too large, lower the learning rate")
-        return total / count if count else None
+        return total / self.objective.terms(self.rows) if self.rows else None
 
 
-def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> Iterator[list[Row]]:
-    """One epoch: the rows in a random order, ``size`` at a time; the last batch may be smaller."""
+def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[list[Row]]:
+    """One epoch: the rows in a random order, ``size`` at a time; the last batch may be smaller.
+
+    The batch with most tokens comes first, so that a want of memory shows at once.
+    """
     order = torch.randperm(len(rows), generator=generator).tolist()
-    for start in range(0, len(order), size):
-        yield [rows[i] for i in order[start : start + size]]
+    drawn = [[rows[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
+    largest = max(range(len(drawn)), key=lambda i: sum(len(text.ids) for row in drawn[i] for text in row))
+    return [drawn.pop(largest), *drawn]
 
 
 def train(
@@ -120,12 +129,17 @@ def train(
     rows = encode_rows(session.tokenizer, session.train, session.objective, params.max_length)
     if not rows:
         raise TaskError("there are no training rows; raise n_train")
-    objective, live = validation.objective, LiveCheck(session, rows[0])
+    live = LiveCheck(session, rows[0])
     meter = Meter(session.model.device)
-    objective.prepare(session.model, rows)
+    validation.objective.prepare(validation.forward(session.model, rows), rows, params.batch_size)
     model = wrap(session, config) if config else session.model.requires_grad_(True)
+    forward = validation.forward(model, rows)
+    compute = session.compute
+    memory, disk = compute.prefix_memory_gb * GB, compute.prefix_disk_gb * GB
+    forward.keep_prefix([*rows, *validation.rows], params.batch_size, memory, disk)
     extra = penalty(model) if penalty else None  # type: ignore[arg-type]
-    record = _loop(session, model, rows, validation, params, meter, title, extra)
+    with economical(model, compute):
+        record = _loop(session, forward, rows, validation, params, meter, title, extra)
     record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if config is None:  # frozen, as it was when it was measured: torch rounds differently for weights that are not
         model.requires_grad_(False)
@@ -155,7 +169,7 @@ def wrap(session: Session, config: PeftConfig) -> PeftModel:
 
 def _loop(
     session: Session,
-    model: nn.Module,
+    forward: Forward,
     rows: list[Row],
     validation: Validation,
     params: TrainParams,
@@ -163,7 +177,8 @@ def _loop(
     title: str,
     penalty: Penalty | None,
 ) -> dict[str, Any]:
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in forward.model.parameters() if p.requires_grad]
+    objective, part_size = validation.objective, session.compute.micro_batch or params.batch_size
     steps = params.epochs * math.ceil(len(rows) / params.batch_size)
     optimizer = torch.optim.AdamW(trained, lr=params.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=params.weight_decay)
     warmup = round(params.warmup * steps)
@@ -176,7 +191,7 @@ def _loop(
     def validate() -> float | None:
         nonlocal away
         before = meter.seconds()
-        value = validation.loss(model)
+        value = validation.loss(forward)
         away += meter.seconds() - before
         meter.forget()
         return value
@@ -185,17 +200,21 @@ def _loop(
     with track(title, steps, session.progress) as advance:
         for _ in range(params.epochs):
             for batch in batches(rows, params.batch_size, generator):
-                total, count = validation.objective.total(model, batch)
-                loss = total / count
-                if params.l1:
-                    loss = loss + params.l1 * torch.stack([p.abs().sum() for p in trained]).sum()
-                if penalty:
-                    loss = loss + penalty()
-                losses.append(loss.item())
-                if not math.isfinite(losses[-1]):
-                    raise FitError(f"loss is {losses[-1]} at step {len(losses)} of {steps}; lower the learning rate")
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                count, loss = objective.terms(batch), 0.0
+                for start in range(0, len(batch), part_size):
+                    part = objective.total(forward, batch[start : start + part_size]) / count
+                    part.backward()
+                    loss += part.item()
+                if params.l1 or penalty:
+                    rest = params.l1 * torch.stack([p.abs().sum() for p in trained]).sum()
+                    if penalty:
+                        rest = rest + penalty()
+                    rest.backward()
+                    loss += rest.item()
+                losses.append(loss)
+                if not math.isfinite(loss):
+                    raise FitError(f"loss is {loss} at step {len(losses)} of {steps}; lower the learning rate")
                 torch.nn.utils.clip_grad_norm_(trained, params.max_grad_norm)
                 optimizer.step()
                 schedule.step()
@@ -228,7 +247,7 @@ class LiveCheck:
     """
 
     def __init__(self, session: Session, row: Row) -> None:
-        self._probe = collate([row[0]], pad_id=row[0].ids[0], device=session.model.device)
+        self._probe = apart([row[0]], pad_id=row[0].ids[0], device=session.model.device)
         self._base = self._logits(session.model)
 
     @torch.no_grad()

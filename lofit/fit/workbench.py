@@ -93,6 +93,7 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) 
         device=table.config.device,
         dtype=node.dtype,
         progress=table.config.progress,
+        compute=table.config.training,
     )
 
 

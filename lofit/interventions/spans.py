@@ -11,10 +11,12 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from lofit.errors import EditError
+from lofit.interventions.hook import LOREFT
 
 
 @dataclass(frozen=True)
@@ -61,29 +63,28 @@ def current_spans(x: torch.Tensor) -> Spans:
     if spans is None:
         raise EditError(
             "this adapter acts on prompt or answer positions only and was not told where they are; run the model "
-            "inside lofit.interventions.spans.answer_spans or generation_spans"
+            "inside lofit.interventions.spans.given_spans or generation_spans"
         )
     return spans.of(x)
 
 
-@contextlib.contextmanager
-def answer_spans(attention_mask: torch.Tensor, n_answer: torch.Tensor) -> Iterator[None]:
-    """Run the model on whole texts.
+def needs_spans(model: Any) -> bool:
+    """Whether an active adapter of the model acts on prompt or answer positions only."""
+    return any(getattr(config, "positions", "all") != "all" for config in _active_configs(model))
 
-    Args:
-        attention_mask: int64 [batch, length], padded on the left; the last token of each text is not an input.
-        n_answer: int64 [batch], number of answer tokens.
-    """
-    real = attention_mask.bool()
-    column = torch.arange(real.shape[1], device=real.device)
-    first = real.shape[1] - n_answer.to(real.device)[:, None]  # the last prompt token, which predicts the first answer
-    with _set(Spans(prompt=real & (column <= first), answer=real & (column >= first), generating=False)):
-        yield
+
+def counts_tokens(model: Any) -> bool:
+    """Whether an active adapter counts the tokens of each prompt (LoReFT), and so needs texts in one piece."""
+    return any(config.peft_type == LOREFT for config in _active_configs(model))
+
+
+def _active_configs(model: Any) -> list[Any]:
+    return [model.peft_config[name] for name in model.active_adapters] if hasattr(model, "peft_config") else []
 
 
 @contextlib.contextmanager
 def given_spans(prompt: torch.Tensor, answer: torch.Tensor) -> Iterator[None]:
-    """Run the model on rows laid out in another way.
+    """Run the model on whole texts.
 
     Args:
         prompt: bool [batch, length], as in :class:`Spans`.
@@ -91,6 +92,11 @@ def given_spans(prompt: torch.Tensor, answer: torch.Tensor) -> Iterator[None]:
     """
     with _set(Spans(prompt, answer, generating=False)):
         yield
+
+
+def resumed() -> contextlib.AbstractContextManager[None]:
+    """A context in which prompt and answer are where they are now, for what is computed a second time later."""
+    return _set(_CURRENT.get())
 
 
 @contextlib.contextmanager
@@ -107,7 +113,7 @@ def generation_spans(attention_mask: torch.Tensor) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _set(spans: Spans) -> Iterator[None]:
+def _set(spans: Spans | None) -> Iterator[None]:
     token = _CURRENT.set(spans)
     try:
         yield

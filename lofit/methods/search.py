@@ -54,7 +54,7 @@ def choose(
     if not validation.rows:
         raise FitError("the strength of the edit is chosen on validation rows and there are none; raise n_validation")
     live = LiveCheck(session, validation.rows[0])
-    before = validation.loss(session.model)
+    before = validation.loss(validation.forward(session.model))
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     tried: list[dict[str, Any]] = []
     with track(title, len(points), session.progress) as advance:
@@ -63,7 +63,7 @@ def choose(
             model = wrap(session, config)
             set_offsets(model, offsets)
             try:
-                loss = validation.loss(model)
+                loss = validation.loss(validation.forward(model))
             except FitError:
                 loss = None
             model.unload()

@@ -37,10 +37,13 @@ def train_by_hand(family: str, kind: str, start: dict, lr: float, penalty: float
     steps, losses = EPOCHS * math.ceil(len(opened.train) / BATCH), []
     for _ in range(EPOCHS):
         order = torch.randperm(len(opened.train), generator=generator).tolist()
-        for begin in range(0, len(order), BATCH):
+        drawn = [order[begin : begin + BATCH] for begin in range(0, len(order), BATCH)]
+        sizes = [sum(len(opened.train[i]["prompt"] + opened.train[i]["target"]) for i in batch) for batch in drawn]
+        drawn.insert(0, drawn.pop(sizes.index(max(sizes))))
+        for batch in drawn:
             terms = []
             with edited(model, family, leaves if kind == "scale" else {}, leaves if kind == "offset" else {}):
-                for index in order[begin : begin + BATCH]:
+                for index in batch:
                     row = opened.train[index]
                     prompt = tokenizer(row["prompt"])["input_ids"]
                     answer = [*tokenizer(row["target"])["input_ids"], tokenizer.eos_token_id]

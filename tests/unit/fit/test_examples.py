@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lofit.errors import TaskError
-from lofit.fit.examples import collate, encode, encode_rows
+from lofit.fit.examples import encode, encode_rows
+from lofit.packing.rows import apart
 from tests.checkpoint import byte_tokenizer
 
 
@@ -58,10 +59,15 @@ def test_missing_field_is_named() -> None:
 def test_batch_is_left_padded_with_answers_last() -> None:
     tokenizer = byte_tokenizer()
     examples = [encode(tokenizer, "abc", "de", 99), encode(tokenizer, "a", "b", 99)]
-    batch = collate(examples, 0, torch.device("cpu"))
+    batch = apart(examples, 0, torch.device("cpu"))
     a, b, c, d, e = tokenizer("abcde")["input_ids"]
     assert batch.input_ids.tolist() == [[a, b, c, d, e], [0, 0, 0, a, b]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]]
-    assert batch.labels.tolist() == [[d, e, 2], [-100, b, 2]]
-    assert int(batch.attention_mask.sum()) == 7
+    assert batch.width == 3
+    assert batch.text.tolist() == [0, 0, 0, 1, 1]
+    assert batch.row.tolist() == [0, 0, 0, 1, 1]
+    assert batch.column.tolist() == [0, 1, 2, 1, 2]
+    assert batch.label.tolist() == [d, e, 2, b, 2]
+    assert batch.prompt.int().tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0]]
+    assert batch.answer.int().tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 1, 1]]

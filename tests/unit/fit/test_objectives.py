@@ -7,12 +7,17 @@ import math
 import pytest
 import torch
 
-from lofit.fit.examples import Example
+from lofit.fit.examples import Example, Row
+from lofit.fit.forward import Forward
 from lofit.fit.objectives import DpoObjective, SftObjective
 from tests.tiny import FAMILIES, tiny_model
 
-CPU = torch.device("cpu")
 ROWS = [Example((5, 6, 7, 8, 9, 2), 4), Example((11, 12, 2), 1), Example((21, 22, 23, 24, 25, 26, 27, 2), 7)]
+PAIRS = [(ROWS[0], ROWS[1]), (ROWS[2], ROWS[0]), (Example((5, 6, 7, 8, 2), 3), Example((5, 6, 7, 9, 9, 2), 3))]
+
+
+def forward(model: torch.nn.Module, rows: list[Row]) -> Forward:
+    return Forward(model, rows, 0)
 
 
 def token_log_probs(model: torch.nn.Module, example: Example) -> list[float]:
@@ -25,32 +30,28 @@ def token_log_probs(model: torch.nn.Module, example: Example) -> list[float]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sft_is_the_token_mean_over_answers(family: str) -> None:
-    model = tiny_model(family)
+    model, rows, objective = tiny_model(family), [(example,) for example in ROWS], SftObjective()
     expected = [-lp for example in ROWS for lp in token_log_probs(model, example)]
-    total, count = SftObjective(0, CPU).total(model, [(example,) for example in ROWS])
-    assert count == len(expected)
-    assert total.item() / count == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert objective.terms(rows) == len(expected)
+    assert objective.total(forward(model, rows), rows).item() == pytest.approx(sum(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "bloom"])
 def test_dpo_is_the_sigmoid_loss_with_the_base_as_reference(family: str) -> None:
     base, tuned, beta = tiny_model(family), tiny_model(family, seed=1), 0.5
-    pairs = [(ROWS[0], ROWS[1]), (ROWS[2], ROWS[0])]
-    objective = DpoObjective(0, CPU, beta, batch_size=1)
-    objective.prepare(base, pairs)
+    objective = DpoObjective(beta)
+    objective.prepare(forward(base, PAIRS), PAIRS, batch_size=2)
     terms = []
-    for chosen, rejected in pairs:
+    for chosen, rejected in PAIRS:
         margin = sum(token_log_probs(tuned, chosen)) - sum(token_log_probs(tuned, rejected))
         reference = sum(token_log_probs(base, chosen)) - sum(token_log_probs(base, rejected))
         terms.append(math.log1p(math.exp(-beta * (margin - reference))))
-    total, count = objective.total(tuned, pairs)
-    assert (total.item(), count) == (pytest.approx(sum(terms), rel=1e-4), 2)
+    assert objective.terms(PAIRS) == 3
+    assert objective.total(forward(tuned, PAIRS), PAIRS).item() == pytest.approx(sum(terms), rel=1e-4)
 
 
 def test_dpo_of_the_reference_itself_is_ln_2() -> None:
-    model = tiny_model("llama")
-    objective = DpoObjective(0, CPU, 0.5, batch_size=2)
-    pairs = [(ROWS[0], ROWS[1])]
-    objective.prepare(model, pairs)
-    total, count = objective.total(model, pairs)
-    assert total.item() / count == pytest.approx(math.log(2), rel=1e-5)
+    run = forward(tiny_model("llama"), PAIRS)
+    objective = DpoObjective(0.5)
+    objective.prepare(run, PAIRS, batch_size=2)
+    assert objective.total(run, PAIRS).item() / 3 == pytest.approx(math.log(2), rel=1e-5)

@@ -11,11 +11,12 @@ from torch.testing import assert_close
 
 from lofit.errors import EditError
 from lofit.evaluate.lm import LocalizedLM, needs_spans
-from lofit.fit.examples import Example, collate
-from lofit.fit.objectives import answer_logits
+from lofit.fit.examples import Example
 from lofit.interventions import LofitConfig, LoreftConfig
 from lofit.interventions.loreft.layer import LoreftEdit, orthonormal, prompt_ends
-from lofit.interventions.spans import answer_spans, current_spans, generation_spans
+from lofit.interventions.spans import current_spans, generation_spans, given_spans
+from lofit.packing.forward import answer_logits
+from lofit.packing.rows import apart
 from tests.by_hand import PROJECTIONS
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import FAMILIES, tiny_model
@@ -39,8 +40,8 @@ def loreft(family: str = "llama", **fields: Any) -> Any:
 
 
 def test_masks_of_a_padded_batch() -> None:
-    batch = collate(ROWS, 0, torch.device("cpu"))  # 7 columns; inputs are all tokens but the last
-    with answer_spans(batch.attention_mask, torch.tensor([2, 3, 2])):
+    batch = apart(ROWS, 0, torch.device("cpu"))  # 7 columns; inputs are all tokens but the last
+    with given_spans(batch.prompt, batch.answer):
         spans = current_spans(torch.zeros(3, 7, 1))
     assert spans.prompt.int().tolist() == [[0, 0, 1, 1, 1, 1, 0], [0, 0, 0, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0]]
     assert spans.answer.int().tolist() == [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
@@ -62,7 +63,7 @@ def test_an_answer_edit_is_the_full_edit_at_the_answer_and_nothing_before(family
     for layer in (0, 2):
         module = model.get_base_model().get_submodule(path.format(layer)).base_layer
         module.register_forward_pre_hook(lambda m, a, layer=layer: seen.setdefault(layer, []).append(a[0].clone()))
-    batch = collate(ROWS, 0, torch.device("cpu"))
+    batch = apart(ROWS, 0, torch.device("cpu"))
     with torch.no_grad():
         answer_logits(model, batch)
         with model.disable_adapter():
@@ -85,7 +86,7 @@ def test_an_edit_that_is_not_told_its_positions_refuses(make: Any) -> None:
     with model.disable_adapter(), torch.no_grad():
         assert torch.equal(model(tokens).logits, tiny_model("llama")(tokens).logits)
     with (
-        answer_spans(torch.ones(1, 4), torch.tensor([1])),
+        given_spans(torch.ones(1, 4), torch.tensor([1])),
         pytest.raises(EditError, match=r"shape \(1, 4\), not \(1, 3\)"),
     ):
         model(torch.tensor([[3, 4, 5]]))
@@ -116,7 +117,7 @@ def test_generation_equals_scoring_of_what_was_generated(make: Any, family: str)
         ids = tuple(out[row, start:].tolist())
         example = Example(ids, prompt.shape[1] - start)
         with torch.no_grad():
-            logits = answer_logits(model, collate([example], 0, torch.device("cpu")))
+            logits = answer_logits(model, apart([example], 0, torch.device("cpu")))
         assert logits[0].argmax(-1).tolist() == list(ids[example.answer_start :])
     with torch.no_grad(), model.disable_adapter():
         plain = model.generate(
@@ -148,7 +149,7 @@ def test_scores_through_the_harness_see_the_edit_and_without_one_are_those_of_th
 def test_loreft_is_its_formula_at_the_ends_of_the_prompt(family: str, share: bool) -> None:
     model = loreft(family, layers=[1], share=share)
     layers = PROJECTIONS[family][0].split(".{}")[0]
-    batch = collate(ROWS, 0, torch.device("cpu"))
+    batch = apart(ROWS, 0, torch.device("cpu"))
     parameters = dict(model.named_parameters())
     plain = tiny_model(family)
     first, last = prompt_ends(
@@ -183,7 +184,7 @@ def test_loreft_is_saved_counted_and_switched_like_any_adapter(tmp_path: Any) ->
     model = loreft(layers=[0, 2], share=False)
     size = 2 * 2 * (2 * 2 * 32 + 2)
     assert parameter_counts(model, foldable=False) == {"trained": size, "stored": size, "inference": size}
-    batch = collate(ROWS, 0, torch.device("cpu"))
+    batch = apart(ROWS, 0, torch.device("cpu"))
     with torch.no_grad():
         expected = answer_logits(model, batch)
         model.save_pretrained(tmp_path)
@@ -254,7 +255,7 @@ def test_the_harness_generates_with_the_edit_where_it_belongs(make: str, tmp_pat
         prompt = tokenizer(row["prompt"])["input_ids"]
         ids = list(prompt)
         for _ in range(4):
-            batch = collate([Example((*ids, 2), len(prompt))], 0, torch.device("cpu"))  # any token may stand last
+            batch = apart([Example((*ids, 2), len(prompt))], 0, torch.device("cpu"))  # any token may stand last
             with torch.no_grad():
                 ids.append(int(answer_logits(model, batch)[0, -1].argmax()))
         expected = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).split("\n")[0]

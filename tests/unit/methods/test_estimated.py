@@ -12,9 +12,10 @@ from torch.testing import assert_close
 
 from lofit.activations.reading import reading_vectors
 from lofit.errors import FitError
-from lofit.fit.objectives import answer_logits
 from lofit.fit.trainer import Validation
 from lofit.methods import load_method
+from lofit.packing.forward import answer_logits
+from lofit.packing.rows import apart
 from tests.by_hand import PROJECTIONS, edited, outputs_edited
 from tests.sessions import PAIRS, session, workbench
 from tests.tiny import tiny_model
@@ -94,7 +95,7 @@ def test_alpha_and_k_are_those_with_the_lowest_validation_loss(rows: dict[str, A
     params = load_method("iti").Params(alpha=(1.0,))
     opened = session(**rows)
     validation = Validation(opened, params)
-    assert validation.loss(result.model) == pytest.approx(best["validation_loss"], rel=1e-6)
+    assert validation.loss(validation.forward(result.model)) == pytest.approx(best["validation_loss"], rel=1e-6)
     for point in grid:
         again = fitted("iti", tmp_path, session(**rows), (point["k"],), alpha=(point["alpha"],))
         assert again.record["validation_loss"][1] == pytest.approx(point["validation_loss"], rel=1e-6)
@@ -121,11 +122,11 @@ def test_an_edit_too_large_for_the_model_is_passed_over(tmp_path: Path) -> None:
 
 def test_answer_logits_see_the_edit(tmp_path: Path) -> None:
     # Guards the trap of an edit at the last position only, whose logits multiple-choice scoring never reads.
-    from lofit.fit.examples import collate, encode
+    from lofit.fit.examples import encode
 
     opened = session()
     example = encode(opened.tokenizer, "2+2=", " 4", 64)
-    batch = collate([example], 0, torch.device("cpu"))
+    batch = apart([example], 0, torch.device("cpu"))
     with torch.no_grad():
         before = answer_logits(opened.model, batch)
         after = answer_logits(fitted("iti", tmp_path, opened, (3,), alpha=(2.0,)).model, batch)

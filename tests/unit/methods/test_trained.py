@@ -10,9 +10,10 @@ import torch
 
 from lofit.errors import EditError
 from lofit.evaluate.node import load_fitted
-from lofit.fit.objectives import answer_logits
 from lofit.interventions import parameter_counts
 from lofit.methods import load_method, method_names
+from lofit.packing.forward import answer_logits
+from lofit.packing.rows import apart
 from tests.checkpoint import save_checkpoint
 from tests.sessions import session, workbench
 from tests.tiny import tiny_model
@@ -58,9 +59,9 @@ def test_it_learns_and_repeats_itself_and_counts_as_its_formula(name: str, tmp_p
     save_checkpoint(tmp_path / "model", max_position_embeddings=128)
     fitted.model.save_pretrained(tmp_path / "fitted")
     model = load_fitted(tmp_path / "model", tmp_path / "fitted", torch.device("cpu"), torch.float32)
-    from lofit.fit.examples import collate, encode
+    from lofit.fit.examples import encode
 
-    batch = collate([encode(session().tokenizer, "3+3=", " 6", 64)], 0, torch.device("cpu"))
+    batch = apart([encode(session().tokenizer, "3+3=", " 6", 64)], 0, torch.device("cpu"))
     with torch.no_grad():
         assert torch.equal(answer_logits(model, batch), answer_logits(fitted.model, batch))
 

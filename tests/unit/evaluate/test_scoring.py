@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 
-from lofit.evaluate import packing
+from lofit.evaluate import scoring
 from lofit.evaluate.lm import LocalizedLM
-from lofit.evaluate.packing import longest_packable, packing_holds, score_packed, score_rows
-from lofit.evaluate.trie import LEAST_ROWS, Role, Trie, by_prefix, collate_rows, shared_prefix
-from lofit.fit.examples import Example, collate
-from lofit.fit.objectives import answer_logits
+from lofit.evaluate.prefixes import LEAST_ROWS, by_prefix, shared_prefix
+from lofit.evaluate.scoring import score_packed, score_rows
+from lofit.fit.examples import Example
 from lofit.interventions import LofitConfig
+from lofit.packing import support
+from lofit.packing.forward import answer_logits
+from lofit.packing.rows import apart, packed
+from lofit.packing.support import longest_packable, packing_holds
+from lofit.packing.trie import Trie
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import FAMILIES, tiny_model
 
@@ -59,12 +63,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of input tokens of every packed batch, rows and cached beginnings."""
     seen: list[int] = []
 
-    def collated(*args: Any) -> Any:
-        rows = collate_rows(*args)
+    def counting(*args: Any) -> Any:
+        rows = packed(*args)
         seen.append(rows.input_ids.numel())
         return rows
 
-    monkeypatch.setattr(packing, "collate_rows", collated)
+    monkeypatch.setattr(scoring, "packed", counting)
+    monkeypatch.setattr(support, "packed", counting)
     return seen
 
 
@@ -93,10 +98,10 @@ def test_texts_longer_than_a_window_are_not_packed(family: str, monkeypatch: pyt
     assert longest_packable(model) == 24
     tokens = counted(monkeypatch)
     assert_equal_scores(ours, stock)
-    assert len(tokens) == 1  # the check of the mask alone
+    assert len(tokens) == 2  # the checks of the mask alone
     short = [("Q: a\nA:", " b"), ("Q: a\nA:", " c"), ("Q: bc\nA:", " d")]
     assert_equal_scores(ours, stock, short)
-    assert len(tokens) == 2
+    assert len(tokens) == 3
 
 
 @pytest.mark.parametrize(
@@ -135,10 +140,10 @@ def test_edits_at_answer_positions_act_there_and_nowhere_else(family: str) -> No
     requests = [(pair, *stock._encode_pair(*pair)) for pair in PAIRS]
     found = ours._loglikelihood_tokens(requests, disable_tqdm=True)
     for (_, context, answer), (score, _) in zip(requests, found, strict=True):
-        batch = collate([Example(tuple(context + answer), len(context))], 0, torch.device("cpu"))
+        rows = apart([Example(tuple(context + answer), len(context))], 0, torch.device("cpu"))
         with torch.no_grad():
-            table = answer_logits(model, batch)[0].log_softmax(-1)
-        assert score == pytest.approx(float(table.gather(-1, batch.labels[0][:, None]).sum()), abs=1e-4)
+            table = answer_logits(model, rows)[0].log_softmax(-1)
+        assert score == pytest.approx(float(table[rows.column, rows.label].sum()), abs=1e-4)
 
 
 def test_adapters_of_peft_are_seen() -> None:
@@ -175,11 +180,11 @@ def test_large_batches_are_divided_so_that_the_logits_stay_small(monkeypatch: py
     model = tiny_model("llama", **SIZES)
     rows = [[Example((3, i + 4, *range(10, 20), answer), 2) for answer in (5, 6)] for i in range(40)]
     whole = dict(score_packed(model, rows, 0, 64))
-    monkeypatch.setattr(packing, "MOST_SCORED", 100)
+    monkeypatch.setattr(scoring, "MOST_SCORED", 100)
     sizes: list[int] = []
 
     def scorer(model: Any, groups: Any, *rest: Any) -> Any:
-        sizes.append(collate_rows(groups, 0, 0, model.device, model.dtype).width * len(groups))
+        sizes.append(packed([[Trie(texts)] for texts in groups], 0, model.device, model.dtype).width * len(groups))
         return score_rows(model, groups, *rest)
 
     divided = dict(score_packed(model, rows, 0, 64, scorer))
@@ -193,29 +198,6 @@ TEXT = st.builds(
     st.lists(st.integers(0, 2), min_size=1, max_size=6),
     st.lists(st.integers(0, 2), min_size=1, max_size=4),
 )
-
-
-@given(st.lists(TEXT, min_size=1, max_size=6))
-def test_a_trie_holds_every_text_once_and_in_order(texts: list[Example]) -> None:
-    trie = Trie(texts)
-    for text, path in zip(texts, trie.paths, strict=True):
-        assert len(path) == text.n_answer
-        last = path[-1]
-        line = trie.ancestors[last].nonzero()[:, 0]
-        line = line[trie.depths[line].argsort()]
-        assert trie.tokens[line].tolist() == list(text.ids[:-1])
-        assert trie.depths[line].tolist() == list(range(len(text.ids) - 1))
-        roles = [Role.PROMPT] * (text.answer_start - 1) + [Role.LAST_OF_PROMPT] + [Role.ANSWER] * (text.n_answer - 1)
-        assert trie.roles[line].tolist() == roles
-        assert line[text.answer_start - 1 :].tolist() == path
-    distinct = {
-        (text.ids[: i + 1], text.answer_start if i >= text.answer_start - 1 else None)
-        for text in texts
-        for i in range(len(text.ids) - 1)
-    }
-    assert len(trie.tokens) == len(distinct)
-    assert (trie.roles[: trie.n_prompt] == Role.PROMPT).all()
-    assert (trie.roles[trie.n_prompt :] != Role.PROMPT).all()
 
 
 @given(st.lists(TEXT, min_size=1, max_size=5))

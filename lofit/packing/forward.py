@@ -1,0 +1,68 @@
+"""The forward pass on a batch, with the output head on answers alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch.nn import functional
+from transformers import DynamicCache
+
+from lofit.interventions.spans import given_spans
+from lofit.packing.rows import Rows
+from lofit.packing.tail import Tail
+
+KeyValues = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values [1, heads, length, width] of a text in every layer."""
+
+
+def prefill(model: Any, ids: Sequence[int]) -> KeyValues:
+    """Keys and values of a text; none for an empty one."""
+    if not ids:
+        return []
+    tokens = torch.tensor([ids], device=model.device)
+    nowhere = torch.zeros(tokens.shape, dtype=torch.bool, device=model.device)
+    cache = DynamicCache()
+    with given_spans(prompt=~nowhere, answer=nowhere):
+        model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return [(layer.keys, layer.values) for layer in cast("list[Any]", cache.layers)]
+
+
+def repeated(cached: KeyValues, n: int) -> DynamicCache:
+    """A cache of ``n`` rows that all begin with the same text."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(cached):
+        cache.update(keys.expand(n, -1, -1, -1), values.expand(n, -1, -1, -1), layer)
+    return cache
+
+
+def answer_logits(model: Any, rows: Rows, cache: DynamicCache | None = None, tail: Tail | None = None) -> torch.Tensor:
+    """Float32 logits [rows, width, vocabulary] of the columns that hold scored tokens.
+
+    Args:
+        model: any causal language model, with its adapters.
+        rows: the batch.
+        cache: keys and values of what stands before it, to which its own are added; None: nothing does.
+        tail: the parts of the last layer that need computing in these columns only; None: all of it everywhere.
+    """
+    with given_spans(rows.prompt, rows.answer), tail.only_last(rows.width) if tail else contextlib.nullcontext():
+        output = model(
+            input_ids=rows.input_ids,
+            attention_mask=rows.attention_mask,
+            position_ids=rows.position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=rows.width,
+        )
+    logits: torch.Tensor = output.logits[:, -rows.width :]
+    return logits.float()
+
+
+def answer_log_probs(
+    model: Any, rows: Rows, cache: DynamicCache | None = None, tail: Tail | None = None
+) -> torch.Tensor:
+    """Log-probability of each answer token: float32 [answer tokens], ordered as ``rows.label``."""
+    logits = answer_logits(model, rows, cache, tail)[rows.row, rows.column]
+    return -functional.cross_entropy(logits, rows.label, reduction="none")

@@ -1,0 +1,138 @@
+"""How texts are laid out in a batch: packed as tries, or each in a row of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lofit.fit.examples import Example
+from lofit.packing.trie import Role, Trie
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch. The last ``width`` columns hold all scored tokens, those whose output predicts answers.
+
+    Attributes:
+        input_ids, position_ids: int64 [rows, length]; the last token of each text is a label only.
+        attention_mask: packed, float [rows, 1, length, prefix + length], 0 where attended and the dtype's minimum
+            elsewhere; apart, int64 [rows, length], 0 for padding.
+        prompt, answer: bool [rows, length], as in :class:`lofit.interventions.spans.Spans`.
+        width: number of columns, at the end, that hold scored tokens.
+        row, column, label, text: int64 [answer tokens]: which output predicts which token of which text; columns count
+            from the first of the ``width`` ones, texts through the whole batch.
+        cell_row, cell_column: int64 [nodes], where each node of each trie is, in their order.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    prompt: torch.Tensor
+    answer: torch.Tensor
+    width: int
+    row: torch.Tensor
+    column: torch.Tensor
+    label: torch.Tensor
+    text: torch.Tensor
+    cell_row: torch.Tensor
+    cell_column: torch.Tensor
+
+
+def packed(
+    rows: Sequence[Sequence[Trie]], pad_id: int, device: torch.device, dtype: torch.dtype, prefix: int = 0
+) -> Rows:
+    """Lay out several tries per row: prompts end, and scored tokens begin, in the same column of every row.
+
+    Args:
+        rows: the tries of each row, built with this ``prefix``.
+        pad_id: any token.
+        device: where to.
+        dtype: of the attention mask, that of the model.
+        prefix: number of first tokens, shared by all texts, whose keys and values are cached.
+    """
+    left = max(sum(trie.n_prompt for trie in tries) for tries in rows)
+    width = max(sum(trie.n_scored for trie in tries) for tries in rows)
+    columns, seen = [], torch.zeros((len(rows), 1, left + width, prefix + left + width), dtype=torch.bool)
+    for row, tries in enumerate(rows):
+        prompt, scored = left - sum(trie.n_prompt for trie in tries), left
+        for trie in tries:
+            at = torch.cat([torch.arange(prompt, prompt + trie.n_prompt), torch.arange(scored, scored + trie.n_scored)])
+            seen[row, 0, at, :prefix] = True
+            seen[row, 0, at[:, None], prefix + at] = trie.ancestors
+            columns.append(at)
+            prompt, scored = prompt + trie.n_prompt, scored + trie.n_scored
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    return _rows(rows, columns, (left + width, width), mask, pad_id, device)
+
+
+def apart(texts: Sequence[Example], pad_id: int, device: torch.device) -> Rows:
+    """Lay out each text in a row of its own, padded on the left, so that all texts end in the last column."""
+    tries = [Trie([text]) for text in texts]
+    length, width = max(len(trie) for trie in tries), max(trie.n_scored for trie in tries)
+    columns = [torch.arange(length - len(trie), length) for trie in tries]
+    mask = torch.zeros((len(tries), length), dtype=torch.long)
+    for row, at in enumerate(columns):
+        mask[row, at] = 1
+    return _rows([[trie] for trie in tries], columns, (length, width), mask, pad_id, device)
+
+
+def _rows(
+    rows: Sequence[Sequence[Trie]],
+    columns: Sequence[torch.Tensor],
+    size: tuple[int, int],
+    mask: torch.Tensor,
+    pad_id: int,
+    device: torch.device,
+) -> Rows:
+    """Put the tries' tokens where they belong; ``columns`` holds the place of each trie, ``size`` length and width."""
+    length, width = size
+    tries = [trie for row in rows for trie in row]
+    cell_row = torch.cat([torch.full((len(trie),), i) for i, row in enumerate(rows) for trie in row])
+    cell_column = torch.cat(list(columns))
+    cells = (cell_row, cell_column)
+    ids, positions, roles = torch.full((len(rows), length), pad_id), *torch.zeros((2, len(rows), length)).long()
+    roles = roles - 1
+    ids[cells] = torch.cat([trie.tokens for trie in tries])
+    positions[cells] = torch.cat([trie.depths for trie in tries])
+    roles[cells] = torch.cat([trie.roles for trie in tries])
+    targets, nodes, texts = [], 0, 0
+    for trie in tries:
+        targets.append(trie.targets + torch.tensor([nodes, 0, texts]))
+        nodes, texts = nodes + len(trie), texts + trie.n_texts
+    node, label, text = torch.cat(targets).T
+    return Rows(
+        ids.to(device),
+        positions.to(device),
+        mask.to(device),
+        prompt=((roles == Role.PROMPT) | (roles == Role.LAST_OF_PROMPT)).to(device),
+        answer=(roles >= Role.LAST_OF_PROMPT).to(device),
+        width=width,
+        row=cell_row[node].to(device),
+        column=(cell_column[node] - (length - width)).to(device),
+        label=label.to(device),
+        text=text.to(device),
+        cell_row=cell_row.to(device),
+        cell_column=cell_column.to(device),
+    )
+
+
+def fill(sizes: Sequence[int]) -> list[list[int]]:
+    """Share out items to rows that are no longer than the largest item, first-fit decreasing.
+
+    Args:
+        sizes: of the items.
+
+    Returns:
+        The items' indices by row, in a fixed order.
+    """
+    capacity, rows, room = max(sizes), list[list[int]](), list[int]()
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        row = next((row for row, left in enumerate(room) if left >= sizes[i]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(capacity)
+        rows[row].append(i)
+        room[row] -= sizes[i]
+    return rows

@@ -1,0 +1,61 @@
+"""Which models can be given packed rows."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from lofit.fit.examples import Example
+from lofit.interventions.spans import counts_tokens
+from lofit.packing.forward import answer_log_probs, prefill, repeated
+from lofit.packing.rows import apart, packed
+from lofit.packing.tail import Tail
+from lofit.packing.trie import Trie
+
+
+def longest_packable(model: Any) -> int:
+    """Longest text, in tokens, whose attention a block mask expresses; 0 if the model takes no such mask at all.
+
+    Packing needs positions given from outside, attention that is a masked softmax, and no window shorter than the text.
+    """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = base.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) | {"full_attention"}
+    if (
+        counts_tokens(model)
+        or "position_ids" not in inspect.signature(base.forward).parameters
+        or getattr(config, "alibi", False)
+        or base._is_stateful
+        or config._attn_implementation not in {"sdpa", "eager"}
+        or kinds - {"full_attention", "sliding_attention", "chunked_attention"}
+    ):
+        return 0
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
+    if getattr(config, "use_sliding_window", None) is False:
+        windows[0] = None
+    return min((int(window) for window in windows if window), default=2**31)
+
+
+@torch.no_grad()
+def packing_holds(model: Any, tolerance: float = 1e-2) -> bool:
+    """Whether the model gives texts the same scores packed, behind a cached beginning or not, as it gives them apart.
+
+    Args:
+        model: any causal language model.
+        tolerance: largest difference of log-probabilities, in nats, relative to their size.
+    """
+    first = min(20, model.config.get_text_config().vocab_size // 2)
+    ids = list(range(first, first + 12))
+    texts = [Example((*ids[:8], *ids[8:11]), 8), Example((*ids[:8], *ids[9:]), 7), Example((*ids[:9], ids[2]), 8)]
+    rows = apart(texts, 0, model.device)
+    expected = answer_log_probs(model, rows)
+    for prefix, groups in ((3, [[texts]]), (0, [[texts[:1], texts[1:]]])):
+        tries = [[Trie(group, prefix) for group in row] for row in groups]
+        together = packed(tries, 0, model.device, model.dtype, prefix)
+        found = answer_log_probs(model, together, repeated(prefill(model, ids[:prefix]), len(tries)), Tail(model))
+        if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
+            return False
+    return True
