@@ -45,7 +45,7 @@ def generate(
         prompts: token ids, distinct.
         n_tokens: most tokens to generate.
         is_done: whether a continuation needs no further token.
-        eos: tokens that end a continuation, and are not part of it.
+        eos: tokens that end a continuation, and are the last of it.
         pad_id: any token.
         batch_size: most rows in a forward pass on prompts.
 
@@ -138,12 +138,9 @@ def _decode(
         for i, token in zip(rows, tokens.tolist(), strict=True):
             if i not in active:
                 continue
-            if token in eos:
+            found[i].append(token)
+            if token in eos or is_done(found[i]):
                 active.remove(i)
-            else:
-                found[i].append(token)
-                if is_done(found[i]):
-                    active.remove(i)
         if not active or step == n_tokens:
             break
         if 2 * len(active) <= len(rows):

@@ -91,7 +91,7 @@ def test_what_ends_early_leaves_and_changes_nothing_else(monkeypatch: pytest.Mon
     ours.model.generation_config.eos_token_id = [2, ends]
     found = ours.generate_until(requests(), disable_tqdm=True)
     assert found == stock.generate_until(requests(), disable_tqdm=True)
-    assert found[whole.index(text)] == text[: text.index(letter)]
+    assert found[whole.index(text)] == text[: text.index(letter) + 1]
 
 
 @pytest.mark.parametrize("changes", [{"do_sample": True, "temperature": 0.7}, {"num_beams": 2}])
