@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lofit.evaluate.prefixes import by_prefix
+from lofit.evaluate.prefixes import LEAST_PREFIX, shared_prefix
 from lofit.fit.examples import Example
 from lofit.interventions.spans import given_spans
 from lofit.packing.forward import KeyValues, answer_logits, prefill, repeated
@@ -52,19 +52,18 @@ def generate(
     Yields:
         The index of a prompt, and its continuation.
     """
-    texts = [[Example((*prompt, pad_id), len(prompt))] for prompt in prompts]
-    for prefix, members in by_prefix(texts):
-        cached = prefill(model, prompts[members[0]][:prefix])
-        for batch in _batches(prompts, members, prefix, batch_size):
-            yield from _decode(model, batch, prompts, prefix, cached, (n_tokens, is_done, eos), pad_id, batch_size)
+    prefix = shared_prefix([Example((*prompt, pad_id), len(prompt)) for prompt in prompts])
+    if prefix < LEAST_PREFIX:
+        prefix = 0
+    cached = prefill(model, prompts[0][:prefix])
+    for batch in _batches(prompts, prefix, batch_size):
+        yield from _decode(model, batch, prompts, prefix, cached, (n_tokens, is_done, eos), pad_id, batch_size)
 
 
-def _batches(
-    prompts: Sequence[tuple[int, ...]], members: Sequence[int], prefix: int, batch_size: int
-) -> Iterator[list[list[int]]]:
+def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -> Iterator[list[list[int]]]:
     """Families of prompts that share a row; longest families first, like sizes together."""
     families: list[list[int]] = []
-    for i in sorted(members, key=lambda i: prompts[i]):
+    for i in sorted(range(len(prompts)), key=lambda i: prompts[i]):
         before = prompts[families[-1][-1]] if families else ()
         shared = next((n for n, (a, b) in enumerate(zip(before, prompts[i], strict=False)) if a != b), len(before))
         if families and len(families[-1]) < batch_size and shared - prefix >= LEAST_SHARED * (len(prompts[i]) - prefix):

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from lofit.interventions.spans import given_spans
+from lofit.packing.patch import patched_forward
 from lofit.packing.rows import Rows
 from lofit.packing.tail import Tail
 
@@ -47,7 +48,8 @@ def answer_logits(model: Any, rows: Rows, cache: DynamicCache | None = None, tai
         cache: keys and values of what stands before it, to which its own are added; None: nothing does.
         tail: the parts of the last layer that need computing in these columns only; None: all of it everywhere.
     """
-    with given_spans(rows.prompt, rows.answer), tail.only_last(rows.width) if tail else contextlib.nullcontext():
+    limited = tail.only_last(rows.width) if tail else contextlib.nullcontext()
+    with given_spans(rows.prompt, rows.answer), limited, _one_product(model.get_output_embeddings()):
         output = model(
             input_ids=rows.input_ids,
             attention_mask=rows.attention_mask,
@@ -58,6 +60,12 @@ def answer_logits(model: Any, rows: Rows, cache: DynamicCache | None = None, tai
         )
     logits: torch.Tensor = output.logits[:, -rows.width :]
     return logits.float()
+
+
+def _one_product(head: Any) -> contextlib.AbstractContextManager[None]:
+    """Within this, the output head is one matrix product; on the slice that it gets it would be one for each row."""
+    forward = head.forward
+    return patched_forward(head, lambda x: forward(x.contiguous()))
 
 
 def answer_log_probs(
