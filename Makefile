@@ -3,6 +3,7 @@
 # make smoke  the smallest real run           make format mend what can be mended of style
 # make example  fit a task of one's own (examples/opposites)
 # make lock   renew the pinned versions       make docs   write the pages on methods, tasks
+# make bench  measure speed and memory against naive baselines (half an hour)
 # make clean  delete outputs and caches
 #
 # Variables: PYTHON (3.11 or 3.12), CORES, CONFIG, DATA_MIRROR (folder to take datasets from instead of the
@@ -27,7 +28,7 @@ RUN := PATH="$(BIN):$$PATH"
 SNAKEMAKE = $(RUN) snakemake --cores $(CORES) --configfile $(1) \
 	$(if $(DATA_MIRROR),--config data_mirror="$(abspath $(DATA_MIRROR))") $(SNAKEMAKE_ARGS)
 
-.PHONY: help setup demo smoke example test format lint docs lock clean
+.PHONY: help setup demo smoke example bench test format lint docs lock clean
 # `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -57,6 +58,9 @@ smoke: $(STAMP)
 
 example: $(STAMP)
 	$(BIN)/lofit train --task-dir examples/opposites --method lofit --method lora --out results/example
+
+bench: $(STAMP)
+	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(abspath $(DATA_MIRROR))") python -m benchmarks.run
 
 test: $(STAMP)
 	$(RUN) python -m pytest $(PYTEST_ARGS)

@@ -164,6 +164,13 @@ def test_economies_of_memory_change_nothing(method: str, compute: dict[str, Any]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+def test_compiled_layers_compute_the_same() -> None:
+    params = TrainParams(lr=1e-2, epochs=2, batch_size=3)
+    expected = train(session(), offsets((0, 1), (2, 3)), params, "t").record["train_loss"]
+    found = train(session(compute=ComputeParams(compile=True)), offsets((0, 1), (2, 3)), params, "t").record
+    assert found["train_loss"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_checkpointed_layers_are_computed_twice() -> None:
     opened = session(compute=ComputeParams(checkpointing=True))
     calls = [0, 0, 0]
