@@ -68,8 +68,12 @@ def test_what_ends_early_leaves_and_changes_nothing_else(monkeypatch: pytest.Mon
     """Stop strings that some of the continuations hold, and an end-of-sequence that others reach."""
     ours, stock = lms(tiny_model("llama", **SIZES))
     whole = stock.generate_until(requests(), disable_tqdm=True)
-    letters = [letter for text in whole for letter in text[3:8] if letter.isascii()]
-    stops = sorted({letters[0], letters[-1]})
+    # One letter after another, until most continuations end early; one stays whole.
+    kept = max(whole, key=len)
+    stops: list[str] = []
+    for letter in sorted({letter for text in whole for letter in text if letter.isascii()} - set(kept)):
+        if sum(any(stop in text[:-2] for stop in stops) for text in whole) < 0.75 * len(whole):
+            stops.append(letter)
     sizes: list[int] = []
     forward = ours.model.forward
 
