@@ -56,11 +56,18 @@ class HeadByHead:
         """
         site, self.model = find_site(model), model
         everywhere = [(layer, head) for layer in range(site.n_layers) for head in range(site.groups)]
-        self.scale, self.offset = ({pair: torch.zeros(site.width) for pair in everywhere} for _ in range(2))
+        like = next(model.parameters())
+        self.scale, self.offset = ({pair: like.new_zeros(site.width) for pair in everywhere} for _ in range(2))
         self.trained = [(self.scale if kind == "scale" else self.offset)[pair].requires_grad_() for pair in heads]
-        for layer in range(site.n_layers):
-            module = model.get_submodule(site.module_name(layer))
-            module.register_forward_pre_hook(self._hook(layer, site.groups))
+        modules = [model.get_submodule(site.module_name(layer)) for layer in range(site.n_layers)]
+        self._hooks = [
+            module.register_forward_pre_hook(self._hook(layer, site.groups)) for layer, module in enumerate(modules)
+        ]
+
+    def remove(self) -> None:
+        """Take it off the model again."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _hook(self, layer: int, n_heads: int) -> Callable[..., Any]:
         def edit(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -76,7 +83,8 @@ class HeadByHead:
 def reference_step(edit: HeadByHead, texts: Sequence[Example], pad_id: int) -> float:
     """Loss and gradients as the authors' code computes them."""
     with eager(edit.model), torch.autograd.set_detect_anomaly(True):
-        loss = edit.model(**padded(texts, pad_id), use_cache=False).loss  # type: ignore[operator]
+        batch = {name: values.to(edit.model.device) for name, values in padded(texts, pad_id).items()}
+        loss = edit.model(**batch, use_cache=False).loss  # type: ignore[operator]
         loss.backward()
     for vector in edit.trained:
         vector.grad = None
@@ -85,7 +93,8 @@ def reference_step(edit: HeadByHead, texts: Sequence[Example], pad_id: int) -> f
 
 def plain_step(model: Any, texts: Sequence[Example], pad_id: int) -> float:
     """Loss and gradients of a PEFT model in a plain loop: labels in, logits at all positions."""
-    loss = model(**padded(texts, pad_id), use_cache=False).loss
+    batch = {name: values.to(model.device) for name, values in padded(texts, pad_id).items()}
+    loss = model(**batch, use_cache=False).loss
     loss.backward()
     model.zero_grad()
     return loss.item()

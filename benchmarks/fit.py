@@ -17,7 +17,7 @@ from lofit.fit.trainer import batches, train
 from lofit.interventions import Head, LofitConfig, find_site, head_norms
 from lofit.localize.ranking import rank_heads
 
-N_TRAIN, ROUNDS, SEED = 24, 3, 42
+N_TRAIN, ROUNDS, SEED = 16, 3, 42
 
 
 def session(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> Session:

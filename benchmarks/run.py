@@ -9,16 +9,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from benchmarks.common import Claim, machine
 
 HERE = Path(__file__).parent
-SCRIPTS = ("step", "fit", "dpo", "scoring choices", "scoring generation", "memory A", "memory V")
+SCRIPTS = ["plan", "step", "fit", "dpo", "scoring choices", "scoring generation", "memory A", "memory V", "growth"]
 
 
 def main() -> int:
     """Run all, or those named on the command line; the number that failed."""
     found, failed = [], []
-    for script in sys.argv[1:] or SCRIPTS:
+    on_gpu = ["shapes"] if torch.cuda.is_available() else []
+    for script in sys.argv[1:] or SCRIPTS + on_gpu:
         print(f"== {script}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "claims.json"

@@ -48,7 +48,7 @@ def claims(work: list[tuple[str, int, float]]) -> list[Claim]:
             write_jsonl(items, rows_of(table, name, "test")[:n])
 
             def score(label: str, lm: Any, name: str = name, items: Path = items, said: Any = said) -> None:
-                _, samples = evaluate(model, tokenizer, load_task(name), items, batch_size=BATCH, scorer=lm)
+                _, samples = evaluate(model, tokenizer, load_task(name), items, batch_size=BATCH, model_class=lm)
                 said[label] = responses(samples)
 
             models = {"ours": LocalizedLM, "baseline": HFLM}

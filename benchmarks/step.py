@@ -21,11 +21,11 @@ from lofit.interventions import LofitConfig, find_site
 TEXTS, TOKENS, ANSWER, ROUNDS = 8, 96, 3, 5
 
 
-def texts() -> list[Row]:
-    """Random tokens."""
+def texts(n: int = TEXTS, n_tokens: int = TOKENS, vocab_size: int = 40_000) -> list[Row]:
+    """Random tokens, the last few of them the answer."""
     generator = torch.Generator().manual_seed(0)
-    draw = torch.randint(10, 40_000, (TEXTS, TOKENS + 1), generator=generator).tolist()
-    return [(Example(tuple(ids), TOKENS + 1 - ANSWER),) for ids in draw]
+    draw = torch.randint(10, vocab_size, (n, n_tokens + 1), generator=generator).tolist()
+    return [(Example(tuple(ids), n_tokens + 1 - ANSWER),) for ids in draw]
 
 
 def our_step(forward: Forward, rows: list[Row]) -> float:
@@ -53,7 +53,7 @@ def gemm_rate(model: Any) -> float:
     return sum(flops for flops, _ in rates) / sum(seconds for _, seconds in rates)
 
 
-def step_flops(model: Any, first: int) -> float:
+def step_flops(model: Any, first: int, n_texts: int = TEXTS, n_tokens: int = TOKENS) -> float:
     """Floating-point operations of a step whose lowest edited heads are in layer ``first``, by formula.
 
     Forward, and backward with respect to activations, of layers ``first`` to the last; in the first one nothing is
@@ -62,9 +62,9 @@ def step_flops(model: Any, first: int) -> float:
     config = model.config
     width, ffn, head = config.hidden_size, config.intermediate_size, find_site(model).width
     queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
-    tokens, scored = TEXTS * TOKENS, TEXTS * ANSWER
+    tokens, scored = n_texts * n_tokens, n_texts * ANSWER
     whole = 2 * (2 * width * queries + 2 * width * keys + 3 * width * ffn)  # per token
-    attention = 2 * 2 * queries * TOKENS
+    attention = 2 * 2 * queries * n_tokens
     per_layer = tokens * (whole + attention)
     last = tokens * 2 * 2 * width * keys + scored * (whole - 2 * 2 * width * keys) + tokens * attention
     below = tokens * (2 * (width * queries + 2 * width * keys) + attention)  # of the first layer, not propagated

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 
 from lofit import localize, methods, registry, tasks
 from lofit.errors import ConfigError, TaskError
-from lofit.evaluate.protocol import OPEN, PAPER, Protocol
+from lofit.evaluate.protocol import OPEN, OURS, PAPER, VLLM, Backend, Protocol
 from lofit.fit.params import ComputeParams
 from lofit.recipes import resolve
 from lofit.sources.catalog import ModelEntry, load_catalog
@@ -106,8 +106,13 @@ class Config(Form):
     results: Path = Path("results")
     resources: Path = Path("resources")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the frozen base; auto: float32 on CPU, bfloat16 on GPU"
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"] = Field(
+        default="auto",
+        description="of the frozen base; auto: float32 on CPU, bfloat16 on GPU; int8, nf4: quantised by bitsandbytes",
+    )
+    backend: Backend = Field(
+        default=OURS,
+        description="what scores: ours, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
     )
     training: ComputeParams = Field(default=ComputeParams(), description="how training is computed; not what")
     threads: int = Field(default=2, ge=1, description="CPU threads of a node that runs the model")
@@ -214,6 +219,22 @@ def _problems(config: Config) -> Any:
     yield from _method_problems(config)
     if config.transfer:
         yield from _transfer_problems(config, config.transfer)
+    if config.dtype in ("int8", "nf4") and "full" in config.methods:
+        yield f"methods.full: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
+    if config.backend != OURS:
+        yield from _backend_problems(config)
+
+
+def _backend_problems(config: Config) -> Any:
+    """Of a backend that only knows models and requests."""
+    for name in config.methods:
+        if methods.load_method(name).scorer:
+            yield f"methods.{name}: scores in a way of its own; remove it, or set backend to {OURS}"
+    for name in config.retention:
+        if config.task(name).plain_text:
+            yield f"retention.{name}: plain text is scored by backend {OURS} alone; remove it, or set that"
+    if config.backend == VLLM and config.dtype in ("int8", "nf4"):
+        yield f"backend: checkpoints for vllm are not quantised; set dtype to auto (now {config.dtype})"
 
 
 def _judges(config: Config) -> Iterator[tuple[str, str]]:

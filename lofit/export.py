@@ -42,9 +42,15 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
     metrics = read_json(scores)["metrics"] if scores.is_file() else {}
     if form == "peft" and not is_adapter:
         raise FitError(f"{node.id}: {node.method} trains the model itself, so there is no adapter; use --format hf")
+    cpu = torch.device("cpu")
+    dtype = pick_dtype(node.dtype, cpu)
+    if form == "hf" and not isinstance(dtype, torch.dtype):
+        raise FitError(
+            f"{node.id}: fitted to {dtype} weights, which a plain checkpoint does not have; use --format peft"
+        )
     with atomic_path(target) as part:
         if is_adapter and form == "hf":
-            model = load_fitted(model_dir, fitted, torch.device("cpu"), pick_dtype(node.dtype, torch.device("cpu")))
+            model = load_fitted(model_dir, fitted, cpu, dtype)
             export_merged(model, part, load_tokenizer(model_dir))  # type: ignore[arg-type]
         else:
             shutil.copytree(fitted, part)

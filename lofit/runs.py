@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from lofit import localize, methods
 from lofit.config import LOCALIZERS, METHODS, Config, HeadsConfig, MethodConfig, TaskConfig
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import PAPER, Protocol
+from lofit.evaluate.protocol import PAPER, Backend, Protocol
 from lofit.recipes import resolve
 
 DTYPES = {"cpu": "float32", "cuda": "bfloat16", "auto": "auto"}
@@ -124,16 +124,17 @@ class FitNode(Identified):
 
 @dataclass(frozen=True)
 class EvalNode(Identified):
-    """A fitted method scored on the test items of one task, its own or another, under one protocol."""
+    """A fitted method scored on the test items of one task, its own or another, under one protocol, by one backend."""
 
     fit: FitNode
     data: DataNode
     protocol: Protocol
+    backend: Backend
 
     @cached_property
     def id(self) -> str:
         """Path of the node below ``results/runs``."""
-        fold = f"fold{self.data.fold}-{short_hash(self.data.identity)}"
+        fold = f"fold{self.data.fold}-{short_hash([self.data.identity, self.backend])}"
         return f"{self.fit.id}/eval/{self.protocol}/{self.data.task}/{fold}"
 
     @property
@@ -192,11 +193,11 @@ class RunTable:
         """
         for protocol in self.config.protocols:
             if self.config.task(fit.data.task).headline_under(protocol):
-                yield EvalNode(fit, fit.data, protocol)
+                yield EvalNode(fit, fit.data, protocol, self.config.backend)
         for task, entry in self.config.retention.items():
             if task != fit.data.task and scores_task(fit.method, task):
                 for fold in self._folds(task, entry):
-                    yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER)
+                    yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
 
     @cached_property
     def _dtype(self) -> str:

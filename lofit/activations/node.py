@@ -29,7 +29,7 @@ def run(table: RunTable, node: ActivationsNode) -> None:
             session = session_of(table, node)
             texts = contrast_texts({"train": session.train, "validation": session.validation})
             report |= capture(session, texts, heads, blocks)
-            report |= environment(session.model.device, session.model.dtype)
+            report |= environment(session.model)
         if report["status"] != "ok":
             for path in (heads, blocks):
                 np.save(path, np.zeros(0, dtype=np.float32))

@@ -12,7 +12,7 @@ from lofit.files import read_jsonl, write_jsonl
 from lofit.tasks import Task, lm_eval_config
 
 if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.api.model import LM
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,7 +26,7 @@ def evaluate(
     batch_size: int,
     protocol: Protocol = PAPER,
     shots: Sequence[dict[str, Any]] = (),
-    scorer: Callable[..., HFLM] | None = None,
+    model_class: Callable[..., LM] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score ``model`` on the JSON lines in ``items``.
 
@@ -38,7 +38,7 @@ def evaluate(
         batch_size: prompts in one forward pass.
         protocol: ``paper`` and ``open`` for the task folder's own lm-eval definitions, ``harness`` for lm-eval's.
         shots: training rows to put in front of every prompt, answered, in this order.
-        scorer: makes the harness's model, for methods that score in a way of their own.
+        model_class: makes lm-eval's model, of the arguments of ``HFLM``; None for ours.
 
     Returns:
         ``{"n_items", "metrics": {name: {"value", "stderr"}}, "task_version"}`` and one sample per item as
@@ -49,7 +49,7 @@ def evaluate(
 
     from lofit.evaluate.lm import LocalizedLM
 
-    make_lm = scorer or LocalizedLM
+    make_lm = model_class or LocalizedLM
     with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
         if protocol == PAPER:
             asked = _after_examples(task, items, shots, Path(cache) / "items.jsonl") if shots else items

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lofit.evaluate.protocol import JUDGED
+from lofit.fit.session import Precision, load_model, load_tokenizer
 
 YES, NO = " yes", " no"
 ENDINGS = {"truth": "True:", "info": "Helpful:"}
@@ -25,7 +26,7 @@ def judge(
     answers: Sequence[str],
     *,
     device: torch.device,
-    dtype: torch.dtype,
+    dtype: Precision,
     batch_size: int,
 ) -> list[dict[str, float]]:
     """Whether each answer is ``true`` and ``informative``, and ``true_and_informative``, each 0 or 1.
@@ -48,9 +49,8 @@ def judge(
     return [verdict | {JUDGED[-1]: min(verdict.values())} for verdict in verdicts]
 
 
-def _yes(folder: Path, prompts: Sequence[str], device: torch.device, dtype: torch.dtype, batch_size: int) -> list[bool]:
+def _yes(folder: Path, prompts: Sequence[str], device: torch.device, dtype: Precision, batch_size: int) -> list[bool]:
     from lofit.evaluate.lm import LocalizedLM
-    from lofit.fit.session import load_model, load_tokenizer
 
     lm: Any = LocalizedLM(
         pretrained=load_model(folder, device, dtype),

@@ -12,14 +12,15 @@ import torch
 from peft import PeftModel
 
 from lofit.errors import FitError, TaskError
+from lofit.evaluate.backends import model_class
 from lofit.evaluate.harness import evaluate
 from lofit.evaluate.judge import judge
-from lofit.evaluate.protocol import JUDGED, OPEN, PAPER
+from lofit.evaluate.protocol import JUDGED, OPEN, OURS, PAPER
 from lofit.evaluate.text import mean_of, score_text
 from lofit.files import need, read_json, read_jsonl, write_json, write_text
 from lofit.fit.cost import Meter, environment
 from lofit.fit.outcome import outcome
-from lofit.fit.session import load_model, load_tokenizer, pick_device, pick_dtype
+from lofit.fit.session import Precision, load_model, load_tokenizer, pick_device, pick_dtype
 from lofit.methods import load_method
 from lofit.runs import EvalNode, RunTable
 
@@ -54,33 +55,34 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
     items = need(table.data_dir(node.data) / "test.jsonl", f"prepare --run {node.data.id}")
     adapter = table.run_dir(fit) / "adapter" if method.fit else None
     model = load_fitted(model_dir, adapter, device, dtype)
-    task, meter = config.task(node.data.task), Meter(device)
+    task, meter, ran = config.task(node.data.task), Meter(device), environment(model)
     if task.plain_text:
         base = load_model(model_dir, device, dtype) if adapter and not isinstance(model, PeftModel) else None
         scores, samples = score_text(model, base, load_tokenizer(model_dir), read_jsonl(items), task.name)
-        return {**scores, **meter.report(), **environment(device, dtype)}, samples
+        return {**scores, **meter.report(), **ran, "backend": OURS}, samples
     params = method.Params.model_validate(fit.params)
     # Examples are of the task that is fitted; another task, or lm-eval's prompt, is asked as it is.
     n_shots = method.shots(params) if node.own and node.protocol == PAPER else 0
-    scores, samples = evaluate(
-        model,
-        load_tokenizer(model_dir),
-        task,
-        items,
-        batch_size=config.eval_batch_size,
-        protocol=node.protocol,
-        shots=draw_shots(table.data_dir(fit.data) / "train.jsonl", n_shots, fit.seed),
-        scorer=partial(method.scorer, params) if method.scorer else None,
-    )
+    with model_class(node.backend) as made:
+        scores, samples = evaluate(
+            model,
+            load_tokenizer(model_dir),
+            task,
+            items,
+            batch_size=config.eval_batch_size,
+            protocol=node.protocol,
+            shots=draw_shots(table.data_dir(fit.data) / "train.jsonl", n_shots, fit.seed),
+            model_class=partial(method.scorer, params) if method.scorer else made,
+        )
     if node.protocol == OPEN and config.judges:
         del model  # room for the judges
         samples = _judged(table, samples, device, dtype)
         scores["metrics"] |= {name: mean_of([s[name] for s in samples]) for name in JUDGED}
-    return {**scores, **meter.report(), **environment(device, dtype)}, samples
+    return {**scores, **meter.report(), **ran, "backend": node.backend}, samples
 
 
 def _judged(
-    table: RunTable, samples: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
+    table: RunTable, samples: list[dict[str, Any]], device: torch.device, dtype: Precision
 ) -> list[dict[str, Any]]:
     """The samples with what the judges say of each answer."""
     judges = table.config.judges
@@ -113,7 +115,7 @@ def draw_shots(train: Path, n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def load_fitted(
-    model_dir: Path, fitted: Path | None, device: torch.device, dtype: torch.dtype
+    model_dir: Path, fitted: Path | None, device: torch.device, dtype: Precision
 ) -> PreTrainedModel | PeftModel:
     """The base model, the base model with a saved adapter in place, or a fully fine-tuned checkpoint.
 

@@ -1,4 +1,4 @@
-"""The protocols of scoring: a column of every result, never mixed in one table."""
+"""The protocols of scoring and what computes it: columns of every result, never mixed in one table."""
 
 from typing import Literal
 
@@ -21,3 +21,14 @@ def table_name(protocol: Protocol) -> str:
 
 JUDGED = ("true", "informative", "true_and_informative")
 """Metrics of judged open answers, the headline last."""
+
+Backend = Literal["lofit", "hf", "vllm"]
+
+OURS: Backend = "lofit"
+"""lm-eval's ``hf`` model with shared prefixes and packed answers: the same scores, sooner."""
+
+STOCK: Backend = "hf"
+"""lm-eval's own."""
+
+VLLM: Backend = "vllm"
+"""lm-eval's ``vllm`` model on a plain checkpoint with the adapter folded in; on GPU."""

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 import lofit
+from lofit.fit.session import precision_of
 
 PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "scikit-learn", "numpy")
 
@@ -67,11 +68,12 @@ class Meter:
         }
 
 
-def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Device, precision of the base model, package versions and the commit of this checkout (None outside one)."""
+def environment(model: Any) -> dict[str, Any]:
+    """Device and precision of a model, package versions and the commit of this checkout (None outside one)."""
+    device: torch.device = model.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": precision_of(model),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {"lofit": lofit.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},

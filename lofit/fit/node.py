@@ -51,7 +51,7 @@ def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
         "heads": heads,
         **{f"{kind}_params": count for kind, count in parameter_counts(fitted.model, method.foldable).items()},
         **fitted.record,
-        **environment(bench.session.model.device, bench.session.model.dtype),
+        **environment(bench.session.model),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 
@@ -15,6 +15,10 @@ from lofit.runs import DTYPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Quantized = Literal["int8", "nf4"]
+"""Weights in 8 bits (LLM.int8(), arXiv 2208.07339) or 4 (NormalFloat, arXiv 2305.14314), by bitsandbytes."""
+Precision = torch.dtype | Quantized
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,30 +34,59 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device) -> Precision:
     """``auto`` is float32 on CPU (bf16 is far slower there) and bfloat16 on GPU."""
+    if name in get_args(Quantized):
+        return cast(Quantized, name)
     dtype: torch.dtype = getattr(torch, DTYPES[device.type] if name == "auto" else name)
     return dtype
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype, source: Path | None = None) -> PreTrainedModel:
+def precision_of(model: Any) -> str:
+    """Name of the precision of a model's weights: ``float32``, ``nf4``, ..."""
+    method: Any = getattr(model.config, "quantization_config", None)
+    if method is not None:
+        return "nf4" if method.load_in_4bit else "int8"
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _loading(dtype: Precision, device: torch.device) -> dict[str, Any]:
+    """What makes transformers load weights in a precision."""
+    if isinstance(dtype, torch.dtype):
+        return {"dtype": dtype}
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise ConfigError(f"dtype: {dtype} needs bitsandbytes; pip install 'lofit[quantized]', or set dtype to auto")
+    computed = getattr(torch, DTYPES[device.type])
+    quantized = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if dtype == "int8"
+        else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=computed)
+    )
+    return {"dtype": computed, "quantization_config": quantized, "device_map": {"": str(device)}}
+
+
+def load_model(folder: Path, device: torch.device, dtype: Precision, source: Path | None = None) -> PreTrainedModel:
     """Load a decoder-only model from a local folder, frozen and in evaluation mode (no dropout).
 
     Args:
         folder: of the weights.
         device: where to.
-        dtype: precision of the weights.
+        dtype: precision of the weights; quantised ones are computed with in the device's usual precision.
         source: folder that says where the model comes from, and so whether its code is trusted; None: ``folder``.
 
     Raises:
         SourceError: the folder holds no loadable model.
+        ConfigError: quantised weights are asked for and bitsandbytes is not installed.
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype,
+            **_loading(dtype, device),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=_trusted(source or folder),
@@ -64,7 +97,12 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, source: P
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     model.generation_config = GenerationConfig(**{name: getattr(model.generation_config, name, None) for name in names})
     model.requires_grad_(False)
-    model.to(device)  # type: ignore[arg-type]  # the decorated method's types are lost
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes' fast path for 4 bits on CPU has no backward, and says nothing when one is asked of it.
+            cast(Any, module).support_avx512bf16_for_cpu = False
+    if isinstance(dtype, torch.dtype):
+        model.to(device)  # type: ignore[arg-type]  # the decorated method's types are lost
     return model.eval()
 
 

@@ -47,6 +47,7 @@ SCHEMA = pa.schema(
         pa.field("fit_seconds", pa.float64()),
         pa.field("peak_memory_bytes", pa.int64()),
         pa.field("dtype", pa.string()),
+        pa.field("backend", pa.string()),
     ]
 )
 _DTYPES = {"string": "str", "int64": "Int64", "double": "float64"}
@@ -133,9 +134,12 @@ def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
         seen.add(key)
         records.extend(_records(run))
     frame = pd.DataFrame(records, columns=SCHEMA.names)
-    for model, dtypes in frame.groupby("model")["dtype"]:
-        if len(names := sorted(set(dtypes.dropna()))) > 1:
-            raise ReportError(f"{model} was run in {' and '.join(names)}, which must not share a table; set dtype")
+    for column in ("dtype", "backend"):
+        for model, group in frame.groupby("model"):
+            if len(names := sorted(set(group[column].dropna()))) > 1:
+                raise ReportError(
+                    f"{model} was run in {' and '.join(names)}, which must not share a table; set {column}"
+                )
     frame = frame.astype({field.name: _DTYPES[str(field.type)] for field in SCHEMA})
     table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
     with atomic_path(target) as part:
@@ -177,7 +181,7 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
     base["localize_seconds"] = _number(localize, "seconds", localize_path)
     seconds = [_number(document, "seconds", read) for document, read in activations]
     base["activations_seconds"] = sum(filter(None, seconds)) if seconds else None
-    base["dtype"] = result.get("dtype")
+    base["dtype"], base["backend"] = result.get("dtype"), result.get("backend")
     base["chosen"] = ", ".join(f"{name}={value}" for name, value in (fit.get("chosen") or {}).items()) or None
     # The earliest node that failed is the cause, so its reason is the one shown.
     for document, where in (

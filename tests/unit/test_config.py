@@ -68,6 +68,12 @@ BROKEN = {
         ["retention: differences", "add 'base'"],
     ),
     "suite of an absent task": (put("suite", ["siqa"]), ["suite: unknown task 'siqa'"]),
+    "full fine-tuning of few bits": ({**put("methods/full", None), "dtype": "nf4"}, ["methods.full", "dtype"]),
+    "few bits for vllm": ({**put("backend", "vllm"), "dtype": "int8"}, ["backend", "not quantised"]),
+    "plain text by another backend": (
+        {**put("retention", {"wikitext": None}), "backend": "hf"},
+        ["retention.wikitext", "backend lofit"],
+    ),
     "unknown protocol": (put("protocols", ["lm-eval"]), ["protocols", "'paper', 'harness' or 'open'"]),
     "task without a protocol": (put("protocols", ["harness"]), ["protocols: listops is scored under 'paper' only"]),
     "open answers of tasks without": (put("protocols", ["paper", "open"]), ["protocols: none of the tasks has open"]),

@@ -17,17 +17,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from lofit.activations import node as activations_node
 from lofit.cli import app
-from lofit.config import parse_config
 from lofit.errors import LofitError
 from lofit.evaluate import node as evaluate_node
-from lofit.fit import node as fit_node
-from lofit.localize import node as localize_node
-from lofit.runs import FitNode, RunTable
-from lofit.sources import node as source_node
+from lofit.runs import RunTable
 from lofit.tasks import task_folder
-from tests.checkpoint import save_checkpoint
+from tests.fitted import find, fitted_table, tiny_config
 from tests.tiny import tiny_tokens
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,39 +45,9 @@ METHODS: dict[str, Any] = {
 def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
     """A configuration of which every method is fitted, and one evaluated, without the workflow."""
     folder = tmp_path_factory.mktemp("export")
-    checkpoint = save_checkpoint(folder / "checkpoint")
-    config = {
-        "models": ["tiny"],
-        "model_sources": {"tiny": {"source": {"kind": "local", "path": str(checkpoint)}, "n_layers": 3, "n_heads": 4}},
-        "tasks": {"listops": {"options": {"n_train": 8, "n_validation": 4, "n_test": 6}}},
-        "methods": METHODS,
-        "results": str(folder / "results"),
-        "resources": str(folder / "resources"),
-        "device": "cpu",
-        "progress": False,
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    made = RunTable(parse_config(config))
-    source_node.fetch(made, "tiny")
-    for data in made.data.values():
-        source_node.prepare(made, data)
-    # No node but evaluation may so much as open the test items.
-    (tests,) = (made.data_dir(data) / "test.jsonl" for data in made.data.values())
-    tests.rename(tests.with_suffix(".away"))
-    for activations in made.activations.values():
-        activations_node.run(made, activations)
-    for ranking in made.localize.values():
-        localize_node.run(made, ranking)
-    for node in made.fits.values():
-        if node.method != "base":
-            fit_node.run(made, node)
-    tests.with_suffix(".away").rename(tests)
+    made = fitted_table(tiny_config(folder, METHODS))
     evaluate_node.run(made, made.own_evaluation(find(made, "lofit")))
     return made
-
-
-def find(table: RunTable, method: str) -> FitNode:
-    return next(node for node in table.fits.values() if node.method == method)
 
 
 def export(table: RunTable, method: str, out: Path, form: str = "hf") -> str:

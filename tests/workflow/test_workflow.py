@@ -386,3 +386,18 @@ def test_other_adapters_load_with_plain_peft(workflow: Workflow) -> None:
     command = [sys.executable, "-c", script, str(workflow.folder / "checkpoint"), str(adapter)]
     result = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
     assert result.stdout.strip().splitlines()[-1] == "24"
+
+
+def test_nodes_that_share_a_base_model_can_run_as_one_job(workflow: Workflow) -> None:
+    twin = copy.deepcopy(workflow.config["model_sources"])
+    config = {**workflow.config, "models": ["tiny", "twin"], "model_sources": {**twin, "twin": twin["tiny"]}}
+    config["results"] = "elsewhere"
+    grouped = str(REPOSITORY / "workflow" / "profiles" / "grouped")
+    result = workflow.snakemake("--dry-run", "--profile", grouped, config=config)
+    assert result.returncode == 0, result.stderr[-4000:]
+    _, *groups = re.split(r"Group job (?=\w+ \(jobs)", result.stdout + result.stderr)
+    assert sorted(group.split()[0] for group in groups) == ["tiny", "twin"]
+    for group in groups:
+        jobs = re.findall(r"^    rule (\w+):", group, re.MULTILINE)
+        assert Counter(jobs) == Counter(activations=1, localize=2, fit=5, evaluate=7)
+        assert set(re.findall(r"model=(\w+)", group)) == {group.split()[0]}

@@ -18,6 +18,7 @@ CONTRACT = [
     "eval_task", "eval_fold", "protocol", "metric", "value", "stderr", "n_items", "status", "trained_params",
     "stored_params", "inference_params", "activations_seconds", "localize_seconds", "fit_seconds", "peak_memory_bytes",
     "dtype",
+    "backend",
 ]
 # fmt: on
 OK = {

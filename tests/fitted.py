@@ -1,0 +1,64 @@
+"""A configuration whose nodes are run in this process, without the workflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lofit.activations import node as activations_node
+from lofit.config import parse_config
+from lofit.fit import node as fit_node
+from lofit.localize import node as localize_node
+from lofit.methods import load_method
+from lofit.runs import FitNode, RunTable
+from lofit.sources import node as source_node
+from tests.checkpoint import save_checkpoint
+
+
+def tiny_config(folder: Path, methods: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """ListOps on a tiny model, everything below ``folder``; also written there as ``config.yaml``."""
+    checkpoint = folder / "checkpoint"
+    if not checkpoint.is_dir():
+        save_checkpoint(checkpoint)
+    config = {
+        "models": ["tiny"],
+        "model_sources": {"tiny": {"source": {"kind": "local", "path": str(checkpoint)}, "n_layers": 3, "n_heads": 4}},
+        "tasks": {"listops": {"options": {"n_train": 8, "n_validation": 4, "n_test": 6}}},
+        "methods": methods,
+        "results": str(folder / "results"),
+        "resources": str(folder / "resources"),
+        "device": "cpu",
+        "progress": False,
+        **changes,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return config
+
+
+def fitted_table(config: dict[str, Any]) -> RunTable:
+    """Everything up to the fits, with test items out of reach: no node but evaluation may so much as open them."""
+    made = RunTable(parse_config(config))
+    for model in made.config.all_models:
+        source_node.fetch(made, model)
+    for data in made.data.values():
+        source_node.prepare(made, data)
+    tests = [made.data_dir(data) / "test.jsonl" for data in made.data.values()]
+    for test in tests:
+        test.rename(test.with_suffix(".away"))
+    for activations in made.activations.values():
+        activations_node.run(made, activations)
+    for ranking in made.localize.values():
+        localize_node.run(made, ranking)
+    for node in made.fits.values():
+        if load_method(node.method).fit:
+            fit_node.run(made, node)
+    for test in tests:
+        test.with_suffix(".away").rename(test)
+    return made
+
+
+def find(table: RunTable, method: str) -> FitNode:
+    """The first run of a method."""
+    return next(node for node in table.fits.values() if node.method == method)

@@ -1,0 +1,93 @@
+"""The same scores from every backend, and a column that says which."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.models.huggingface import HFLM
+
+from lofit.config import parse_config
+from lofit.errors import ConfigError, ReportError
+from lofit.evaluate import backends
+from lofit.evaluate import node as evaluate_node
+from lofit.report.collect import collect
+from lofit.report.node import evaluated_run
+from lofit.runs import RunTable
+from tests.fitted import find, fitted_table, tiny_config
+
+TRAINING = {"epochs": 1, "lr": 0.05}
+METHODS: dict[str, Any] = {
+    "base": None,
+    "lofit": {"heads": {"k": [3], "params": TRAINING}, "params": TRAINING},
+    "iti": {"heads": {"k": [3]}, "params": {"positions": "answer"}},
+    "full": {"params": TRAINING},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made: Path = tmp_path_factory.mktemp("backends")
+    fitted_table(tiny_config(made, METHODS))
+    return made
+
+
+class StandIn(HFLM):
+    """Takes what lm-eval's ``vllm`` takes, and reads the checkpoint as a stranger would."""
+
+    def __init__(self, pretrained: str, dtype: str, batch_size: str) -> None:
+        assert batch_size == "auto" and not list(Path(pretrained).glob("adapter*"))
+        super().__init__(pretrained=pretrained, dtype=dtype, batch_size=2, device="cpu", backend="causal")
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        backends.importlib.util, "find_spec", lambda name, *rest: object() if name == "vllm" else spec(name, *rest)
+    )
+    monkeypatch.setattr(backends, "get_model", {"vllm": StandIn}.__getitem__)
+
+
+def scored(folder: Path, backend: str, method: str) -> tuple[RunTable, Any, dict[str, Any], list[Any]]:
+    table = RunTable(parse_config(tiny_config(folder, METHODS, backend=backend)))
+    node = table.own_evaluation(find(table, method))
+    evaluate_node.run(table, node)
+    results = json.loads((table.eval_dir(node) / "results.json").read_text())
+    lines = (table.eval_dir(node) / "samples.jsonl").read_text().splitlines()
+    return table, node, results, [json.loads(line)["resps"] for line in lines]
+
+
+@pytest.mark.usefixtures("vllm")
+@pytest.mark.parametrize("method", ["base", "lofit", "full"])
+def test_every_backend_gives_the_same_answers_in_a_place_of_its_own(folder: Path, method: str) -> None:
+    found = {backend: scored(folder, backend, method) for backend in ("lofit", "hf", "vllm")}
+    assert len({table.eval_dir(node) for table, node, _, _ in found.values()}) == 3
+    for backend, (_, _, results, said) in found.items():
+        assert results["backend"] == results["run"]["backend"] == backend
+        assert results["metrics"] == found["lofit"][2]["metrics"]
+        assert said == found["lofit"][3]
+
+
+def test_backends_are_a_column_and_never_share_a_table(folder: Path) -> None:
+    ours, stock = (scored(folder, *which) for which in (("lofit", "base"), ("hf", "lofit")))
+    runs = [evaluated_run(table, node) for table, node, _, _ in (ours, stock)]
+    assert set(collect(runs[1:], folder / "results.parquet")["backend"]) == {"hf"}
+    with pytest.raises(ReportError, match="hf and lofit, which must not share a table"):
+        collect(runs, folder / "results.parquet")
+
+
+@pytest.mark.usefixtures("vllm")
+@pytest.mark.parametrize(("backend", "reason"), [("hf", "set backend to lofit"), ("vllm", "cannot be merged")])
+def test_an_edit_that_a_backend_cannot_apply_is_a_failed_node(folder: Path, backend: str, reason: str) -> None:
+    *_, results, _ = scored(folder, backend, "iti")
+    assert results["status"] == "failed"
+    assert reason in results["reason"]
+
+
+def test_vllm_that_is_not_installed_is_one_line(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="pip install"):
+        scored(folder, "vllm", "lofit")
