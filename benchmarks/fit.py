@@ -17,7 +17,7 @@ from lofit.fit.trainer import batches, train
 from lofit.interventions import Head, LofitConfig, find_site, head_norms
 from lofit.localize.ranking import rank_heads
 
-N_TRAIN, ROUNDS, SEED = 16, 3, 42
+N_TRAIN, ROUNDS, SEED = 40, 3, 42
 
 
 def session(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> Session:
@@ -26,7 +26,10 @@ def session(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> Session:
 
 
 def by_the_authors(model: Any, tokenizer: Any, rows: list[dict[str, Any]], heads: list[Head], kind: str) -> float:
-    """Seconds of the fit the authors' way, on the same batches."""
+    """Seconds of the fit the authors' way, on the same batches: those of one epoch, times their number.
+
+    Nothing is reused from one epoch to the next, and all batches of an epoch are drawn anew from the same texts.
+    """
     params = TrainParams(lr=5e-3)
     edit = HeadByHead(model, heads, kind)
     optimizer = torch.optim.AdamW(edit.trained, lr=params.lr, weight_decay=0.0)
@@ -34,14 +37,13 @@ def by_the_authors(model: Any, tokenizer: Any, rows: list[dict[str, Any]], heads
     encoded = encode_rows(tokenizer, rows, "sft", params.max_length)
     start = time.perf_counter()
     with eager(model), torch.autograd.set_detect_anomaly(True):
-        for _ in range(params.epochs):
-            for batch in batches(encoded, params.batch_size, generator):
-                loss = model(**padded([text for (text,) in batch], pad), use_cache=False).loss
-                optimizer.zero_grad()
-                loss.backward()
-                clip_grad_norm_(edit.trained, params.max_grad_norm)
-                optimizer.step()
-    return time.perf_counter() - start
+        for batch in batches(encoded, params.batch_size, generator):
+            loss = model(**padded([text for (text,) in batch], pad), use_cache=False).loss
+            optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_(edit.trained, params.max_grad_norm)
+            optimizer.step()
+    return params.epochs * (time.perf_counter() - start)
 
 
 def claims() -> list[Claim]:
@@ -66,7 +68,7 @@ def claims() -> list[Claim]:
                 seconds["baseline"].append(by_the_authors(*model_and_tokenizer(table), rows, heads, kind))
             layer = min(layer for layer, _ in heads)
             what = f"{task}, whole fit of {name}, {len(heads)} heads from layer {layer} on, {len(rows)} texts, 5 epochs"
-            found.append(Claim(what, "the authors' way", seconds, target))
+            found.append(Claim(what, "the authors' way (one epoch, times five)", seconds, target))
             print(found[-1].line(), flush=True)
             if kind == "scale":
                 ranking = rank_heads(head_norms(fitted.model, which="scale"))

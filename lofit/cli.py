@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -49,6 +50,8 @@ def set_up_computing(threads: int) -> None:
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         CUBLAS_WORKSPACE_CONFIG=":4096:8",
     )
+    # PEFT imports bitsandbytes wherever it is installed, which then tells of kernels that it did not find.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
 
     torch.set_num_threads(threads)

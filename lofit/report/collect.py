@@ -86,6 +86,8 @@ class EvaluatedRun:
         fit_path: ``fit.json``; None when nothing was fitted.
         localize_path: ``localize.json``; None when no heads were ranked.
         activations_paths: each ``activations.json`` that was read, by the method or for the ranking.
+        items_path: JSON lines of the test items; None if nothing is known of what they share.
+        context: their field with the text that dependent items share.
     """
 
     run_id: str
@@ -105,6 +107,8 @@ class EvaluatedRun:
     fit_path: Path | None = None
     localize_path: Path | None = None
     activations_paths: tuple[Path, ...] = ()
+    items_path: Path | None = None
+    context: str = "prompt"
 
 
 def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:

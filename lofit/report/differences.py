@@ -13,7 +13,9 @@ import pandas as pd
 from scipy.stats import norm
 
 from lofit.files import atomic_path, write_text
+from lofit.report.items import item_scores
 from lofit.report.tables import MISSING, variant_names
+from lofit.stats import paired_sample, unseen_interval
 
 Z = float(norm.ppf(0.975))
 """Half-width of a 95% interval, in standard errors."""
@@ -57,15 +59,15 @@ def paired(items: pd.DataFrame, reference: pd.DataFrame) -> Difference:
     """The mean difference over the items that both scored, each item's score averaged over the runs (seeds) first.
 
     Args:
-        items: columns ``item`` and ``value``.
+        items: columns ``item``, ``cluster`` and ``value``.
         reference: likewise.
     """
-    both = pd.concat(
-        [frame.groupby("item")["value"].mean() for frame in (items, reference)], axis=1, keys=["run", "reference"]
-    ).dropna()
-    change = both["run"] - both["reference"]
-    variance = float(change.var(ddof=1)) / len(change) if len(change) > 1 else math.nan
-    return Difference(float(change.mean()) if len(change) else math.nan, variance, len(change))
+    sample = paired_sample(items, reference)
+    variance = sample.variance
+    if variance == 0:  # nothing varies; not even that is known for sure
+        bounds = unseen_interval(sample)
+        variance = ((bounds.high - bounds.low) / (2 * Z)) ** 2
+    return Difference(sample.mean, variance, sample.n_items)
 
 
 def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
@@ -163,8 +165,7 @@ def _differences(rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str,
     """One row per model, variant, task, fold, eval task and fold, and reference, with its paired difference."""
     rows = rows.assign(variant=variant_names(rows))
     rows = rows[rows["metric"] == rows["eval_task"].map(dict(headline))]
-    scored = rows.merge(items, on=["run_id", "eval_task", "eval_fold", "protocol", "metric"], suffixes=("", "_item"))
-    scored = scored.assign(value=scored["value_item"])
+    scored = item_scores(rows, items)
     records = []
     for key, group in _grouped(scored, ["model", "variant", *_UNIT]):
         unit = dict(zip(["model", "variant", *_UNIT], key, strict=True))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from lofit.errors import ReportError
 from lofit.files import atomic_path, read_json, read_jsonl
 from lofit.report.collect import EvaluatedRun
+from lofit.runs import short_hash
 
 SCHEMA = pa.schema(
     [
@@ -21,11 +22,15 @@ SCHEMA = pa.schema(
         pa.field("eval_fold", pa.int64(), nullable=False),
         pa.field("protocol", pa.string(), nullable=False),
         pa.field("item", pa.string(), nullable=False),
+        pa.field("cluster", pa.string(), nullable=False),
         pa.field("metric", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
-"""Columns of ``items.parquet``. An item has the same name in every run that was scored on it."""
+"""Columns of ``items.parquet``. An item has the same name in every run that was scored on it.
+
+Items of one ``cluster`` share a context, such as a passage, and are not independent of each other.
+"""
 
 
 def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
@@ -40,9 +45,29 @@ def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
                 writer.write_table(pa.Table.from_pandas(pd.DataFrame(records), schema=SCHEMA, preserve_index=False))
 
 
+def item_scores(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """One row per run and test item: the columns of ``rows``, with the item's ``value``, its name and its cluster.
+
+    Args:
+        rows: of ``results.parquet``, one metric per run and evaluation.
+        items: as :func:`collect_items` writes them.
+    """
+    on = ["run_id", "eval_task", "eval_fold", "protocol", "metric"]
+    return rows.drop(columns="value").merge(items, on=on)
+
+
+def _clusters(run: EvaluatedRun) -> list[str]:
+    """Name of the cluster of every test item, in order; empty if each is its own."""
+    if run.items_path is None:
+        return []
+    rows = read_jsonl(run.items_path)
+    return [short_hash(row[run.context]) if run.context in row else str(i) for i, row in enumerate(rows)]
+
+
 def _records(run: EvaluatedRun) -> Iterator[dict[str, Any]]:
     metrics = set(read_json(run.eval_path / "results.json")["metrics"])
     samples = read_jsonl(run.eval_path / "samples.jsonl")
+    clusters = _clusters(run)
     found: set[str] = set()
     where = {
         "run_id": run.run_id,
@@ -57,6 +82,7 @@ def _records(run: EvaluatedRun) -> Iterator[dict[str, Any]]:
             short = name if kind == "none" else f"{name}.{kind}"
             for metric in {short, f"{sample['task']}.{short}"} & metrics:
                 found.add(metric)
-                yield where | {"item": item, "metric": metric, "value": float(value)}
+                cluster = clusters[sample["doc_id"]] if clusters else item
+                yield where | {"item": item, "cluster": cluster, "metric": metric, "value": float(value)}
     if lost := sorted(metrics - found):
         raise ReportError(f"{run.eval_path}/samples.jsonl holds no metric {lost[0]}; evaluate run {run.run_id} again")

@@ -51,6 +51,8 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
         eval_path=table.eval_dir(evaluation),
         fit_path=table.run_dir(node) / "fit.json" if load_method(node.method).fit else None,
         localize_path=table.localize_dir(ranking) / "localize.json" if ranking else None,
+        items_path=table.data_dir(evaluation.data) / "test.jsonl",
+        context=table.config.task(evaluation.data.task).overlap_key,
         activations_paths=tuple(table.activations_dir(used) / "activations.json" for used in activations),
     )
 
@@ -74,9 +76,10 @@ def collect_results(table: RunTable) -> None:
 
 def comparison(table: RunTable, protocol: Protocol) -> pd.DataFrame:
     """The main table under one protocol."""
-    results = read_results(results_path(table))
+    results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
     chosen = headline(table, protocol)
-    return main_table(results[(results["protocol"] == protocol) & results["task"].isin(chosen)], chosen)
+    rows = results[(results["protocol"] == protocol) & results["task"].isin(chosen)]
+    return main_table(rows, chosen, items)
 
 
 def write_main_tables(table: RunTable) -> None:
@@ -128,7 +131,7 @@ def draw_transfer_figure(table: RunTable) -> None:
         raise ConfigError("transfer: not configured, so there is no figure to draw; add `transfer: {k: 0.10}`")
     protocol, names = config.protocols[0], config.transfer.tasks or config.tasks
     chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
-    results = read_results(results_path(table))
+    results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
     results = results[results["protocol"] == protocol]
     results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
@@ -136,7 +139,7 @@ def draw_transfer_figure(table: RunTable) -> None:
     selector = table.localizer_of(name)
     matrix = pd.concat(
         [
-            transfer_matrix(results[results["model"] == model], chosen, k, method=name, selector=selector)
+            transfer_matrix(results[results["model"] == model], chosen, k, items, method=name, selector=selector)
             for model, k in n_heads.items()
         ]
     )

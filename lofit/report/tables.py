@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lofit.files import atomic_path, write_text
 from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
+from lofit.report.significance import ALPHA, TEST, compared_with_best
 
 MISSING = "-"
 FAILED = "failed"
@@ -28,7 +29,7 @@ _LATEX = str.maketrans(
 )
 
 
-def main_table(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
+def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
     """Compare methods: one row per model and method variant, one column per task.
 
     Within a seed the folds are averaged unweighted; the value is the mean over seeds and, with more than one seed,
@@ -41,11 +42,14 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFra
     Args:
         results: tidy results, as ``collect`` writes them; values of headline metrics are fractions.
         headline: task to headline metric; its order is the order of the columns.
+        items: the scores of every test item, as ``collect_items`` writes them.
 
     Returns:
         Text columns ``model``, ``method``, one per task (percent with one decimal, ``failed``, or ``-`` where there
         is no run; ``†`` marks fewer seeds than the row has), ``seeds`` (Int64) and ``trained parameters``; then
-        per task ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.seeds`` (int64),
+        per task ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.percent_low`` and
+        ``<task>.percent_high`` (95% interval over test items), ``<task>.p_best`` (see ``compared_with_best``),
+        ``<task>.seeds`` (int64),
         ``<task>.metric`` and ``<task>.protocol``; then ``trained_params.min`` and ``.max`` (Int64) and ``note``.
 
     Raises:
@@ -65,6 +69,7 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFra
             if not group.empty:
                 records.append(_record(str(model), str(variant), group, headline, folds, protocols))
     frame = pd.DataFrame(records)
+    frame = compared_with_best(frame, rows, items, [task for task in headline if f"{task}.percent" in frame])
     text = ["model", "method", *headline, "seeds", "trained parameters"]
     frame = frame[text + [name for name in frame.columns if name not in text]]
     whole = {"seeds", "trained_params.min", "trained_params.max"}
@@ -74,8 +79,8 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFra
 def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
     """Write a table of ``main_table`` as ``<stem>.csv`` (all columns), ``<stem>.md`` and ``<stem>.tex``.
 
-    Markdown and LaTeX hold the text columns, with the best value per model and task in bold (ties at the shown
-    precision all bold; nothing to compare, nothing bold). The LaTeX file is a ``table`` environment that needs the
+    Markdown and LaTeX hold the text columns, in bold the best value per model and task and those that do not differ
+    from it by test (nothing to compare, nothing bold). The LaTeX file is a ``table`` environment that needs the
     package ``booktabs``.
 
     Returns:
@@ -179,12 +184,16 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _best(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mark the best value of each task (columns) within each model, booleans aligned with ``frame``."""
+    """Mark the best value of each task (columns) within each model, and those that a test does not tell from it.
+
+    Booleans aligned with ``frame``; nothing is marked where there is nothing to compare.
+    """
     best = pd.DataFrame(index=frame.index)
     for task in _tasks(frame):
-        values = frame[f"{task}.percent"].round(1)
+        values = frame[f"{task}.percent"]
         by_model = values.groupby(frame["model"])
-        best[task] = (values == by_model.transform("max")) & (by_model.transform("count") > 1)
+        leads = (values == by_model.transform("max")) | (frame[f"{task}.p_best"] > ALPHA)
+        best[task] = leads & (by_model.transform("count") > 1)
     return best
 
 
@@ -197,7 +206,8 @@ def _legend(frame: pd.DataFrame) -> str:
         columns = ", ".join(f"{metric} (protocol {name})" for metric, name in zip(metrics, protocols, strict=True))
     return (
         f"Percent: {columns}. Folds are averaged within a seed, then seeds; ± is the sample standard "
-        f"deviation over seeds, given for more than one seed. {DAGGER} fewer seeds than the row has, {MISSING} no run."
+        f"deviation over seeds, given for more than one seed. {DAGGER} fewer seeds than the row has, {MISSING} no run. "
+        f"Bold: the best of a model, and what does not differ from it ({TEST})."
     )
 
 

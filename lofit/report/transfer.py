@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -19,9 +20,13 @@ from matplotlib.patches import Rectangle
 from lofit.errors import ReportError
 from lofit.files import atomic_path
 from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
+from lofit.report.items import item_scores
 from lofit.report.style import figure_style, ink_on, save_figure
+from lofit.stats import paired_bootstrap_p, paired_sample
 
-_COLUMNS = ["model", "head_task", "task", "value", "relative", "n_seeds", "status"]
+_COLUMNS = ["model", "head_task", "task", "value", "relative", "p", "n_seeds", "status"]
+# Levels at which the paper's Figure 2 marks a cell.
+_MARKS = {0.05: "**", 0.1: "*"}
 # Colour-blind-safe (ColorBrewer), light in the middle: orange below 1, purple above, darker the further away.
 _COLOURS = "PuOr"
 _MIN_SPAN, _MAX_SPAN = 0.25, 1.0
@@ -29,7 +34,13 @@ _PANELS_PER_ROW = 3
 
 
 def transfer_matrix(
-    results: pd.DataFrame, headline: Mapping[str, str], n_heads: int, *, method: str = "lofit", selector: str = "lofit"
+    results: pd.DataFrame,
+    headline: Mapping[str, str],
+    n_heads: int,
+    items: pd.DataFrame,
+    *,
+    method: str = "lofit",
+    selector: str = "lofit",
 ) -> pd.DataFrame:
     """Build one row per model, task the heads were selected on, and task trained for.
 
@@ -43,12 +54,14 @@ def transfer_matrix(
         results: tidy results, as ``collect`` writes them.
         headline: task to headline metric; its order is the order of the rows and columns.
         n_heads: number of heads edited (K).
+        items: the scores of every test item, as ``collect_items`` writes them.
         method: the method whose heads are transferred.
         selector: how its heads were chosen.
 
     Returns:
-        Columns model, head_task, task, value (float64, fraction), relative (float64), n_seeds (int64, complete
-        seeds) and status (``ok``, ``partial``, ``failed``, ``missing``), for all pairs of the tasks that occur.
+        Columns model, head_task, task, value (float64, fraction), relative (float64), p (float64), n_seeds (int64,
+        complete seeds) and status (``ok``, ``partial``, ``failed``, ``missing``), for all pairs of the tasks that
+        occur. ``p`` is the one-sided p-value of a paired bootstrap: that heads of the task itself are no better.
 
     Raises:
         ReportError: no such runs, runs that must not share a cell, or see ``headline_rows``.
@@ -79,7 +92,7 @@ def transfer_matrix(
                 records.append(
                     {
                         "model": model, "head_task": head_task, "task": task, "value": cell.value,
-                        "relative": math.nan, "n_seeds": cell.n_seeds, "status": cell.status,
+                        "relative": math.nan, "p": math.nan, "n_seeds": cell.n_seeds, "status": cell.status,
                     }
                 )  # fmt: skip
     own = {
@@ -90,6 +103,14 @@ def transfer_matrix(
         both = [seed for seed in cell.by_seed if seed in base]
         if both and (total := sum(base[seed] for seed in both)) > 0:
             record["relative"] = sum(cell.by_seed[seed] for seed in both) / total
+    scores = item_scores(rows[rows["status"] == "ok"], items)
+    scores = scores.assign(**{name: scores["fold"].astype(str) + "/" + scores[name] for name in ("item", "cluster")})
+    rng = np.random.default_rng(0)
+    for record in records:
+        if record["n_seeds"] and not _is_own(record):
+            same = scores[(scores["model"] == record["model"]) & (scores["task"] == record["task"])]
+            ours, theirs = (same[same["head_task"] == name] for name in (record["task"], record["head_task"]))
+            record["p"] = paired_bootstrap_p(paired_sample(ours, theirs), rng)
     return pd.DataFrame(records, columns=_COLUMNS)
 
 
@@ -130,6 +151,8 @@ def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
         f"K = {heads} heads, {seeds}. Each cell: value relative to heads selected on the same task "
         "(the diagonal of its column), and the value in percent."
     )
+    if (matrix["p"] <= max(_MARKS)).any():
+        text += " Heads of the task itself are better: ** p ≤ 0.05, * p ≤ 0.1 (paired bootstrap over items)."
     if (matrix["status"] == "partial").any():
         text += " † some seeds are left out, since a run failed or is missing."
     if (matrix["value"].notna() & matrix["relative"].isna()).any():
@@ -227,7 +250,8 @@ def _draw_cell(
         colour = colours(float(norm(cell["relative"]))) if known else (0.97, 0.97, 0.97, 1.0)
         ink = ink_on(colour)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="0.72"))
-        text = (f"{cell['relative']:.2f}" if known else "n/a") + ("†" if cell["status"] == "partial" else "")
+        mark = next((mark for level, mark in _MARKS.items() if cell["p"] <= level), "")
+        text = (f"{cell['relative']:.2f}" if known else "n/a") + mark + ("†" if cell["status"] == "partial" else "")
         place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": ink}
         axes.annotate(text, (column, row), (0, 5), **place)
         axes.annotate(f"{100 * cell['value']:.1f}%", (column, row), (0, -8), fontsize=7, **place)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from lofit.report import items, tables, transfer
 from lofit.report.collect import SCHEMA
 
 HEADLINE = {"truthfulqa": "mc1", "clutrr": "exact_match"}
@@ -48,3 +50,24 @@ def results(*rows: dict[str, Any]) -> pd.DataFrame:
     frame = pd.DataFrame([{name: entry.get(name) for name in SCHEMA.names} for entry in rows])
     kinds = {"string": "str", "int64": "Int64", "double": "float64"}
     return frame.astype({field.name: kinds[str(field.type)] for field in SCHEMA})
+
+
+def scored(*runs: tuple[dict[str, Any], list[float]]) -> pd.DataFrame:
+    """Items as ``collect_items`` writes them: of each run one row per value, every item its own cluster."""
+    records = []
+    for run, values in runs:
+        where = {name: run[name] for name in ("run_id", "eval_task", "eval_fold", "protocol", "metric")}
+        records += [where | {"item": str(i), "cluster": str(i), "value": value} for i, value in enumerate(values)]
+    return pd.DataFrame(records, columns=items.SCHEMA.names)
+
+
+def main_table(frame: pd.DataFrame, headline: Mapping[str, str], scores: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The main table, of runs whose items nobody looks at unless they are given."""
+    return tables.main_table(frame, headline, scored() if scores is None else scores)
+
+
+def transfer_matrix(
+    frame: pd.DataFrame, headline: Mapping[str, str], n_heads: int, scores: pd.DataFrame | None = None, **options: str
+) -> pd.DataFrame:
+    """The transfer matrix, of runs whose items nobody looks at unless they are given."""
+    return transfer.transfer_matrix(frame, headline, n_heads, scored() if scores is None else scores, **options)

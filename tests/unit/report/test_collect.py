@@ -11,6 +11,7 @@ import pytest
 
 from lofit.errors import ReportError
 from lofit.report.collect import SCHEMA, EvaluatedRun, collect, read_results
+from lofit.report.items import collect_items
 
 # fmt: off
 CONTRACT = [
@@ -186,3 +187,20 @@ def test_failed_activations_are_the_reason_of_all_that_follows(tmp_path: Path) -
     failed = write(tmp_path / "activations.json", {"status": "failed", "reason": "out of memory"})
     run = replace(lofit_run(tmp_path, fit={"status": "failed", "reason": "later"}), activations_paths=(failed,))
     assert collect([run], tmp_path / "results.parquet")["status"].tolist() == ["failed: out of memory"]
+
+
+def test_items_that_share_a_context_share_a_cluster(tmp_path: Path) -> None:
+    runs = []
+    for name in ("with", "without"):
+        run = lofit_run(tmp_path, name)
+        samples = [{"doc": {"id": f"q{i}"}, "doc_id": i, "task": "t", "exact_match": 1.0} for i in range(3)]
+        (run.eval_path / "results.json").write_text(json.dumps(OK | {"metrics": {"exact_match": {"value": 1.0}}}))
+        (run.eval_path / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+        runs.append(run)
+    items = tmp_path / "test.jsonl"
+    items.write_text("".join(json.dumps({"passage": text}) + "\n" for text in ("one", "other", "one")))
+    runs[0] = replace(runs[0], items_path=items, context="passage")
+    collect_items(runs, tmp_path / "items.parquet")
+    clusters = pd.read_parquet(tmp_path / "items.parquet").groupby("run_id")["cluster"].agg(list)
+    assert clusters["with"][0] == clusters["with"][2] != clusters["with"][1]
+    assert clusters["without"] == ["q0", "q1", "q2"]

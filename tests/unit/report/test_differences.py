@@ -19,23 +19,22 @@ from lofit.report.differences import (
     write_retention,
     write_suite,
 )
-from tests.unit.report.frames import HEADLINE, plain, results, row
-
-
-def items(run: dict[str, Any], values: list[float]) -> pd.DataFrame:
-    where = {name: run[name] for name in ("run_id", "eval_task", "eval_fold", "protocol", "metric")}
-    return pd.DataFrame([where | {"item": str(i), "value": value} for i, value in enumerate(values)])
+from tests.unit.report.frames import HEADLINE, plain, results, row, scored
 
 
 def table(runs: list[tuple[dict[str, Any], list[float]]], make: Any = suite_table, **options: Any) -> pd.DataFrame:
-    frame = pd.concat([items(run, values) for run, values in runs if values])
+    frame = scored(*runs)
     return make(results(*(run for run, _ in runs)), frame, **({"headline": HEADLINE} | options))
+
+
+def alone(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(cluster=frame["item"])
 
 
 def test_a_paired_difference_by_hand() -> None:
     left = pd.DataFrame({"item": list("abcd"), "value": [1.0, 1, 0, 1]})
     right = pd.DataFrame({"item": list("bcda"), "value": [0.0, 0, 1, 1]})
-    found = paired(left, right)
+    found = paired(alone(left), alone(right))
     change = np.array([0, 1, 0, 0])
     assert found.value == 0.25
     assert found.variance == pytest.approx(change.var(ddof=1) / 4)
@@ -45,8 +44,8 @@ def test_a_paired_difference_by_hand() -> None:
 def test_seeds_are_averaged_within_an_item_before_items_are_compared() -> None:
     two = pd.DataFrame({"item": ["a", "a", "b", "b"], "value": [1.0, 0, 1, 1]})
     one = pd.DataFrame({"item": ["a", "b"], "value": [0.0, 0]})
-    assert paired(two, one).value == 0.75
-    assert paired(two, one).n_items == 2
+    assert paired(alone(two), alone(one)).value == 0.75
+    assert paired(alone(two), alone(one)).n_items == 2
 
 
 def test_means_of_independent_differences() -> None:
@@ -136,7 +135,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
             left, right = (hardness < base + gain).astype(float), (hardness < base).astype(float)
             flipped = rng.random(n) < 0.1
             left = np.where(flipped, 1 - left, left)
-            frames = [pd.DataFrame({"item": range(n), "value": values}) for values in (left, right)]
+            frames = [alone(pd.DataFrame({"item": range(n), "value": values})) for values in (left, right)]
             parts.append(paired(*frames))
         found = mean_of(parts)
         covered += abs(found.value - truth) <= found.half_width

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from lofit.errors import ReportError
-from lofit.report.tables import main_table, print_table, write_table
-from tests.unit.report.frames import HEADLINE, plain, results, row
+from lofit.report.tables import print_table, write_table
+from tests.unit.report.frames import HEADLINE, main_table, plain, results, row, scored
 
 HOSTILE = r"failed: 100% of C:\x_y & {z} ~^#$|"
 
@@ -231,14 +231,27 @@ def test_latex_is_balanced_and_escaped(example: pd.DataFrame, tmp_path: Path) ->
     assert {len(re.findall(r"(?<!\\)&", entry)) for entry in body.splitlines() if entry.endswith(r"\\")} == {5}
 
 
-def test_ties_are_all_bold_and_a_lone_value_is_not(tmp_path: Path) -> None:
-    frame = main_table(
-        results(row("clutrr", 0.50004), plain("clutrr", 0.5), plain("truthfulqa", 0.3), row("clutrr", 0.9, model="b")),
-        HEADLINE,
-    )
-    text = write_table(frame, tmp_path / "main")[2].read_text(encoding="utf-8")
-    assert text.count(r"\textbf{50.0}") == 2
-    assert text.count(r"\textbf") == 2
+def test_what_the_items_do_not_tell_from_the_best_is_bold_too_and_a_lone_value_is_not(tmp_path: Path) -> None:
+    right = {"lora": 90, "red": 88, "full": 60}
+    runs = [(plain("clutrr", n / 100, method), [1.0] * n + [0.0] * (100 - n)) for method, n in right.items()]
+    lone = (row("clutrr", 0.9, model="b"), [1.0] * 90 + [0.0] * 10)
+    failed = plain("clutrr", None, "iti")
+    frame = main_table(results(*(run for run, _ in [*runs, lone]), failed), HEADLINE, scored(*runs, lone))
+    body = write_table(frame, tmp_path / "main")[2].read_text(encoding="utf-8")
+    assert re.findall(r"textbf\{([\d.]+)\}", body) == ["90.0", "88.0"]
+    red, full = line(frame, "red"), line(frame, "full")
+    # 2 changed items of 100: of four ways to sign them, two are as extreme. Holm takes the smaller p times two.
+    assert red["clutrr.p_best"] == pytest.approx(0.5)
+    assert full["clutrr.p_best"] < 0.01
+    assert math.isnan(line(frame, "lora")["clutrr.p_best"])
+    low, high = red["clutrr.percent_low"], red["clutrr.percent_high"]
+    assert 78 < low < 84 and 92 < high < 96
+
+
+def test_values_that_are_equal_are_all_best(tmp_path: Path) -> None:
+    runs = (plain("clutrr", 0.5), plain("clutrr", 0.5, "red"), plain("clutrr", 0.4, "full"))
+    text = write_table(main_table(results(*runs), HEADLINE), tmp_path / "main")[1].read_text(encoding="utf-8")
+    assert text.count("**50.0**") == text.count("**") / 2 == 2
 
 
 def test_terminal_table_shows_every_cell(example: pd.DataFrame) -> None:

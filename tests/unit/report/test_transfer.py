@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from lofit.errors import ReportError
 from lofit.report import transfer
 from lofit.report.style import ink_on
-from lofit.report.transfer import caption, draw_transfer, transfer_matrix
-from tests.unit.report.frames import HEADLINE, plain, results, row
+from lofit.report.transfer import caption, draw_transfer
+from tests.unit.report.frames import HEADLINE, plain, results, row, scored, transfer_matrix
 
 K = {"tiny": 8, "big": 8}
 
@@ -35,7 +35,7 @@ def square() -> list[dict[str, Any]]:
 
 def test_values_are_relative_to_the_diagonal_of_the_column() -> None:
     matrix = transfer_matrix(results(*square(), plain("clutrr", 0.99)), HEADLINE, 8)
-    assert list(matrix.columns) == ["model", "head_task", "task", "value", "relative", "n_seeds", "status"]
+    assert list(matrix.columns) == ["model", "head_task", "task", "value", "relative", "p", "n_seeds", "status"]
     assert len(matrix) == 4
     assert cell(matrix, "clutrr", "truthfulqa")["relative"] == pytest.approx(0.3 / 0.4)
     assert cell(matrix, "truthfulqa", "clutrr")["relative"] == pytest.approx(0.6 / 0.5)
@@ -208,3 +208,19 @@ def test_a_model_without_runs_for_a_task_shows_them_missing(tmp_path: Path) -> N
 def test_ink_contrasts_with_the_cell() -> None:
     assert ink_on((1.0, 1.0, 1.0, 1.0)) == "black"
     assert ink_on((0.2, 0.0, 0.3, 1.0)) == "white"
+
+
+def test_cells_are_marked_where_the_tasks_own_heads_are_better(tmp_path: Path) -> None:
+    wins = {"clutrr": 60, "truthfulqa": 53}  # of 100 items, with heads of the other task: 40 and 50
+    runs = []
+    for task, other, n in (("clutrr", "truthfulqa", 40), ("truthfulqa", "clutrr", 50)):
+        runs.append((row(task, wins[task] / 100), [1.0] * wins[task] + [0.0] * (100 - wins[task])))
+        runs.append((row(task, n / 100, head_task=other), [1.0] * n + [0.0] * (100 - n)))
+    matrix = transfer_matrix(results(*(run for run, _ in runs)), HEADLINE, 8, scored(*runs))
+    assert math.isnan(cell(matrix, "clutrr", "clutrr")["p"])
+    assert cell(matrix, "truthfulqa", "clutrr")["p"] < 0.001
+    # Three items changed, all for the better: the resamples without any of them are (1 - .03)^100, about 5%.
+    assert cell(matrix, "clutrr", "truthfulqa")["p"] == pytest.approx(0.97**100, abs=0.015)
+    drawn, _ = texts_drawn(matrix, HEADLINE, tmp_path / "t")
+    assert any(text.startswith("0.67**") for text in drawn)
+    assert "paired bootstrap over items" in caption(matrix, K)

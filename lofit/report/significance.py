@@ -1,0 +1,72 @@
+"""Which differences between methods the test items bear out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lofit.report.items import item_scores
+from lofit.stats import Sample, bootstrap_interval, holm, paired_sample, permutation_p
+
+ALPHA = 0.05
+TEST = f"paired permutation test over items, Holm-corrected over the tests of the model, at {ALPHA:.0%}"
+
+
+def compared_with_best(
+    frame: pd.DataFrame, rows: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str]
+) -> pd.DataFrame:
+    """Add intervals, and what speaks against each method's being as good as the best.
+
+    An item's score is its mean over the seeds. The items of all folds are pooled, and the interval is moved to the
+    value in the table, which weighs folds equally.
+
+    Args:
+        frame: one row per ``model`` and ``method``, with ``<task>.percent``.
+        rows: headline rows of its runs, with ``variant``, the method in ``frame``.
+        items: as ``collect_items`` writes them.
+        tasks: the columns.
+
+    Returns:
+        The frame with ``<task>.percent_low`` and ``.percent_high``, the 95% interval over the test items, and
+        ``<task>.p_best``: the p-value of the difference to the best value of the column, corrected over all such
+        tests of the model; NaN for the best itself and where there is nothing to test.
+    """
+    scores = item_scores(rows[rows["status"] == "ok"], items)
+    fold = scores["fold"].astype(str)
+    scores = scores.assign(item=fold + "/" + scores["item"], cluster=fold + "/" + scores["cluster"])
+    found: dict[tuple[str, str, str], pd.DataFrame] = {
+        (str(model), str(variant), str(task)): group
+        for (model, variant, task), group in scores.groupby(["model", "variant", "task"], sort=False)
+    }
+    rng = np.random.default_rng(0)
+    frame = frame.copy()
+    for task in tasks:
+        for name in ("percent_low", "percent_high", "p_best"):
+            frame[f"{task}.{name}"] = np.nan
+        for i, line in frame.iterrows():
+            group = found.get((line["model"], line["method"], task))
+            if group is None or pd.isna(line[f"{task}.percent"]):
+                continue
+            averaged = group.groupby(["cluster", "item"])["value"].mean().reset_index()
+            interval = bootstrap_interval(Sample.of(averaged["value"], averaged["cluster"]), rng)
+            shift = line[f"{task}.percent"] - 100 * interval.mean
+            frame.loc[i, f"{task}.percent_low"] = max(0.0, 100 * interval.low + shift)
+            frame.loc[i, f"{task}.percent_high"] = min(100.0, 100 * interval.high + shift)
+    for model in frame["model"].unique():
+        places, p_values = [], []
+        of_model = frame[frame["model"] == model]
+        for task in tasks:
+            values = of_model[f"{task}.percent"].dropna()
+            if len(values) < 2:
+                continue
+            best = of_model.loc[values.idxmax()]
+            for i in values.index.drop(best.name):
+                pair = [found.get((model, of_model.loc[j, "method"], task)) for j in (best.name, i)]
+                if pair[0] is not None and pair[1] is not None:
+                    places.append((i, f"{task}.p_best"))
+                    p_values.append(permutation_p(paired_sample(pair[0], pair[1]), rng))
+        for place, p in zip(places, holm(p_values), strict=True):
+            frame.loc[place] = p
+    return frame

@@ -1,0 +1,62 @@
+"""Tests of a difference between two methods on the same items, and their correction for number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from lofit.stats.intervals import RESAMPLES
+from lofit.stats.samples import Sample
+
+
+def permutation_p(difference: Sample, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
+    """Two-sided p-value of a paired permutation test: if the methods were alike, any cluster's sign could be the other.
+
+    Exact where all sign flips can be enumerated within ``resamples``; else by random flips, the observed one among
+    them. 1 where nothing differs, NaN without items.
+
+    Args:
+        difference: of item scores.
+        rng: where the flips come from.
+        resamples: number of flips.
+    """
+    changed = difference.sums[difference.sums != 0]
+    if not len(difference.sums):
+        return float("nan")
+    if not len(changed):
+        return 1.0
+    found = stats.permutation_test(
+        (changed,),
+        lambda x, axis: x.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        alternative="two-sided",
+        rng=rng,
+    )
+    return float(found.pvalue)
+
+
+def paired_bootstrap_p(difference: Sample, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
+    """One-sided p-value of a paired bootstrap: share of resamples in which the mean difference is not above zero.
+
+    It marks the cells of the LoFiT paper's Figure 2 (Koehn 2004, "Statistical significance tests for machine
+    translation evaluation"). NaN for fewer than two clusters.
+    """
+    n = len(difference.sums)
+    if n < 2:
+        return float("nan")
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+    return float((1 + np.count_nonzero(drawn @ difference.sums <= 0)) / (1 + resamples))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number by Holm's step-down method; NaN stays NaN and does not count."""
+    corrected = np.asarray(p_values, dtype="float64").copy()
+    known = ~np.isnan(corrected)
+    if known.any():
+        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    return [float(p) for p in corrected]
