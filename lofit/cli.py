@@ -242,6 +242,20 @@ def figure(configfile: ConfigFile = DEFAULT) -> None:
 
 
 @app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="A configured one.")], configfile: ConfigFile = DEFAULT
+) -> None:
+    """Write the table or figure of an experiment."""
+    table = _table(configfile)
+    if name not in table.config.experiments:
+        known = ", ".join(table.config.experiments) or "none"
+        raise ConfigError(f"no experiment '{name}' in this configuration; it has: {known}")
+    from lofit.report.experiments import write_experiment
+
+    write_experiment(table, name)
+
+
+@app.command()
 def summary(configfile: ConfigFile = DEFAULT) -> None:
     """Print the main table, where the files are, and what to do next."""
     from lofit.report import node

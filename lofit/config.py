@@ -7,49 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
 from lofit import localize, methods, registry, tasks
 from lofit.errors import ConfigError, TaskError
 from lofit.evaluate.protocol import OPEN, OURS, PAPER, VLLM, Backend, Protocol
+from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names, resolved
 from lofit.fit.params import ComputeParams
+from lofit.forms import Form, HeadCount, HeadsConfig, MethodConfig
 from lofit.recipes import resolve
 from lofit.sources.catalog import ModelEntry, load_catalog
 from lofit.tasks.base import Task
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-HeadCount = Annotated[
-    int | float,
-    Field(
-        gt=0, description="number of heads kept (integer of 1 or more), or their share of all heads (between 0 and 1)"
-    ),
-]
-
-
-class Form(BaseModel):
-    """Base of all parts: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class HeadsConfig(Form):
-    """Which heads a method edits."""
-
-    localizer: str | None = Field(default=None, description="strategy that ranks the heads; null: the method's own")
-    task: str | None = Field(default=None, description="task to rank the heads on; null: the task trained for")
-    k: list[HeadCount] = Field(
-        default=[0.03, 0.10],
-        min_length=1,
-        description="how many heads; one run for each value, or the grid that a method such as iti chooses from",
-    )
-    params: dict[str, Any] = Field(default={}, description="overrides of the localizer's recipe")
-
-
-class MethodConfig(Form):
-    """One method of the comparison."""
-
-    heads: HeadsConfig | None = Field(default=None, description="for methods that edit selected heads")
-    params: dict[str, Any] = Field(default={}, description="overrides of the method's recipe")
 
 
 class TaskConfig(Form):
@@ -102,6 +72,9 @@ class Config(Form):
         default=None, min_length=1, description="tasks whose differences to base and to full are averaged; null: all"
     )
     transfer: TransferConfig | None = None
+    experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
+        default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"
+    )
     data_mirror: Path | None = Field(default=None, description="folder that stands in for the network")
     results: Path = Path("results")
     resources: Path = Path("resources")
@@ -127,6 +100,10 @@ class Config(Form):
     def all_models(self) -> list[str]:
         """The models that are compared, and those that judge."""
         return list(dict.fromkeys([*self.models, *(model for _, model in _judges(self))]))
+
+    def experiment(self, name: str) -> ExperimentConfig:
+        """A configured experiment, with what the package says where the configuration says nothing."""
+        return resolved(name, self.experiments[name])
 
     def task(self, name: str) -> Task:
         """A configured task."""
@@ -217,19 +194,15 @@ def _problems(config: Config) -> Any:
             yield f"{key}: {registry.unknown('model', model, catalog)} (or define it under model_sources)"
     yield from _task_problems(config)
     yield from _method_problems(config)
+    yield from _experiment_problems(config)
     if config.transfer:
         yield from _transfer_problems(config, config.transfer)
-    if config.dtype in ("int8", "nf4") and "full" in config.methods:
-        yield f"methods.full: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
     if config.backend != OURS:
         yield from _backend_problems(config)
 
 
 def _backend_problems(config: Config) -> Any:
     """Of a backend that only knows models and requests."""
-    for name in config.methods:
-        if methods.load_method(name).scorer:
-            yield f"methods.{name}: scores in a way of its own; remove it, or set backend to {OURS}"
     for name in config.retention:
         if config.task(name).plain_text:
             yield f"retention.{name}: plain text is scored by backend {OURS} alone; remove it, or set that"
@@ -297,18 +270,73 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
 
 def _method_problems(config: Config) -> Any:
     for name, given in config.methods.items():
-        key = f"methods.{name}"
         if name not in methods.method_names():
             yield f"methods: {registry.unknown('method', name, methods.method_names())}"
+        else:
+            yield from _one_method_problems(config, name, given or MethodConfig(), f"methods.{name}")
+
+
+def _one_method_problems(config: Config, name: str, entry: MethodConfig, key: str) -> Any:
+    method = methods.load_method(name)
+    if method.tasks and not set(config.tasks) & set(method.tasks):
+        yield f"{key}: defined for {', '.join(method.tasks)} only; add that task, or remove the method"
+    if entry.heads and not method.localizer:
+        yield f"{key}.heads: this method does not select heads; remove the key"
+    if method.localizer:
+        yield from _heads_problems(config, entry.heads or HeadsConfig(), method.localizer, f"{key}.heads")
+    yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
+    if config.dtype in ("int8", "nf4") and name == "full":
+        yield f"{key}: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
+    if config.backend != OURS and method.scorer:
+        yield f"{key}: scores in a way of its own; remove it, or set backend to {OURS}"
+
+
+def _experiment_problems(config: Config) -> Any:
+    for name in config.experiments:
+        key = f"experiments.{name}"
+        spec = config.experiment(name)
+        if spec.kind is None:
+            yield (
+                f"{key}: not one of the package's ({', '.join(builtin_names())}); "
+                "give its kind and arms, or correct the name"
+            )
             continue
-        entry, method = given or MethodConfig(), methods.load_method(name)
-        if method.tasks and not set(config.tasks) & set(method.tasks):
-            yield f"{key}: defined for {', '.join(method.tasks)} only; add that task, or remove the method"
-        if entry.heads and not method.localizer:
-            yield f"{key}.heads: this method does not select heads; remove the key"
-        if method.localizer:
-            yield from _heads_problems(config, entry.heads or HeadsConfig(), method.localizer, f"{key}.heads")
-        yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
+        if name in RESERVED:
+            yield f"{key}: outputs of that name exist already; give it another name"
+        if not spec.arms:
+            yield f"{key}.arms: nothing to compare; give at least one"
+            continue
+        yield from _axis_problems(config, spec, key)
+        for task in spec.tasks or []:
+            if task not in config.tasks:
+                yield f"{key}.tasks: {registry.unknown('task', task, config.tasks)}"
+        for label, arm in spec.arms.items():
+            yield from _arm_problems(config, spec, arm, f"{key}.arms.{label}")
+
+
+def _axis_problems(config: Config, spec: ExperimentConfig, key: str) -> Any:
+    axes = [axis for axis in ("k", "n_train") if getattr(spec, axis)]
+    if spec.kind == "curve" and len(axes) != 1:
+        yield f"{key}: a curve runs over k or over n_train; give one of them"
+    if spec.kind != "curve" and axes:
+        yield f"{key}.{axes[0]}: only a curve runs over it; set kind to curve, or remove the key"
+    for axis in axes:
+        if repeated := _repeated(getattr(spec, axis)):
+            yield f"{key}.{axis}: {repeated} stands twice; remove one"
+    if spec.k:
+        yield from _head_count_problems(config, spec.k, f"{key}.k")
+
+
+def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: str) -> Any:
+    if arm.method not in methods.method_names():
+        yield f"{key}.method: {registry.unknown('method', arm.method, methods.method_names())}"
+        return
+    method = methods.load_method(arm.method)
+    yield from _one_method_problems(config, arm.method, arm, key)
+    if (spec.k or spec.kind == "layers") and not method.localizer:
+        yield f"{key}.method: '{arm.method}' does not select heads; choose lofit"
+    if method.localizer and not method.chooses_k and not spec.k and len((arm.heads or HeadsConfig()).k) > 1:
+        yield f"{key}.heads.k: an arm is one run per task and seed; give one number of heads"
 
 
 def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str) -> Any:
@@ -355,6 +383,8 @@ def _transfer_problems(config: Config, transfer: TransferConfig) -> Any:
     yield from _head_count_problems(config, [transfer.k], "transfer.k")
 
 
+RESERVED = ("main", "suite", "retention", "overlap", "transfer")
+"""Tables and figures that are no experiment's."""
 METHODS = Path(methods.__file__).parent
 LOCALIZERS = Path(localize.__file__).parent
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lofit import localize, methods
-from lofit.config import LOCALIZERS, METHODS, Config, HeadsConfig, MethodConfig, TaskConfig
+from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import PAPER, Backend, Protocol
+from lofit.experiments import ArmConfig, ExperimentConfig
+from lofit.forms import HeadsConfig, MethodConfig
 from lofit.recipes import resolve
 
 DTYPES = {"cpu": "float32", "cuda": "bfloat16", "auto": "auto"}
@@ -143,6 +145,21 @@ class EvalNode(Identified):
         return self.data == self.fit.data
 
 
+@dataclass(frozen=True)
+class ArmRun:
+    """A run of an experiment.
+
+    Attributes:
+        label: of the arm.
+        x: place on the experiment's axis: a number or share of heads, or a number of training examples.
+        fit: the run.
+    """
+
+    label: str
+    x: float | None
+    fit: FitNode
+
+
 Node = TypeVar("Node", DataNode, ActivationsNode, LocalizeNode, FitNode, EvalNode)
 
 
@@ -161,8 +178,13 @@ class RunTable:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        fits = [*self._comparison(), *self._transfer()]
-        self.fits = _unique(fits)
+        self.comparison = _unique(self._comparison())
+        self.transfers = _unique(self._transfer())
+        self.experiments = {name: list(self._experiment(name)) for name in config.experiments}
+        self.fits = self.comparison | self.transfers
+        for arms in self.experiments.values():
+            self.fits |= {arm.fit.id: arm.fit for arm in arms}
+        fits = list(self.fits.values())
         self.localize = _unique(fit.heads_from for fit in fits if fit.heads_from)
         users: list[LocalizeNode | FitNode] = [*self.localize.values(), *fits]
         self.activations = _unique(node for node in map(self.activations_of, users) if node)
@@ -188,13 +210,14 @@ class RunTable:
     def evaluations_of(self, fit: FitNode) -> Iterable[EvalNode]:
         """On what a fitted method is scored: its own task under every protocol, and what is to be retained.
 
+        The latter is asked of the configured methods only, not of runs that an experiment adds.
         A task with several folds shares its questions among them, so a method fitted on one of them is scored on the
         test items of that one alone.
         """
         for protocol in self.config.protocols:
             if self.config.task(fit.data.task).headline_under(protocol):
                 yield EvalNode(fit, fit.data, protocol, self.config.backend)
-        for task, entry in self.config.retention.items():
+        for task, entry in self.config.retention.items() if fit.id in self.comparison else ():
             if task != fit.data.task and scores_task(fit.method, task):
                 for fold in self._folds(task, entry):
                     yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
@@ -208,20 +231,23 @@ class RunTable:
     def _source(self, model: str) -> dict[str, Any]:
         return self.config.model_entry(model).source.model_dump(mode="json")
 
-    def _ranking(self, model: str, data: DataNode, method: str) -> LocalizeNode:
-        name = self.localizer_of(method)
-        values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, self._heads(method).params)
+    def _ranking(self, model: str, data: DataNode, method: str, entry: MethodConfig) -> LocalizeNode:
+        heads = entry.heads or HeadsConfig()
+        name = heads.localizer or methods.load_method(method).localizer
+        assert name is not None, f"{method} edits no selected heads"
+        values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, heads.params)
         params = localize.load_localizer(name).Params.model_validate(values).model_dump(mode="json")
         return LocalizeNode(model, self._source(model), self._dtype, data, name, params)
 
     def localizer_of(self, method: str) -> str:
-        """The localizer of a method that edits selected heads: the configured one, or its own."""
-        name = self._heads(method).localizer or methods.load_method(method).localizer
+        """The localizer of a configured method that edits selected heads: the configured one, or its own."""
+        heads = self._entry(method).heads or HeadsConfig()
+        name = heads.localizer or methods.load_method(method).localizer
         assert name is not None, f"{method} edits no selected heads"
         return name
 
-    def _heads(self, method: str) -> HeadsConfig:
-        return (self.config.methods[method] or MethodConfig()).heads or HeadsConfig()
+    def _entry(self, method: str) -> MethodConfig:
+        return self.config.methods[method] or MethodConfig()
 
     def activations_of(self, node: LocalizeNode | FitNode) -> ActivationsNode | None:
         """The activations a node reads; None if it reads none."""
@@ -232,9 +258,14 @@ class RunTable:
         return ActivationsNode(node.model, node.model_source, node.dtype, node.data) if used else None
 
     def _fit(
-        self, model: str, data: DataNode, name: str, ranking: LocalizeNode | None = None, k: tuple[int, ...] = ()
+        self,
+        model: str,
+        data: DataNode,
+        name: str,
+        entry: MethodConfig,
+        ranking: LocalizeNode | None = None,
+        k: tuple[int, ...] = (),
     ) -> FitNode:
-        entry = self.config.methods[name] or MethodConfig()
         values = resolve(METHODS / f"{name}.yaml", model, data.task, entry.params)
         params = methods.load_method(name).Params.model_validate(values).model_dump(mode="json")
         return FitNode(model, self._source(model), self._dtype, data, name, params, ranking, k)
@@ -249,22 +280,56 @@ class RunTable:
 
     def _methods(self, model: str, data: DataNode) -> Iterable[FitNode]:
         for name in self.config.methods:
-            method = methods.load_method(name)
-            if not method.seeded and data.seed != self.config.seeds[0]:
-                continue  # every seed scores the same test items
-            if not scores_task(name, data.task):
-                continue
-            if not method.localizer:
-                yield self._fit(model, data, name)
-                continue
-            heads = self._heads(name)
-            ranking = self._ranking(model, self._head_data(data, heads.task or data.task), name)
-            counts = sorted({self.config.head_count(model, k) for k in heads.k})
-            for k in [tuple(counts)] if method.chooses_k else [(count,) for count in counts]:
-                yield self._fit(model, data, name, ranking, k)
+            yield from self._runs(model, data, name, self._entry(name))
+
+    def _runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
+        """The runs of one method on one split: one per number of heads, unless it chooses that itself."""
+        method = methods.load_method(name)
+        if not method.seeded and data.seed != self.config.seeds[0]:
+            return  # every seed scores the same test items
+        if not scores_task(name, data.task):
+            return
+        if not method.localizer:
+            yield self._fit(model, data, name, entry)
+            return
+        heads = entry.heads or HeadsConfig()
+        ranking = self._ranking(model, self._head_data(data, heads.task or data.task), name, entry)
+        counts = sorted({self.config.head_count(model, k) for k in heads.k})
+        for k in [tuple(counts)] if method.chooses_k else [(count,) for count in counts]:
+            yield self._fit(model, data, name, entry, ranking, k)
+
+    def _experiment(self, name: str) -> Iterable[ArmRun]:
+        """The runs of an experiment: every arm, at every point of its axis, on every task, fold and seed."""
+        spec = self.config.experiment(name)
+        for model in self.config.models:
+            for task in spec.tasks or list(self.config.tasks):
+                for fold in self.folds(task):
+                    for seed in self.config.seeds:
+                        for label, arm in (spec.arms or {}).items():
+                            for x, entry, data in self._points(spec, arm, task, fold, seed):
+                                for fit in self._runs(model, data, arm.method, entry):
+                                    yield ArmRun(label, x, fit)
+
+    def _points(
+        self, spec: ExperimentConfig, arm: ArmConfig, task: str, fold: int, seed: int
+    ) -> Iterable[tuple[float | None, MethodConfig, DataNode]]:
+        """Places on the axis of an experiment, with what an arm is run with there."""
+        entry, task_entry = MethodConfig(heads=arm.heads, params=arm.params), self.config.tasks[task] or TaskConfig()
+        if spec.k:
+            for k in spec.k:
+                heads = (arm.heads or HeadsConfig()).model_copy(update={"k": [k]})
+                yield k, entry.model_copy(update={"heads": heads}), self._data(task, fold, seed)
+        elif spec.n_train:
+            for n in spec.n_train:
+                sized = task_entry.model_copy(update={"options": {**task_entry.options, "n_train": n}})
+                yield n, entry, self._data_of(task, sized, fold, seed)
+        else:
+            yield None, entry, self._data(task, fold, seed)
 
     def _head_data(self, data: DataNode, task: str) -> DataNode:
         """The split of ``task`` on which heads for ``data`` are ranked: of the same fold where it has one."""
+        if task == data.task:
+            return data
         fold = data.fold if data.fold in self.folds(task) else self.folds(task)[0]
         return self._data(task, fold, data.seed)
 
@@ -281,8 +346,9 @@ class RunTable:
                     for seed in self.config.seeds:
                         data = self._data(task, fold, seed)
                         for source in names:
-                            ranking = self._ranking(model, self._head_data(data, source), transfer.method)
-                            yield self._fit(model, data, transfer.method, ranking, k)
+                            entry = self._entry(transfer.method)
+                            ranking = self._ranking(model, self._head_data(data, source), transfer.method, entry)
+                            yield self._fit(model, data, transfer.method, entry, ranking, k)
 
     def head_counts(self) -> dict[str, list[int]]:
         """Model to the numbers of heads that any of its runs may edit, ascending."""

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import JUDGED, OPEN, PAPER, Protocol, table_name
+from lofit.evaluate.protocol import Protocol, table_name
 from lofit.files import atomic_path, need, read_json, write_text
 from lofit.localize.overlap import overlap_table
 from lofit.localize.ranking import read_ranking
@@ -16,16 +16,10 @@ from lofit.methods import load_method
 from lofit.report.collect import EvaluatedRun, collect, read_results
 from lofit.report.differences import retention_table, suite_table, write_retention, write_suite
 from lofit.report.items import collect_items
+from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, print_table, write_table
 from lofit.report.transfer import draw_transfer, transfer_matrix
 from lofit.runs import EvalNode, RunTable
-
-
-def headline(table: RunTable, protocol: Protocol = PAPER) -> dict[str, str]:
-    """Task to headline metric under a protocol, in the configuration's order; tasks it does not have are left out."""
-    found = {name: table.config.task(name).headline_under(protocol) for name in table.config.tasks}
-    judged = protocol == OPEN and table.config.judges
-    return {name: JUDGED[-1] if judged else metric for name, metric in found.items() if metric}
 
 
 def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
@@ -57,16 +51,6 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
     )
 
 
-def results_path(table: RunTable) -> Path:
-    """The tidy results table."""
-    return table.config.results / "results.parquet"
-
-
-def items_path(table: RunTable) -> Path:
-    """The scores of every single test item."""
-    return table.config.results / "items.parquet"
-
-
 def collect_results(table: RunTable) -> None:
     """Write results.parquet and results.csv, and items.parquet with every single test item."""
     runs = [evaluated_run(table, node) for node in table.evaluations.values()]
@@ -74,9 +58,15 @@ def collect_results(table: RunTable) -> None:
     collect_items(runs, items_path(table))
 
 
+def _compared(table: RunTable) -> pd.DataFrame:
+    """Results of the configured methods, without the runs that only experiments have."""
+    results = read_results(results_path(table))
+    return results[results["run_id"].isin([*table.comparison])]
+
+
 def comparison(table: RunTable, protocol: Protocol) -> pd.DataFrame:
     """The main table under one protocol."""
-    results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
+    results, items = _compared(table), pd.read_parquet(items_path(table))
     chosen = headline(table, protocol)
     rows = results[(results["protocol"] == protocol) & results["task"].isin(chosen)]
     return main_table(rows, chosen, items)
@@ -92,7 +82,7 @@ def write_suite_table(table: RunTable) -> None:
     """Write tables/suite.{csv,md}: differences to base and to full fine-tuning, averaged over tasks."""
     names, protocol = table.config.suite or list(table.config.tasks), table.config.protocols[0]
     chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
-    results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
+    results, items = _compared(table), pd.read_parquet(items_path(table))
     results = results[results["protocol"] == protocol]
     write_suite(suite_table(results, items, chosen), table.config.results / "tables" / "suite")
 
@@ -102,7 +92,7 @@ def write_retention_table(table: RunTable) -> None:
     found = {name: table.config.task(name) for name in table.config.retention}
     chosen = {name: task.headline for name, task in found.items()}
     in_nats = [name for name, task in found.items() if task.plain_text]
-    results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
+    results, items = _compared(table), pd.read_parquet(items_path(table))
     write_retention(retention_table(results, items, chosen, in_nats), table.config.results / "tables" / "retention")
 
 
@@ -132,7 +122,7 @@ def draw_transfer_figure(table: RunTable) -> None:
     protocol, names = config.protocols[0], config.transfer.tasks or config.tasks
     chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
     results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
-    results = results[results["protocol"] == protocol]
+    results = results[(results["protocol"] == protocol) & results["run_id"].isin([*table.transfers])]
     results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
@@ -164,6 +154,9 @@ def print_results(table: RunTable) -> None:
         files.append(("overlap of head rankings (csv, md)", results / "tables" / "overlap.md"))
     if table.config.transfer:
         files.append(("transfer of heads across tasks (png, pdf, csv)", results / "figures" / "transfer.png"))
+    for name in table.config.experiments:
+        what, suffix = ("tables", "md") if table.config.experiment(name).kind == "table" else ("figures", "png")
+        files.append((table.config.experiment(name).title or name, results / what / f"{name}.{suffix}"))
     files.append(("adapters, losses, per-item scores", results / "runs"))
     console.print("\nFiles")
     for what, path in files:

@@ -14,6 +14,17 @@ from matplotlib.figure import Figure
 from lofit.files import atomic_path
 
 PNG_DPI = 200
+LINES: tuple[dict[str, Any], ...] = tuple(
+    {"color": colour, "marker": marker, "linestyle": line}
+    for colour, marker, line in zip(
+        # Okabe and Ito's colours, which the colour-blind tell apart; markers and dashes do in grey.
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+        ("o", "s", "^", "D", "v", "P", "X"),
+        ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))),
+        strict=True,
+    )
+)
+"""Looks of the lines of a figure, in order; from the eighth on they repeat."""
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so figures look alike on every machine
     "font.size": 9,

@@ -37,7 +37,8 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
     use heads selected on another task are left out.
 
     A variant is the method with its number of heads, and with its selector and number of training examples where
-    these differ among the runs of one fold, so that no cell averages over them.
+    these differ among the runs of one fold, so that no cell averages over them. A column ``variant`` in ``results``
+    names it instead.
 
     Args:
         results: tidy results, as ``collect`` writes them; values of headline metrics are fractions.
@@ -56,8 +57,9 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
         ReportError: see ``headline_rows``; also two runs for the same cell, seed and fold.
     """
     rows = headline_rows(results, headline)
-    rows = rows[~_transferred(rows)]
-    rows = rows.assign(variant=variant_names(rows))
+    if "variant" not in rows:
+        rows = rows[~_transferred(rows)]
+        rows = rows.assign(variant=variant_names(rows))
     folds = folds_by_task(rows)
     protocols = dict(zip(rows["task"].astype(str), rows["protocol"].astype(str), strict=True))
     models = list(rows["model"].unique())
@@ -76,12 +78,17 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
     return frame.astype({name: "Int64" for name in whole})
 
 
-def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
+def write_table(frame: pd.DataFrame, stem: Path, title: str = "") -> list[Path]:
     """Write a table of ``main_table`` as ``<stem>.csv`` (all columns), ``<stem>.md`` and ``<stem>.tex``.
 
     Markdown and LaTeX hold the text columns, in bold the best value per model and task and those that do not differ
     from it by test (nothing to compare, nothing bold). The LaTeX file is a ``table`` environment that needs the
     package ``booktabs``.
+
+    Args:
+        frame: the table.
+        stem: path without suffix.
+        title: stands above the Markdown table, and first in the LaTeX caption.
 
     Returns:
         The three paths.
@@ -89,8 +96,8 @@ def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
     paths = [stem.parent / f"{stem.name}{suffix}" for suffix in (".csv", ".md", ".tex")]
     with atomic_path(paths[0]) as part:
         frame.to_csv(part, index=False)
-    write_text(paths[1], _markdown(frame))
-    write_text(paths[2], _latex(frame, label=stem.name))
+    write_text(paths[1], (f"**{_escape_pipe(title)}**\n\n" if title else "") + _markdown(frame))
+    write_text(paths[2], _latex(frame, label=stem.name, title=title))
     return paths
 
 
@@ -234,7 +241,7 @@ def _escape_pipe(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _latex(frame: pd.DataFrame, label: str) -> str:
+def _latex(frame: pd.DataFrame, label: str, title: str = "") -> str:
     shown, best = _shown(frame), _best(frame)
     bold = best.reindex(columns=shown.columns, fill_value=False)
     style = shown.style.hide(axis="index")
@@ -243,9 +250,10 @@ def _latex(frame: pd.DataFrame, label: str) -> str:
     columns = "".join("l" if name in ("model", "method") else "r" for name in shown.columns)
     tabular = style.to_latex(hrules=True, column_format=columns)
     notes = "".join(f"\\par {_latex_text(note)}\n" for note in _notes(frame))
+    caption = _latex_text(f"{title}. {_legend(frame)}" if title else _legend(frame))
     return (
         "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
-        f"\\caption{{{_latex_text(_legend(frame))}}}\n\\label{{tab:{label}}}\n{tabular}"
+        f"\\caption{{{caption}}}\n\\label{{tab:{label}}}\n{tabular}"
         + (f"\\begin{{flushleft}}\\footnotesize\n{notes}\\end{{flushleft}}\n" if notes else "")
         + "\\end{table}\n"
     )

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from lofit.config import parse_config
+from lofit.config import load_config, parse_config
+from lofit.experiments import builtin_names
 from lofit.files import read_json, read_jsonl, write_jsonl
 from lofit.methods import load_method
 from lofit.runs import FitNode, RunTable
@@ -401,3 +402,17 @@ def test_nodes_that_share_a_base_model_can_run_as_one_job(workflow: Workflow) ->
         jobs = re.findall(r"^    rule (\w+):", group, re.MULTILINE)
         assert Counter(jobs) == Counter(activations=1, localize=2, fit=5, evaluate=7)
         assert set(re.findall(r"model=(\w+)", group)) == {group.split()[0]}
+
+
+@pytest.mark.parametrize("name", ["paper", "laptop"])
+def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> None:
+    file = REPOSITORY / "config" / f"{name}.yaml"
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--configfile", str(file)]
+    command += ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    stats = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE))
+    config = load_config(file)
+    counts = {**RunTable(config).counts(), "experiment_table": 4, "experiment_figure": 4, "collect": 1}
+    assert {rule: int(stats[rule]) for rule in counts} == counts
+    assert set(config.experiments) == set(builtin_names())

@@ -52,12 +52,17 @@ wildcard_constraints:
     fold=r"\d+",
     seed=r"\d+",
     localizer=any_of(node.localizer for node in TABLE.localize.values()) or "none",
-    method=any_of(CONFIG.methods),
+    method=any_of(node.method for node in TABLE.fits.values()),
     hash=r"[0-9a-f]{8}",
     protocol=any_of(CONFIG.protocols),
     eval_task=any_of([*CONFIG.tasks, *CONFIG.retention]),
     eval_fold=r"\d+",
     eval_hash=r"[0-9a-f]{8}",
+
+
+def experiments(*kinds):
+    """Names of the experiments of some kinds."""
+    return [name for name in CONFIG.experiments if CONFIG.experiment(name).kind in kinds]
 
 
 def data_id(wildcards):
@@ -198,6 +203,8 @@ def all_outputs():
         outputs.append(f"{RESULTS}/tables/overlap.md")
     if CONFIG.transfer:
         outputs.append(f"{RESULTS}/figures/transfer.png")
+    outputs += [f"{RESULTS}/tables/{name}.md" for name in experiments("table")]
+    outputs += [f"{RESULTS}/figures/{name}.png" for name in experiments("curve", "layers", "pareto")]
     return outputs + all_fits() + all_rankings()
 
 

@@ -116,3 +116,45 @@ rule transfer:
         transfer=CONFIG.transfer.model_dump_json() if CONFIG.transfer else None,
     shell:
         "python -m lofit figure > {log:q} 2>&1"
+
+
+rule experiment_table:
+    input:
+        f"{RESULTS}/results.parquet",
+        f"{RESULTS}/items.parquet",
+    output:
+        multiext(f"{RESULTS}/tables/{{table}}", ".csv", ".md", ".tex"),
+    log:
+        f"{RESULTS}/logs/experiments/{{table}}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    wildcard_constraints:
+        table=any_of(experiments("table")) or "none",
+    params:
+        spec=lambda wildcards: CONFIG.experiment(wildcards.table).model_dump_json(),
+    shell:
+        "python -m lofit experiment {wildcards.table:q} > {log:q} 2>&1"
+
+
+rule experiment_figure:
+    input:
+        f"{RESULTS}/results.parquet",
+        f"{RESULTS}/items.parquet",
+    output:
+        multiext(f"{RESULTS}/figures/{{figure}}", ".pdf", ".png", ".csv"),
+    log:
+        f"{RESULTS}/logs/experiments/{{figure}}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    wildcard_constraints:
+        figure=any_of(experiments("curve", "layers", "pareto")) or "none",
+    params:
+        spec=lambda wildcards: CONFIG.experiment(wildcards.figure).model_dump_json(),
+    shell:
+        "python -m lofit experiment {wildcards.figure:q} > {log:q} 2>&1"

@@ -1,0 +1,63 @@
+"""The form of an experiment, and the experiments that come with the package: YAML files in this folder."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, StrictInt
+
+from lofit.forms import Form, HeadCount, MethodConfig
+
+FOLDER = Path(__file__).parent
+Kind = Literal["table", "curve", "layers", "pareto"]
+"""``table``: arm by task. ``curve``: score against training examples or share of heads. ``layers``: where the selected
+heads are. ``pareto``: score against trained parameters and seconds."""
+
+
+class ArmConfig(MethodConfig):
+    """One line of an experiment: a method, and what it is run with."""
+
+    method: str
+
+
+class ExperimentConfig(Form):
+    """One experiment; what is left out is taken from the experiment of that name that comes with the package."""
+
+    kind: Kind | None = Field(default=None, description="null: that of the package's experiment of this name")
+    title: str | None = Field(default=None, description="what tables and figures are headed with")
+    tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
+    arms: dict[str, ArmConfig] | None = Field(default=None, min_length=1, description="what is compared, by name")
+    k: list[HeadCount] | None = Field(
+        default=None, min_length=1, description="curve: numbers or shares of heads, instead of the arms' own"
+    )
+    n_train: list[Annotated[StrictInt, Field(ge=1)]] | None = Field(
+        default=None, min_length=1, description="curve: numbers of training examples, instead of the tasks' own"
+    )
+
+
+@cache
+def _builtin(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def builtin_names() -> list[str]:
+    """Names of the experiments that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def resolved(name: str, given: ExperimentConfig | None) -> ExperimentConfig:
+    """An experiment with what the package says of it where the configuration says nothing.
+
+    An axis (``k`` or ``n_train``) that is given replaces the package's, whichever that is.
+    """
+    values = (given or ExperimentConfig()).model_dump(exclude_none=True)
+    if name in builtin_names():
+        defaults = _builtin(name)
+        if {"k", "n_train"} & values.keys():
+            defaults = {key: value for key, value in defaults.items() if key not in ("k", "n_train")}
+        values = defaults | values
+    return ExperimentConfig.model_validate(values)

@@ -1,0 +1,40 @@
+"""The parts of a configuration that say how a method is run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+HeadCount = Annotated[
+    int | float,
+    Field(
+        gt=0, description="number of heads kept (integer of 1 or more), or their share of all heads (between 0 and 1)"
+    ),
+]
+
+
+class Form(BaseModel):
+    """Base of all parts: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class HeadsConfig(Form):
+    """Which heads a method edits."""
+
+    localizer: str | None = Field(default=None, description="strategy that ranks the heads; null: the method's own")
+    task: str | None = Field(default=None, description="task to rank the heads on; null: the task trained for")
+    k: list[HeadCount] = Field(
+        default=[0.03, 0.10],
+        min_length=1,
+        description="how many heads; one run for each value, or the grid that a method such as iti chooses from",
+    )
+    params: dict[str, Any] = Field(default={}, description="overrides of the localizer's recipe")
+
+
+class MethodConfig(Form):
+    """One method of the comparison."""
+
+    heads: HeadsConfig | None = Field(default=None, description="for methods that edit selected heads")
+    params: dict[str, Any] = Field(default={}, description="overrides of the method's recipe")

@@ -1,0 +1,144 @@
+"""What is written of an experiment: a table, or a figure with the numbers behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lofit.errors import ReportError
+from lofit.localize.ranking import top_heads
+from lofit.report.cells import aggregate, folds_by_task, headline_rows
+from lofit.report.collect import read_results
+from lofit.report.figures import draw_curves, draw_layers, draw_pareto
+from lofit.report.items import item_scores
+from lofit.report.paths import headline, items_path, results_path
+from lofit.report.tables import main_table, write_table
+from lofit.runs import RunTable
+from lofit.stats import Sample, bootstrap_interval
+
+
+def write_experiment(table: RunTable, name: str) -> None:
+    """Write ``tables/<name>.{csv,md,tex}`` of a table, ``figures/<name>.{pdf,png,csv}`` of the other kinds."""
+    spec = table.config.experiment(name)
+    assert spec.kind
+    _WRITERS[spec.kind](table, name)
+
+
+def arm_rows(table: RunTable, name: str) -> pd.DataFrame:
+    """Rows of ``results.parquet`` of an experiment's runs, under the first protocol, with ``variant`` and ``x``.
+
+    Raises:
+        ReportError: there are none.
+    """
+    protocol = table.config.protocols[0]
+    results = read_results(results_path(table))
+    results = results[(results["protocol"] == protocol) & (results["eval_task"] == results["task"])]
+    arms = pd.DataFrame(
+        [{"run_id": arm.fit.id, "variant": arm.label, "x": arm.x} for arm in table.experiments[name]]
+    ).drop_duplicates()
+    rows = arms.merge(results[results["task"].isin(headline(table, protocol))], on="run_id")
+    if rows.empty:
+        raise ReportError(f"experiments.{name}: none of its runs is scored under {protocol}; put another one first")
+    return rows
+
+
+def _title(table: RunTable, name: str) -> str:
+    return table.config.experiment(name).title or name
+
+
+def _table(table: RunTable, name: str) -> None:
+    rows = arm_rows(table, name)
+    chosen = {task: metric for task, metric in headline(table).items() if task in set(rows["task"])}
+    frame = main_table(rows, chosen, pd.read_parquet(items_path(table)))
+    write_table(frame, table.config.results / "tables" / name, title=_title(table, name))
+
+
+def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, task, arm and place on the axis.
+
+    Args:
+        rows: as :func:`arm_rows` gives them.
+        metrics: task to headline metric.
+        items: as ``collect_items`` writes them.
+
+    Returns:
+        ``model``, ``task``, ``arm``, ``x``, ``value`` with ``low`` and ``high`` (the 95% interval over test items,
+        seeds averaged; all fractions), ``n_seeds``, ``n_items``, ``status``, ``note``, ``trained_params`` and
+        ``seconds`` (of localization and fit, mean over runs).
+    """
+    rows = headline_rows(rows, metrics)
+    folds, rng = folds_by_task(rows), np.random.default_rng(0)
+    scores = item_scores(rows[rows["status"] == "ok"], items)
+    fold = scores["fold"].astype(str)
+    scores = scores.assign(item=fold + "/" + scores["item"], cluster=fold + "/" + scores["cluster"])
+    keys = ["model", "task", "variant", "x"]
+    by_cell = dict(list(scores.groupby(keys, sort=False, dropna=False)))
+    records = []
+    for key, group in rows.groupby(keys, sort=False, dropna=False):
+        cell = aggregate(group, folds[str(key[1])], {int(seed) for seed in group["seed"]})
+        record: dict[str, Any] = dict(zip(("model", "task", "arm", "x"), key, strict=True))
+        record |= {"value": cell.value, "low": np.nan, "high": np.nan, "n_seeds": cell.n_seeds, "n_items": 0}
+        found = by_cell.get(key)
+        if found is not None and cell.n_seeds:
+            averaged = found.groupby(["cluster", "item"])["value"].mean().reset_index()
+            interval = bootstrap_interval(Sample.of(averaged["value"], averaged["cluster"]), rng)
+            record |= {"low": max(0.0, cell.value - interval.mean + interval.low), "n_items": len(averaged)}
+            record["high"] = min(1.0, cell.value - interval.mean + interval.high)
+        seconds = group[["activations_seconds", "localize_seconds", "fit_seconds"]].astype("float64").sum(axis=1)
+        record |= {"status": cell.status, "note": cell.note, "seconds": float(seconds.mean())}
+        record["trained_params"] = float(group["trained_params"].astype("float64").mean())
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def _points_of(table: RunTable, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    metrics = headline(table)
+    return points(arm_rows(table, name), metrics, pd.read_parquet(items_path(table))), metrics
+
+
+def _curve(table: RunTable, name: str) -> None:
+    frame, metrics = _points_of(table, name)
+    axis = "k" if table.config.experiment(name).k else "n_train"
+    draw_curves(frame, table.config.results / "figures" / name, title=_title(table, name), axis=axis, metrics=metrics)
+
+
+def _pareto(table: RunTable, name: str) -> None:
+    frame, _ = _points_of(table, name)
+    draw_pareto(frame, table.config.results / "figures" / name, title=_title(table, name))
+
+
+def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
+    """Share of each layer among the selected heads: ``model``, ``task``, ``arm``, ``layer``, ``share``, ``n_rankings``.
+
+    Shares are averaged over folds and seeds; a ranking that failed has none.
+    """
+    records = []
+    for arm in table.experiments[name]:
+        ranking = arm.fit.heads_from
+        file = table.localize_dir(ranking) / "heads.parquet" if ranking else None
+        if file is None or not len(pd.read_parquet(file)):
+            continue
+        chosen = top_heads(file, arm.fit.k[-1])
+        for layer in range(table.config.model_entry(arm.fit.model).n_layers):
+            share = sum(where == layer for where, _ in chosen) / len(chosen)
+            where = {"model": arm.fit.model, "task": arm.fit.data.task, "arm": arm.label, "layer": layer}
+            records.append(where | {"share": share})
+    if not records:
+        raise ReportError(f"experiments.{name}: no ranking of heads succeeded; see the logs of localize")
+    grouped = pd.DataFrame(records).groupby(["model", "task", "arm", "layer"], sort=False)["share"]
+    return grouped.agg(share="mean", n_rankings="count").reset_index()
+
+
+def _layers(table: RunTable, name: str) -> None:
+    draw_layers(layer_counts(table, name), table.config.results / "figures" / name, title=_title(table, name))
+
+
+_WRITERS: dict[str, Callable[[RunTable, str], None]] = {
+    "table": _table,
+    "curve": _curve,
+    "layers": _layers,
+    "pareto": _pareto,
+}

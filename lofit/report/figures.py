@@ -1,0 +1,222 @@
+"""Curves, layers and trade-offs, drawn for print."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from lofit.files import atomic_path
+from lofit.report.style import LINES, figure_style, save_figure
+
+_ACROSS = 3
+_AXES = {"k": "share of heads (%)", "n_train": "training examples"}
+
+
+def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: str, metrics: Mapping[str, str]) -> list[Path]:
+    """Draw score against ``axis``, one panel per model and task, as ``<stem>.pdf``, ``.png`` and ``.csv``.
+
+    Args:
+        frame: as ``points`` gives it.
+        stem: path without suffix.
+        title: above the figure.
+        axis: ``k`` (shares, drawn in percent; or numbers of heads) or ``n_train``.
+        metrics: task to headline metric.
+
+    Returns:
+        The three paths.
+    """
+    frame = frame.sort_values("x", kind="stable")
+    counts = axis == "k" and bool((frame["x"] >= 1).any())
+    scale = 1 if counts or axis == "n_train" else 100
+    label = "heads" if counts else _AXES[axis]
+    panels = list(frame.groupby(["model", "task"], sort=False))
+    with figure_style():
+        figure, grid = _grid(len(panels), title)
+        for axes, ((model, task), panel) in zip(grid, panels, strict=False):
+            for i, (arm, line) in enumerate(panel.groupby("arm", sort=False)):
+                look = LINES[i % len(LINES)]
+                known = line.dropna(subset=["value"])
+                axes.plot(scale * known["x"], 100 * known["value"], label=str(arm), markersize=4, linewidth=1.2, **look)
+                axes.fill_between(
+                    scale * known["x"], 100 * known["low"], 100 * known["high"], color=look["color"], alpha=0.15, lw=0
+                )
+                for _, lost in line[line["value"].isna()].iterrows():
+                    axes.axvline(scale * lost["x"], color=look["color"], linestyle=":", linewidth=0.8)
+                    axes.annotate(
+                        f"{arm}: {lost['status']}", (scale * lost["x"], 0.02), xycoords=("data", "axes fraction"),
+                        rotation=90, fontsize=6, ha="right", va="bottom",
+                    )  # fmt: skip
+            if axis == "n_train":
+                axes.set_xscale("log")
+            places = sorted(set(scale * panel["x"]))
+            axes.xaxis.set_major_locator(FixedLocator(places))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.set_title(f"{task}, {model}")
+            axes.set_xlabel(label)
+            axes.set_ylabel(f"{metrics[str(task)]} (%)")
+            axes.grid(alpha=0.25, linewidth=0.5)
+        _finish(figure, grid, len(panels), _caption(frame, "Bands: 95% interval over test items, seeds averaged."))
+        return _save(figure, frame, stem)
+
+
+def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
+    """Draw where the selected heads are, one panel per model and arm, rows being tasks; also as ``<stem>.csv``.
+
+    Args:
+        frame: as ``layer_counts`` gives it.
+        stem: path without suffix.
+        title: above the figure.
+    """
+    panels = list(frame.groupby(["model", "arm"], sort=False))
+    widest = max(panel["layer"].max() + 1 for _, panel in panels)
+    tasks = max(panel["task"].nunique() for _, panel in panels)
+    with figure_style():
+        figure = Figure(
+            figsize=(max(5.0, 0.22 * widest + 2.2), len(panels) * (0.32 * tasks + 1.1) + 0.9), layout="constrained"
+        )
+        figure.suptitle(title, fontsize=10)
+        grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        top = 100 * frame["share"].max()
+        for axes, ((model, arm), panel) in zip(grid, panels, strict=True):
+            shares = 100 * panel.pivot(index="task", columns="layer", values="share").loc[panel["task"].unique()]
+            image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=top, aspect="auto")
+            axes.set_yticks(range(len(shares)), shares.index)
+            axes.set_xticks(range(0, len(shares.columns), max(1, len(shares.columns) // 15)))
+            axes.set_xlabel("layer")
+            axes.set_title(f"{model}, {arm}")
+        figure.colorbar(image, ax=list(grid), label="of the selected heads (%)", aspect=25, pad=0.02)
+        low, high = int(frame["n_rankings"].min()), int(frame["n_rankings"].max())
+        n = str(low) if low == high else f"{low} to {high}"
+        figure.supxlabel(
+            f"Mean of n = {n} ranking{'' if n == '1' else 's'} (folds and seeds) per task.", x=0.01, ha="left"
+        )
+        return _save(figure, frame, stem)
+
+
+def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
+    """Draw the mean score over the tasks against trained parameters and against seconds; also as ``<stem>.csv``.
+
+    An arm that lacks a task has no mean and is named below the figure. Intervals take the tasks as given and their
+    items as the sample.
+
+    Args:
+        frame: as ``points`` gives it.
+        stem: path without suffix.
+        title: above the figure.
+    """
+    records, lost = [], []
+    for model, of_model in frame.groupby("model", sort=False):
+        tasks = of_model["task"].nunique()
+        for arm, group in of_model.groupby("arm", sort=False):
+            known = group.dropna(subset=["value"])
+            if known["task"].nunique() < tasks:
+                absent = sorted(set(of_model["task"]) - set(known["task"]))
+                lost.append(f"{arm} on {model} (no score on {', '.join(absent)})")
+                continue
+            half = np.sqrt((((known["high"] - known["low"]) / 2) ** 2).sum()) / tasks
+            records.append(
+                {
+                    "model": model, "arm": arm, "tasks": tasks, "value": known["value"].mean(), "half_width": half,
+                    "trained_params": known["trained_params"].mean(), "seconds": known["seconds"].mean(),
+                    "n_seeds": int(known["n_seeds"].min()), "n_items": int(known["n_items"].sum()),
+                }
+            )  # fmt: skip
+    means = pd.DataFrame(records, columns=[
+        "model", "arm", "tasks", "value", "half_width", "trained_params", "seconds", "n_seeds", "n_items",
+    ])  # fmt: skip
+    models = list(frame["model"].unique())
+    with figure_style():
+        figure = Figure(figsize=(7.4, 2.7 * len(models) + 1.4), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        grid = figure.subplots(len(models), 2, squeeze=False)
+        arms = list(dict.fromkeys(frame["arm"]))
+        for row, model in zip(grid, models, strict=True):
+            for axes, (column, label) in zip(
+                row, (("trained_params", "trained parameters"), ("seconds", "seconds to localize and fit")), strict=True
+            ):
+                of_model = means[means["model"] == model]
+                _pareto_panel(axes, of_model, column, arms)
+                axes.set_xscale("log")
+                axes.set_xlabel(label)
+                axes.set_ylabel("mean headline score (%)")
+                axes.set_title(str(model))
+        note = "Bars: 95% interval over test items." + (f" Not drawn: {'; '.join(lost)}." if lost else "")
+        _finish(figure, list(grid.flat), grid.size, _caption(means, note))
+        return _save(figure, means, stem)
+
+
+def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str]) -> None:
+    """Points with bars, and the front: what nothing cheaper beats."""
+    shown = means[means[column] > 0]
+    for line in shown.to_dict("records"):
+        look = {key: value for key, value in LINES[arms.index(line["arm"]) % len(LINES)].items() if key != "linestyle"}
+        axes.errorbar(
+            line[column], 100 * line["value"], 100 * line["half_width"], label=line["arm"], linestyle="none",
+            markersize=6, elinewidth=0.8, capsize=2, **look,
+        )  # fmt: skip
+    front, best = [], -math.inf
+    for line in shown.sort_values([column, "value"], ascending=[True, False]).to_dict("records"):
+        if line["value"] > best:
+            front.append(line)
+            best = line["value"]
+    axes.step(
+        [line[column] for line in front], [100 * line["value"] for line in front], where="post", color="0.6",
+        linewidth=0.8, zorder=0,
+    )  # fmt: skip
+    for line in means[~(means[column] > 0)].to_dict("records"):
+        axes.axhline(100 * line["value"], color="0.4", linestyle="--", linewidth=0.8, label=f"{line['arm']} (nothing)")
+    axes.grid(alpha=0.25, linewidth=0.5)
+
+
+def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
+    across = min(n, _ACROSS)
+    down = math.ceil(n / across)
+    figure = Figure(figsize=(max(5.0, 2.9 * across), 2.5 * down + 1.3), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes in grid[n:]:
+        axes.remove()
+    return figure, grid
+
+
+def _caption(frame: pd.DataFrame, note: str) -> str:
+    def span(values: Any) -> str:
+        low, high = int(values.min()), int(values.max())
+        return str(low) if low == high else f"{low} to {high}"
+
+    known = frame[frame["n_seeds"] > 0]
+    if known.empty:
+        return "No run succeeded."
+    return f"n = {span(known['n_items'])} test items, {span(known['n_seeds'])} seed(s). {note}"
+
+
+def _finish(figure: Figure, grid: list[Axes], n: int, caption: str) -> None:
+    """A legend for all panels, and the caption below it."""
+    found: dict[str, Any] = {}
+    for axes in grid[:n]:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    width = figure.get_figwidth()
+    figure.legend(
+        list(found.values()), list(found), loc="outside lower center", ncols=max(1, min(len(found), int(width / 1.6))),
+        frameon=False, fontsize=8,
+    )  # fmt: skip
+    figure.text(0.01, -0.01, textwrap.fill(caption, int(width * 15)), ha="left", va="top", fontsize=8)
+
+
+def _save(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
+    paths = save_figure(figure, stem)
+    table = stem.parent / f"{stem.name}.csv"
+    with atomic_path(table) as part:
+        frame.to_csv(part, index=False)
+    return [*paths, table]
