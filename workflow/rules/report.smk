@@ -126,13 +126,13 @@ rule experiment_table:
         multiext(f"{RESULTS}/tables/{{table}}", ".csv", ".md", ".tex"),
     log:
         f"{RESULTS}/logs/experiments/{{table}}.log",
+    wildcard_constraints:
+        table=any_of(experiments("table")) or "none",
     conda:
         "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=30,
-    wildcard_constraints:
-        table=any_of(experiments("table")) or "none",
     params:
         spec=lambda wildcards: CONFIG.experiment(wildcards.table).model_dump_json(),
     shell:
@@ -147,13 +147,13 @@ rule experiment_figure:
         multiext(f"{RESULTS}/figures/{{figure}}", ".pdf", ".png", ".csv"),
     log:
         f"{RESULTS}/logs/experiments/{{figure}}.log",
+    wildcard_constraints:
+        figure=any_of(experiments("curve", "layers", "pareto")) or "none",
     conda:
         "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=30,
-    wildcard_constraints:
-        figure=any_of(experiments("curve", "layers", "pareto")) or "none",
     params:
         spec=lambda wildcards: CONFIG.experiment(wildcards.figure).model_dump_json(),
     shell:
