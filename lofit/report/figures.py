@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogFormatter, NullLocator
 
 from lofit.files import atomic_path
 from lofit.report.style import LINES, figure_style, save_figure
@@ -61,6 +61,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: str, metri
             axes.xaxis.set_major_locator(FixedLocator(places))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.tick_params(axis="x", rotation=45)
             axes.set_title(f"{task}, {model}")
             axes.set_xlabel(label)
             axes.set_ylabel(f"{metrics[str(task)]} (%)")
@@ -147,6 +148,8 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 of_model = means[means["model"] == model]
                 _pareto_panel(axes, of_model, column, arms)
                 axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+                axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
                 axes.set_xlabel(label)
                 axes.set_ylabel("mean headline score (%)")
                 axes.set_title(str(model))
@@ -174,7 +177,9 @@ def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str])
         linewidth=0.8, zorder=0,
     )  # fmt: skip
     for line in means[~(means[column] > 0)].to_dict("records"):
-        axes.axhline(100 * line["value"], color="0.4", linestyle="--", linewidth=0.8, label=f"{line['arm']} (nothing)")
+        axes.axhline(
+            100 * line["value"], color="0.4", linestyle="--", linewidth=0.8, label=f"{line['arm']} (costs nothing)"
+        )
     axes.grid(alpha=0.25, linewidth=0.5)
 
 
@@ -190,18 +195,18 @@ def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def _caption(frame: pd.DataFrame, note: str) -> str:
-    def span(values: Any) -> str:
+    def span(values: Any, what: str) -> str:
         low, high = int(values.min()), int(values.max())
-        return str(low) if low == high else f"{low} to {high}"
+        return f"{low if low == high else f'{low} to {high}'} {what}{'' if high == 1 else 's'}"
 
     known = frame[frame["n_seeds"] > 0]
     if known.empty:
         return "No run succeeded."
-    return f"n = {span(known['n_items'])} test items, {span(known['n_seeds'])} seed(s). {note}"
+    return f"n = {span(known['n_items'], 'test item')}, {span(known['n_seeds'], 'seed')}. {note}"
 
 
 def _finish(figure: Figure, grid: list[Axes], n: int, caption: str) -> None:
-    """A legend for all panels, and the caption below it."""
+    """A legend for all panels, and the caption."""
     found: dict[str, Any] = {}
     for axes in grid[:n]:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -209,9 +214,8 @@ def _finish(figure: Figure, grid: list[Axes], n: int, caption: str) -> None:
     width = figure.get_figwidth()
     figure.legend(
         list(found.values()), list(found), loc="outside lower center", ncols=max(1, min(len(found), int(width / 1.6))),
-        frameon=False, fontsize=8,
+        frameon=False, title=textwrap.fill(caption, int(width * 15)), title_fontsize=8, fontsize=8,
     )  # fmt: skip
-    figure.text(0.01, -0.01, textwrap.fill(caption, int(width * 15)), ha="left", va="top", fontsize=8)
 
 
 def _save(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
