@@ -13,11 +13,10 @@ from lofit.localize.ranking import top_heads
 from lofit.report.cells import aggregate, folds_by_task, headline_rows
 from lofit.report.collect import read_results
 from lofit.report.figures import draw_curves, draw_layers, draw_pareto
-from lofit.report.items import item_scores
+from lofit.report.items import item_interval, item_scores
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, write_table
 from lofit.runs import RunTable
-from lofit.stats import Sample, bootstrap_interval
 
 
 def write_experiment(table: RunTable, name: str) -> None:
@@ -72,8 +71,6 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
     rows = headline_rows(rows, metrics)
     folds, rng = folds_by_task(rows), np.random.default_rng(0)
     scores = item_scores(rows[rows["status"] == "ok"], items)
-    fold = scores["fold"].astype(str)
-    scores = scores.assign(item=fold + "/" + scores["item"], cluster=fold + "/" + scores["cluster"])
     keys = ["model", "task", "variant", "x"]
     by_cell = dict(list(scores.groupby(keys, sort=False, dropna=False)))
     records = []
@@ -83,10 +80,8 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
         record |= {"value": cell.value, "low": np.nan, "high": np.nan, "n_seeds": cell.n_seeds, "n_items": 0}
         found = by_cell.get(key)
         if found is not None and cell.n_seeds:
-            averaged = found.groupby(["cluster", "item"])["value"].mean().reset_index()
-            interval = bootstrap_interval(Sample.of(averaged["value"], averaged["cluster"]), rng)
-            record |= {"low": max(0.0, cell.value - interval.mean + interval.low), "n_items": len(averaged)}
-            record["high"] = min(1.0, cell.value - interval.mean + interval.high)
+            interval = item_interval(found, cell.value, rng)
+            record |= {"low": interval.low, "high": interval.high, "n_items": found["item"].nunique()}
         seconds = group[["activations_seconds", "localize_seconds", "fit_seconds"]].astype("float64").sum(axis=1)
         record |= {"status": cell.status, "note": cell.note, "seconds": float(seconds.mean())}
         record["trained_params"] = float(group["trained_params"].astype("float64").mean())

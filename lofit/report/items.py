@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from lofit.errors import ReportError
 from lofit.files import atomic_path, read_json, read_jsonl
 from lofit.report.collect import EvaluatedRun
 from lofit.runs import short_hash
+from lofit.stats import Interval, Sample, bootstrap_interval
 
 SCHEMA = pa.schema(
     [
@@ -48,12 +50,32 @@ def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
 def item_scores(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """One row per run and test item: the columns of ``rows``, with the item's ``value``, its name and its cluster.
 
+    Items of different folds have different names.
+
     Args:
         rows: of ``results.parquet``, one metric per run and evaluation.
         items: as :func:`collect_items` writes them.
     """
     on = ["run_id", "eval_task", "eval_fold", "protocol", "metric"]
-    return rows.drop(columns="value").merge(items, on=on)
+    scores = rows.drop(columns="value").merge(items, on=on)
+    fold = scores["eval_fold"].astype(str)
+    return scores.assign(item=fold + "/" + scores["item"], cluster=fold + "/" + scores["cluster"])
+
+
+def item_interval(scores: pd.DataFrame, value: float, rng: np.random.Generator) -> Interval:
+    """The 95% interval of a value over its test items: each item's mean over seeds, all folds together.
+
+    The interval is moved to the value, which weighs folds equally.
+
+    Args:
+        scores: as :func:`item_scores` gives them.
+        value: a fraction, the mean that stands in the table.
+        rng: of the bootstrap.
+    """
+    averaged = scores.groupby(["cluster", "item"])["value"].mean().reset_index()
+    found = bootstrap_interval(Sample.of(averaged["value"], averaged["cluster"]), rng)
+    shift = value - found.mean
+    return Interval(value, max(0.0, found.low + shift), min(1.0, found.high + shift))
 
 
 def _clusters(run: EvaluatedRun) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lofit.report.items import item_scores
-from lofit.stats import Sample, bootstrap_interval, holm, paired_sample, permutation_p
+from lofit.report.items import item_interval, item_scores
+from lofit.stats import holm, paired_sample, permutation_p
 
 ALPHA = 0.05
 TEST = f"paired permutation test over items, Holm-corrected over the tests of the model, at {ALPHA:.0%}"
@@ -19,8 +19,7 @@ def compared_with_best(
 ) -> pd.DataFrame:
     """Add intervals, and what speaks against each method's being as good as the best.
 
-    An item's score is its mean over the seeds. The items of all folds are pooled, and the interval is moved to the
-    value in the table, which weighs folds equally.
+    An item's score is its mean over the seeds; the items of all folds are pooled.
 
     Args:
         frame: one row per ``model`` and ``method``, with ``<task>.percent``.
@@ -34,8 +33,6 @@ def compared_with_best(
         tests of the model; NaN for the best itself and where there is nothing to test.
     """
     scores = item_scores(rows[rows["status"] == "ok"], items)
-    fold = scores["fold"].astype(str)
-    scores = scores.assign(item=fold + "/" + scores["item"], cluster=fold + "/" + scores["cluster"])
     found: dict[tuple[str, str, str], pd.DataFrame] = {
         (str(model), str(variant), str(task)): group
         for (model, variant, task), group in scores.groupby(["model", "variant", "task"], sort=False)
@@ -49,11 +46,9 @@ def compared_with_best(
             group = found.get((line["model"], line["method"], task))
             if group is None or pd.isna(line[f"{task}.percent"]):
                 continue
-            averaged = group.groupby(["cluster", "item"])["value"].mean().reset_index()
-            interval = bootstrap_interval(Sample.of(averaged["value"], averaged["cluster"]), rng)
-            shift = line[f"{task}.percent"] - 100 * interval.mean
-            frame.loc[i, f"{task}.percent_low"] = max(0.0, 100 * interval.low + shift)
-            frame.loc[i, f"{task}.percent_high"] = min(100.0, 100 * interval.high + shift)
+            interval = item_interval(group, line[f"{task}.percent"] / 100, rng)
+            frame.loc[i, f"{task}.percent_low"] = 100 * interval.low
+            frame.loc[i, f"{task}.percent_high"] = 100 * interval.high
     for model in frame["model"].unique():
         places, p_values = [], []
         of_model = frame[frame["model"] == model]

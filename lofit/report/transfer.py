@@ -104,7 +104,6 @@ def transfer_matrix(
         if both and (total := sum(base[seed] for seed in both)) > 0:
             record["relative"] = sum(cell.by_seed[seed] for seed in both) / total
     scores = item_scores(rows[rows["status"] == "ok"], items)
-    scores = scores.assign(**{name: scores["fold"].astype(str) + "/" + scores[name] for name in ("item", "cluster")})
     rng = np.random.default_rng(0)
     for record in records:
         if record["n_seeds"] and not _is_own(record):
