@@ -194,11 +194,17 @@ def export(
 
 
 @app.command()
-def collect(configfile: ConfigFile = DEFAULT) -> None:
-    """Gather all scores into results.parquet and results.csv."""
+def collect(
+    part: Annotated[str, typer.Argument(help="all, main, transfer, or an experiment.")] = "all",
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Gather scores into results.parquet and results.csv: all of them, or those that one output needs."""
+    table = _table(configfile)
+    if part not in (known := table.parts()):
+        raise ConfigError(f"no results called '{part}' in this configuration; it has: {', '.join(known)}")
     from lofit.report import node
 
-    node.collect_results(_table(configfile))
+    node.collect_results(table, part)
 
 
 @app.command()
@@ -231,6 +237,14 @@ def overlap(configfile: ConfigFile = DEFAULT) -> None:
     from lofit.report import node
 
     node.write_overlap_table(_table(configfile))
+
+
+@app.command()
+def expected(configfile: ConfigFile = DEFAULT) -> None:
+    """Write published values beside ours, for the runs that have a published counterpart."""
+    from lofit.report.expected import write_expected_table
+
+    write_expected_table(_table(configfile))
 
 
 @app.command()

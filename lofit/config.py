@@ -383,8 +383,8 @@ def _transfer_problems(config: Config, transfer: TransferConfig) -> Any:
     yield from _head_count_problems(config, [transfer.k], "transfer.k")
 
 
-RESERVED = ("main", "suite", "retention", "overlap", "transfer")
-"""Tables and figures that are no experiment's."""
+RESERVED = ("all", "main", "suite", "retention", "overlap", "expected", "transfer")
+"""Results, tables and figures that are no experiment's."""
 METHODS = Path(methods.__file__).parent
 LOCALIZERS = Path(localize.__file__).parent
 

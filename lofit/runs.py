@@ -26,6 +26,10 @@ DTYPES = {"cpu": "float32", "cuda": "bfloat16", "auto": "auto"}
 """Precision of the base model by configured device, where the configuration leaves it open."""
 
 
+ALL, MAIN, TRANSFER = "all", "main", "transfer"
+"""Parts of the results that are collected, beside those of the experiments; see :meth:`RunTable.part`."""
+
+
 def short_hash(identity: Any) -> str:
     """First 8 hexadecimal digits of the SHA-256 of the canonical JSON of ``identity``."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
@@ -416,6 +420,25 @@ class RunTable:
                 f"{fold}; score it on its own fold"
             )
         raise ConfigError(f"{fit.id}: not to be scored on {wanted} under {protocol or 'any protocol'}; see retention")
+
+    def parts(self) -> list[str]:
+        """The parts of the results that :meth:`part` knows."""
+        return [ALL, MAIN, *([TRANSFER] if self.config.transfer else []), *self.experiments]
+
+    def part(self, name: str) -> dict[str, EvalNode]:
+        """The evaluations that one output is made of, so that it needs no other.
+
+        Args:
+            name: :data:`ALL`, :data:`MAIN` (the configured methods, for the main tables and what else compares them),
+                :data:`TRANSFER`, or an experiment.
+        """
+        if name == ALL:
+            return self.evaluations
+        if name == MAIN:
+            return _unique(found for fit in self.comparison.values() for found in self.evaluations_of(fit))
+        fits = self.transfers if name == TRANSFER else _unique(arm.fit for arm in self.experiments[name])
+        own = [found for fit in fits.values() for found in self.evaluations_of(fit) if found.own]
+        return _unique(found for found in own if found.protocol == self.config.protocols[0])
 
     def own_evaluation(self, fit: FitNode) -> EvalNode:
         """The evaluation of a fitted method on its own task, under the first configured protocol."""

@@ -97,6 +97,7 @@ def run(table: RunTable) -> None:
             print(f"{fitted.id}: {fit.summary_line(table.run_dir(fitted))}")
     for scored in table.evaluations.values():
         evaluate.run(table, scored)
-    report.collect_results(table)
+    for part in table.parts():
+        report.collect_results(table, part)
     report.write_main_tables(table)
     report.write_suite_table(table)

@@ -27,14 +27,13 @@ def write_experiment(table: RunTable, name: str) -> None:
 
 
 def arm_rows(table: RunTable, name: str) -> pd.DataFrame:
-    """Rows of ``results.parquet`` of an experiment's runs, under the first protocol, with ``variant`` and ``x``.
+    """Results of an experiment's runs on their own tasks, under the first protocol, with ``variant`` and ``x``.
 
     Raises:
         ReportError: there are none.
     """
     protocol = table.config.protocols[0]
-    results = read_results(results_path(table))
-    results = results[(results["protocol"] == protocol) & (results["eval_task"] == results["task"])]
+    results = read_results(results_path(table, name))
     arms = pd.DataFrame(
         [{"run_id": arm.fit.id, "variant": arm.label, "x": arm.x} for arm in table.experiments[name]]
     ).drop_duplicates()
@@ -51,7 +50,7 @@ def _title(table: RunTable, name: str) -> str:
 def _table(table: RunTable, name: str) -> None:
     rows = arm_rows(table, name)
     chosen = {task: metric for task, metric in headline(table).items() if task in set(rows["task"])}
-    frame = main_table(rows, chosen, pd.read_parquet(items_path(table)))
+    frame = main_table(rows, chosen, pd.read_parquet(items_path(table, name)))
     write_table(frame, table.config.results / "tables" / name, title=_title(table, name))
 
 
@@ -91,7 +90,7 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
 
 def _points_of(table: RunTable, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     metrics = headline(table)
-    return points(arm_rows(table, name), metrics, pd.read_parquet(items_path(table))), metrics
+    return points(arm_rows(table, name), metrics, pd.read_parquet(items_path(table, name))), metrics
 
 
 def _curve(table: RunTable, name: str) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import Protocol, table_name
+from lofit.expected import counterparts
 from lofit.files import atomic_path, need, read_json, write_text
 from lofit.localize.overlap import overlap_table
 from lofit.localize.ranking import read_ranking
@@ -19,7 +20,7 @@ from lofit.report.items import collect_items
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, print_table, write_table
 from lofit.report.transfer import draw_transfer, transfer_matrix
-from lofit.runs import EvalNode, RunTable
+from lofit.runs import MAIN, TRANSFER, EvalNode, RunTable
 
 
 def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
@@ -51,22 +52,21 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
     )
 
 
-def collect_results(table: RunTable) -> None:
-    """Write results.parquet and results.csv, and items.parquet with every single test item."""
-    runs = [evaluated_run(table, node) for node in table.evaluations.values()]
-    collect(runs, results_path(table))
-    collect_items(runs, items_path(table))
+def collect_results(table: RunTable, part: str) -> None:
+    """Write results.parquet and results.csv of a part, and items.parquet with every single test item."""
+    runs = [evaluated_run(table, node) for node in table.part(part).values()]
+    collect(runs, results_path(table, part))
+    collect_items(runs, items_path(table, part))
 
 
-def _compared(table: RunTable) -> pd.DataFrame:
-    """Results of the configured methods, without the runs that only experiments have."""
-    results = read_results(results_path(table))
-    return results[results["run_id"].isin([*table.comparison])]
+def _collected(table: RunTable, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results and items of a part."""
+    return read_results(results_path(table, part)), pd.read_parquet(items_path(table, part))
 
 
 def comparison(table: RunTable, protocol: Protocol) -> pd.DataFrame:
     """The main table under one protocol."""
-    results, items = _compared(table), pd.read_parquet(items_path(table))
+    results, items = _collected(table, MAIN)
     chosen = headline(table, protocol)
     rows = results[(results["protocol"] == protocol) & results["task"].isin(chosen)]
     return main_table(rows, chosen, items)
@@ -82,7 +82,7 @@ def write_suite_table(table: RunTable) -> None:
     """Write tables/suite.{csv,md}: differences to base and to full fine-tuning, averaged over tasks."""
     names, protocol = table.config.suite or list(table.config.tasks), table.config.protocols[0]
     chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
-    results, items = _compared(table), pd.read_parquet(items_path(table))
+    results, items = _collected(table, MAIN)
     results = results[results["protocol"] == protocol]
     write_suite(suite_table(results, items, chosen), table.config.results / "tables" / "suite")
 
@@ -92,7 +92,7 @@ def write_retention_table(table: RunTable) -> None:
     found = {name: table.config.task(name) for name in table.config.retention}
     chosen = {name: task.headline for name, task in found.items()}
     in_nats = [name for name, task in found.items() if task.plain_text]
-    results, items = _compared(table), pd.read_parquet(items_path(table))
+    results, items = _collected(table, MAIN)
     write_retention(retention_table(results, items, chosen, in_nats), table.config.results / "tables" / "retention")
 
 
@@ -121,8 +121,7 @@ def draw_transfer_figure(table: RunTable) -> None:
         raise ConfigError("transfer: not configured, so there is no figure to draw; add `transfer: {k: 0.10}`")
     protocol, names = config.protocols[0], config.transfer.tasks or config.tasks
     chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
-    results, items = read_results(results_path(table)), pd.read_parquet(items_path(table))
-    results = results[(results["protocol"] == protocol) & results["run_id"].isin([*table.transfers])]
+    results, items = _collected(table, TRANSFER)
     results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
@@ -152,6 +151,8 @@ def print_results(table: RunTable) -> None:
         files.append(("what fitting cost on other tasks (csv, md)", results / "tables" / "retention.md"))
     if len(table.localize) > 1:
         files.append(("overlap of head rankings (csv, md)", results / "tables" / "overlap.md"))
+    if counterparts(table):
+        files.append(("published values and ours (csv, md)", results / "tables" / "expected.md"))
     if table.config.transfer:
         files.append(("transfer of heads across tasks (png, pdf, csv)", results / "figures" / "transfer.png"))
     for name in table.config.experiments:

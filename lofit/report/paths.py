@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from lofit.evaluate.protocol import JUDGED, OPEN, Protocol
-from lofit.runs import RunTable
+from lofit.runs import ALL, RunTable
 
 
-def results_path(table: RunTable) -> Path:
-    """The tidy results table."""
-    return table.config.results / "results.parquet"
+def _folder(table: RunTable, part: str) -> Path:
+    return table.config.results if part == ALL else table.config.results / "collected" / part
 
 
-def items_path(table: RunTable) -> Path:
-    """The scores of every single test item."""
-    return table.config.results / "items.parquet"
+def results_path(table: RunTable, part: str) -> Path:
+    """The tidy results of a part of the run table (see ``RunTable.part``)."""
+    return _folder(table, part) / "results.parquet"
+
+
+def items_path(table: RunTable, part: str) -> Path:
+    """The scores of every single test item of a part of the run table."""
+    return _folder(table, part) / "items.parquet"
 
 
 def headline(table: RunTable, protocol: Protocol | None = None) -> dict[str, str]:

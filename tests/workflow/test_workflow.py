@@ -66,9 +66,9 @@ class Workflow:
         assert result.returncode == 0, result.stderr[-4000:]
         return result.stderr
 
-    def planned(self, config: dict[str, Any] | None = None) -> Counter[str]:
-        """Number of jobs per rule that a run would start."""
-        result = self.snakemake("--dry-run", config=config)
+    def planned(self, config: dict[str, Any] | None = None, *outputs: str) -> Counter[str]:
+        """Number of jobs per rule that a run would start, for some outputs or for all."""
+        result = self.snakemake("--dry-run", *outputs, config=config)
         assert result.returncode == 0, result.stderr[-4000:]
         stats = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\ntotal", result.stdout + result.stderr, re.DOTALL)
         lines = [line.split() for line in stats[1].splitlines()] if stats else []
@@ -88,8 +88,8 @@ class Workflow:
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     made = Workflow(tmp_path_factory.mktemp("workflow"))
     assert made.planned() == Counter(
-        model=1, prepare=1, activations=1, localize=2, fit=5, evaluate=7, collect=1, main_table=1, suite=1, overlap=1,
-        transfer=1,
+        model=1, prepare=1, activations=1, localize=2, fit=5, evaluate=7, collect=1, collect_part=2, main_table=1,
+        suite=1, overlap=1, transfer=1,
     )  # fmt: skip
     made.run()
     return made
@@ -278,12 +278,39 @@ def test_a_second_run_does_nothing(workflow: Workflow) -> None:
 def test_a_changed_hyperparameter_reruns_its_method_and_what_follows(workflow: Workflow) -> None:
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lora"]["params"] = TRAINING | {"lr": 0.02}
-    assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, main_table=1, suite=1, transfer=1)
+    assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, collect_part=1, main_table=1, suite=1)
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lofit"]["heads"]["params"] = TRAINING | {"l1": 0.5}
     assert workflow.planned(changed) == Counter(
-        localize=1, fit=1, evaluate=1, collect=1, main_table=1, suite=1, overlap=1, transfer=1
+        localize=1, fit=1, evaluate=1, collect=1, collect_part=2, main_table=1, suite=1, overlap=1, transfer=1
     )
+
+
+def test_a_single_output_needs_its_own_runs_alone(workflow: Workflow) -> None:
+    arms = {"base": {"method": "base"}, "lora": {"method": "lora", "params": TRAINING}}
+    heads = {"lofit": {"method": "lofit", "heads": {"k": [3]}}}
+    experiments = {"own": {"kind": "table", "arms": arms}, "where": {"kind": "layers", "arms": heads}}
+    config = {**workflow.config, "results": "single", "experiments": experiments}
+    for output, jobs in (
+        ("figures/transfer.pdf", Counter(localize=1, fit=1, evaluate=1, collect_part=1, transfer=1)),
+        ("tables/own.md", Counter(fit=1, evaluate=2, collect_part=1, experiment_table=1)),
+        ("figures/where.pdf", Counter(localize=1, experiment_figure=1)),
+    ):
+        assert workflow.planned(config, f"single/{output}") == jobs
+
+
+def test_published_values_stand_beside_ours(workflow: Workflow) -> None:
+    source = workflow.config["model_sources"]["tiny"]
+    config = {**workflow.config, "models": ["llama-3.2-1b"], "model_sources": {"llama-3.2-1b": source}}
+    config |= {"results": "published", "methods": {name: workflow.config["methods"][name] for name in ("base", "lora")}}
+    del config["transfer"]
+    workflow.run(config)
+    [row] = pd.read_csv(workflow.folder / "published" / "tables" / "expected.csv").to_dict("records")
+    results = pd.read_parquet(workflow.folder / "published" / "results.parquet").set_index(["method", "metric"])
+    assert row["ours"] == pytest.approx(100 * results["value"]["lora", "exact_match"])
+    assert (row["method"], row["what"], row["published"]) == ("lora", "listops exact_match", 65.3)
+    assert row["low"] <= row["difference"] == pytest.approx(row["ours"] - row["published"])
+    assert "2603.00425" in row["source"]
 
 
 def test_a_deleted_adapter_reruns_its_own_branch(workflow: Workflow) -> None:
@@ -291,7 +318,7 @@ def test_a_deleted_adapter_reruns_its_own_branch(workflow: Workflow) -> None:
     adapter = workflow.path(workflow.table().run_dir(node)) / "adapter"
     kept = shutil.copytree(adapter, workflow.folder / "kept")
     shutil.rmtree(adapter)
-    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, main_table=1, suite=1, transfer=1)
+    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, collect_part=1, main_table=1, suite=1)
     workflow.run()
     weights = "adapter_model.safetensors"
     assert (adapter / weights).read_bytes() == (kept / weights).read_bytes(), "the same seed gives the same adapter"
@@ -415,6 +442,8 @@ def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> No
     config = load_config(file)
     n_tables = sum(config.experiment(name).kind == "table" for name in config.experiments)
     n_figures = len(config.experiments) - n_tables
-    counts = {**RunTable(config).counts(), "experiment_table": n_tables, "experiment_figure": n_figures, "collect": 1}
+    table = RunTable(config)
+    counts = {**table.counts(), "experiment_table": n_tables, "experiment_figure": n_figures, "collect": 1}
+    counts["collect_part"] = len(table.parts()) - 2  # all are collected by a rule of their own, layers have no scores
     assert {rule: int(stats[rule]) for rule in counts} == counts
     assert name == "modern" or set(config.experiments) == set(builtin_names())

@@ -14,6 +14,7 @@ from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.config import parse_config
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import HARNESS, OPEN, table_name
+from lofit.expected import counterparts
 from lofit.files import write_text
 from lofit.methods import load_method
 from lofit.runs import ActivationsNode, RunTable, short_hash
@@ -177,19 +178,38 @@ def all_rankings():
     return [path for node in TABLE.localize.values() for path in ranking_files(node)]
 
 
-def all_activations():
-    """Reports of all activations."""
-    return [str(TABLE.activations_dir(node) / "activations.json") for node in TABLE.activations.values()]
+def part_inputs(part):
+    """What the scores of a part of the run table are gathered from."""
+    evaluations = TABLE.part(part).values()
+    fits = {node.fit.id: node.fit for node in evaluations}.values()
+    rankings = {fit.heads_from.id: fit.heads_from for fit in fits if fit.heads_from}.values()
+    activations = {node.id: node for user in [*fits, *rankings] if (node := TABLE.activations_of(user))}.values()
+    data = {node.id: node for entry in evaluations for node in (entry.data, entry.fit.data)}.values()
+    return {
+        "scores": [str(TABLE.eval_dir(node) / "results.json") for node in evaluations],
+        "fits": [path for fit in fits if load_method(fit.method).fit for path in fit_files(fit)],
+        "rankings": [path for node in rankings for path in ranking_files(node)],
+        "activations": [str(TABLE.activations_dir(node) / "activations.json") for node in activations],
+        "data": [str(TABLE.data_dir(node) / name) for node in data for name in ("manifest.json", "test.jsonl")],
+    }
 
 
-def all_scores():
-    """All evaluations."""
-    return [str(TABLE.eval_dir(node) / "results.json") for node in TABLE.evaluations.values()]
+def collected(part):
+    """Gathered scores of a part of the run table."""
+    return [f"{RESULTS}/collected/{part}/{name}" for name in ("results.parquet", "items.parquet")]
 
 
-def all_manifests():
-    """Manifests of all prepared splits."""
-    return [str(TABLE.data_dir(node) / "manifest.json") for node in TABLE.data.values()]
+def expected_inputs(wildcards):
+    """Gathered scores of the parts that published values have counterparts in."""
+    return [path for part in sorted({row.artefact for row, _ in counterparts(TABLE)}) for path in collected(part)]
+
+
+def figure_inputs(wildcards):
+    """What a figure of an experiment is drawn from: rankings alone, or scores."""
+    if CONFIG.experiment(wildcards.figure).kind != "layers":
+        return collected(wildcards.figure)
+    rankings = {arm.fit.heads_from.id: arm.fit.heads_from for arm in TABLE.experiments[wildcards.figure]}
+    return [path for node in rankings.values() for path in ranking_files(node)]
 
 
 def all_outputs():
@@ -201,6 +221,8 @@ def all_outputs():
         outputs.append(f"{RESULTS}/tables/suite.md")
     if len(TABLE.localize) > 1:
         outputs.append(f"{RESULTS}/tables/overlap.md")
+    if counterparts(TABLE):
+        outputs.append(f"{RESULTS}/tables/expected.md")
     if CONFIG.transfer:
         outputs.append(f"{RESULTS}/figures/transfer.png")
     outputs += [f"{RESULTS}/tables/{name}.md" for name in experiments("table")]

@@ -1,17 +1,13 @@
-"""One table of all scores, and what is drawn from it."""
+"""One table of all scores; and each table and figure, from the scores that it is made of alone."""
+
+COLLECTED = ["results.parquet", "results.csv", "items.parquet"]
 
 
 rule collect:
     input:
-        scores=all_scores(),
-        fits=all_fits(),
-        rankings=all_rankings(),
-        activations=all_activations(),
-        manifests=all_manifests(),
+        unpack(lambda wildcards: part_inputs("all")),
     output:
-        f"{RESULTS}/results.parquet",
-        f"{RESULTS}/results.csv",
-        f"{RESULTS}/items.parquet",
+        expand(f"{RESULTS}/{{file}}", file=COLLECTED),
     log:
         f"{RESULTS}/logs/collect.log",
     conda:
@@ -25,9 +21,29 @@ rule collect:
         "python -m lofit collect > {log:q} 2>&1"
 
 
+rule collect_part:
+    input:
+        unpack(lambda wildcards: part_inputs(wildcards.part)),
+    output:
+        expand(f"{RESULTS}/collected/{{part}}/{{file}}", file=COLLECTED, allow_missing=True),
+    log:
+        f"{RESULTS}/logs/collect/{{part}}.log",
+    wildcard_constraints:
+        part=any_of(TABLE.parts()[1:]),
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        runs=lambda wildcards: short_hash(sorted(TABLE.part(wildcards.part))),
+    shell:
+        "python -m lofit collect {wildcards.part:q} > {log:q} 2>&1"
+
+
 rule main_table:
     input:
-        f"{RESULTS}/results.parquet",
+        collected("main"),
     output:
         expand(f"{RESULTS}/tables/{{name}}.{{form}}", name=MAIN_TABLES, form=["csv", "md", "tex"]),
     log:
@@ -45,8 +61,7 @@ rule main_table:
 
 rule suite:
     input:
-        f"{RESULTS}/results.parquet",
-        f"{RESULTS}/items.parquet",
+        collected("main"),
     output:
         multiext(f"{RESULTS}/tables/suite", ".csv", ".md"),
     log:
@@ -64,8 +79,7 @@ rule suite:
 
 rule retention:
     input:
-        f"{RESULTS}/results.parquet",
-        f"{RESULTS}/items.parquet",
+        collected("main"),
     output:
         multiext(f"{RESULTS}/tables/retention", ".csv", ".md"),
     log:
@@ -100,9 +114,27 @@ rule overlap:
         "python -m lofit overlap > {log:q} 2>&1"
 
 
+rule expected:
+    input:
+        expected_inputs,
+    output:
+        multiext(f"{RESULTS}/tables/expected", ".csv", ".md"),
+    log:
+        f"{RESULTS}/logs/expected.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        values=[row.value for row, _ in counterparts(TABLE)],
+    shell:
+        "python -m lofit expected > {log:q} 2>&1"
+
+
 rule transfer:
     input:
-        f"{RESULTS}/results.parquet",
+        collected("transfer"),
     output:
         multiext(f"{RESULTS}/figures/transfer", ".pdf", ".png", ".csv"),
     log:
@@ -120,8 +152,7 @@ rule transfer:
 
 rule experiment_table:
     input:
-        f"{RESULTS}/results.parquet",
-        f"{RESULTS}/items.parquet",
+        lambda wildcards: collected(wildcards.table),
     output:
         multiext(f"{RESULTS}/tables/{{table}}", ".csv", ".md", ".tex"),
     log:
@@ -141,8 +172,7 @@ rule experiment_table:
 
 rule experiment_figure:
     input:
-        f"{RESULTS}/results.parquet",
-        f"{RESULTS}/items.parquet",
+        figure_inputs,
     output:
         multiext(f"{RESULTS}/figures/{{figure}}", ".pdf", ".png", ".csv"),
     log:

@@ -1,0 +1,106 @@
+"""Our scores beside published ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lofit.expected import TRAINED, Published, counterparts
+from lofit.files import atomic_path, write_text
+from lofit.report.collect import read_results
+from lofit.report.differences import Difference, mean_of
+from lofit.report.items import item_scores
+from lofit.report.paths import items_path, results_path
+from lofit.report.tables import MISSING
+from lofit.runs import MAIN, RunTable
+from lofit.stats import Sample
+
+LEGEND = (
+    "Percent, or numbers of parameters. The interval of the difference is over our test items, seeds averaged; of the "
+    "published value no uncertainty is known. Sources and how far each was checked stand in the CSV.\n"
+)
+
+
+def write_expected_table(table: RunTable) -> None:
+    """Write tables/expected.{csv,md}: each published value with a counterpart, ours, and the difference."""
+    protocol = table.config.protocols[0]
+    collected: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
+    records = []
+    for row, fits in counterparts(table):
+        if row.artefact not in collected:
+            part = row.artefact
+            collected[part] = read_results(results_path(table, part)), pd.read_parquet(items_path(table, part))
+        results, items = collected[row.artefact]
+        own = results["run_id"].isin([fit.id for fit in fits]) & (results["eval_task"] == results["task"])
+        records.append(_record(row, results[own & (results["protocol"] == protocol)], items))
+    frame = pd.DataFrame(records)
+    stem = table.config.results / "tables" / "expected"
+    with atomic_path(stem.with_suffix(".csv")) as part_file:
+        frame.to_csv(part_file, index=False)
+    write_text(stem.with_suffix(".md"), _markdown(frame))
+
+
+def our_mean(results: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Difference:
+    """Our value of a mean of metrics: a fraction, with the variance that its test items give it.
+
+    Folds of a task are averaged unweighted, seeds item by item. Metrics of one task are read off the same items.
+
+    Args:
+        results: of the runs in question, as ``collect`` writes them.
+        items: as ``collect_items`` writes them.
+        tasks: one per metric.
+        metrics: whose values are averaged.
+
+    Returns:
+        The mean; NaN where a run failed or lacks a metric.
+    """
+    lost = Difference(math.nan, math.nan, 0)
+    parts = []
+    for task in dict.fromkeys(tasks):
+        wanted = [metric for of, metric in zip(tasks, metrics, strict=True) if of == task]
+        rows = results[results["task"] == task]
+        if rows["status"].str.startswith("failed").any() or not set(wanted) <= set(rows["metric"]):
+            return lost
+        scores = item_scores(rows[rows["metric"].isin(wanted)], items)
+        folds = []
+        for _, group in scores.groupby("eval_fold"):
+            averaged = group.groupby(["cluster", "item"])["value"].mean().reset_index()
+            sample = Sample.of(averaged["value"], averaged["cluster"])
+            folds.append(Difference(sample.mean, sample.variance, sample.n_items))
+        share = len(wanted) / len(metrics)
+        mean = mean_of(folds)
+        parts.append(Difference(share * mean.value, share**2 * mean.variance, mean.n_items))
+    return Difference(sum(p.value for p in parts), sum(p.variance for p in parts), sum(p.n_items for p in parts))
+
+
+def _record(row: Published, results: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:
+    what = ", ".join(f"{task} {metric}" for task, metric in zip(row.tasks, row.metrics, strict=False)) or TRAINED
+    heads = results["n_heads"].dropna().unique()
+    method = f"{row.method} ({heads[0]} heads)" if row.artefact == MAIN and len(heads) else row.method
+    record: dict[str, Any] = {"artefact": row.artefact, "model": row.model, "what": what, "method": method}
+    record |= {"setting": row.setting, "published": row.value}
+    if row.metrics == (TRAINED,):
+        ours, half = float(results[TRAINED].astype("float64").mean()), math.nan
+    else:
+        found = our_mean(results, items, row.tasks, row.metrics)
+        ours, half = 100 * found.value, 100 * found.half_width
+    difference = ours - row.value
+    record |= {"ours": ours, "difference": difference, "low": difference - half, "high": difference + half}
+    failed = results.loc[results["status"] != "ok", "status"]
+    record |= {"note": "; ".join(dict.fromkeys(failed)), "source": row.source}
+    return record | {"source_kind": row.source_kind, "checked": row.checked}
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    shown = frame[["artefact", "model", "what", "method", "setting"]].copy()
+    for name in ("published", "ours", "difference"):
+        digits = [",.0f" if what == TRAINED else ".1f" for what in frame["what"]]
+        texts = zip(frame[name], digits, strict=True)
+        shown[name] = [MISSING if math.isnan(value) else format(value, digit) for value, digit in texts]
+    bounds = zip(frame["low"], frame["high"], strict=True)
+    shown["95% interval"] = ["" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]" for low, high in bounds]
+    shown["note"] = frame["note"]
+    return "**Published values and ours**\n\n" + shown.to_markdown(index=False, disable_numparse=True) + "\n\n" + LEGEND
