@@ -22,7 +22,8 @@ from lofit.localize.ranking import top_heads
 from lofit.report.experiments import layer_counts, write_experiment
 from lofit.report.figures import draw_curves, draw_layers, draw_pareto
 from lofit.report.node import collect_results, comparison
-from lofit.runs import RunTable
+from lofit.report.paths import results_path
+from lofit.runs import ALL, RunTable
 from tests.fitted import fitted_table, tiny_config
 
 TRAINING = {"epochs": 1, "lr": 0.05}
@@ -46,7 +47,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
     made = fitted_table(tiny_config(folder, METHODS, experiments=EXPERIMENTS, seeds=[1, 2]))
     for node in made.evaluations.values():
         evaluate_node.run(made, node)
-    collect_results(made)
+    for part in made.parts():
+        collect_results(made, part)
     for name in EXPERIMENTS:
         write_experiment(made, name)
     return made
@@ -80,7 +82,7 @@ def test_tables_have_a_line_per_arm_and_the_main_table_only_the_methods(table: R
 
 
 def test_curves_hold_the_scores_of_the_runs(table: RunTable) -> None:
-    results = pd.read_parquet(table.config.results / "results.parquet").set_index("run_id")
+    results = pd.read_parquet(results_path(table, ALL)).set_index("run_id")
     frame = pd.read_csv(table.config.results / "figures" / "data_efficiency.csv")
     assert frame[["arm", "x"]].to_numpy().tolist() == [["LoFiT", 4], ["LoRA", 4], ["LoFiT", 8], ["LoRA", 8]]
     for line in frame.to_dict("records"):
