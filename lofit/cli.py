@@ -135,6 +135,17 @@ def fit(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -
 
 
 @app.command()
+def choose(run: RunId, configfile: ConfigFile = DEFAULT) -> None:
+    """Keep the best of the settings that a search tried, by validation loss."""
+    table = _table(configfile)
+    from lofit.fit import choice
+
+    found = table.find(table.tuned, run)
+    choice.run(table, found)
+    print(f"{run}: {choice.summary_line(table.run_dir(found))}")
+
+
+@app.command()
 def evaluate(
     run: RunId,
     on: Annotated[str | None, typer.Option(help="Task to score it on; default: the one it was fitted for.")] = None,
@@ -229,6 +240,14 @@ def retention(configfile: ConfigFile = DEFAULT) -> None:
     from lofit.report import node
 
     node.write_retention_table(_table(configfile))
+
+
+@app.command()
+def search(configfile: ConfigFile = DEFAULT) -> None:
+    """Write what every search tried, with validation losses and what was chosen."""
+    from lofit.report.search import write_search_table
+
+    write_search_table(_table(configfile))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -9,12 +10,12 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
-from lofit import localize, methods, registry, tasks
+from lofit import grid, localize, methods, registry, tasks
 from lofit.errors import ConfigError, TaskError
 from lofit.evaluate.protocol import OPEN, OURS, PAPER, VLLM, Backend, Protocol
 from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names, resolved
 from lofit.fit.params import ComputeParams
-from lofit.forms import Form, HeadCount, HeadsConfig, MethodConfig
+from lofit.forms import Form, HeadCount, HeadsConfig, MethodConfig, SearchConfig
 from lofit.recipes import resolve
 from lofit.sources.catalog import ModelEntry, load_catalog
 from lofit.tasks.base import Task
@@ -70,6 +71,11 @@ class Config(Form):
     )
     suite: list[str] | None = Field(
         default=None, min_length=1, description="tasks whose differences to base and to full are averaged; null: all"
+    )
+    search_points: int | None = Field(
+        default=None,
+        ge=2,
+        description="settings that every searched method tries, drawn at random from larger grids; null: whole grids",
     )
     transfer: TransferConfig | None = None
     experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
@@ -195,6 +201,7 @@ def _problems(config: Config) -> Any:
     yield from _task_problems(config)
     yield from _method_problems(config)
     yield from _experiment_problems(config)
+    yield from _budget_problems(config)
     if config.transfer:
         yield from _transfer_problems(config, config.transfer)
     if config.backend != OURS:
@@ -285,10 +292,58 @@ def _one_method_problems(config: Config, name: str, entry: MethodConfig, key: st
     if method.localizer:
         yield from _heads_problems(config, entry.heads or HeadsConfig(), method.localizer, f"{key}.heads")
     yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
+    if entry.search:
+        yield from _search_problems(config, name, entry, entry.search, f"{key}.search")
     if config.dtype in ("int8", "nf4") and name == "full":
         yield f"{key}: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
     if config.backend != OURS and method.scorer:
         yield f"{key}: scores in a way of its own; remove it, or set backend to {OURS}"
+
+
+def _search_problems(config: Config, name: str, entry: MethodConfig, searched: SearchConfig, key: str) -> Any:
+    method = methods.load_method(name)
+    if not method.fit or method.scorer:
+        yield f"{key}: {name} has no fit to choose from by validation loss; remove the key"
+        return
+    if grid.size(searched) < (least := config.search_points or 2):
+        yield f"{key}: {grid.size(searched)} settings to choose from, at least {least} are needed; give more values"
+    if searched.k and (not method.localizer or method.chooses_k):
+        yield f"{key}.k: {name} {'chooses from heads.k' if method.chooses_k else 'selects no heads'}; remove the key"
+    if searched.localizer and not method.localizer:
+        yield f"{key}.localizer: {name} selects no heads; remove the key"
+    for axis in searched.axes:
+        if axis.removeprefix("localizer.") in grid.UNSEARCHABLE:
+            yield f"{key}.{axis}: settings cannot be compared by a loss that it changes; remove the key"
+    for point, setting in grid.settings(entry, searched, None):
+        where = ", ".join(f"{axis}={value}" for axis, value in point.items())
+        for problem in _one_method_problems(config, name, setting, f"{key} ({where})"):
+            yield problem
+            return
+
+
+def _budget_problems(config: Config) -> Any:
+    """Every method that chooses on validation tries as many settings, once any is searched."""
+    entries = [(f"methods.{name}", name, entry or MethodConfig()) for name, entry in config.methods.items()]
+    for title in config.experiments:
+        arms = (config.experiment(title).arms or {}).items()
+        entries += [(f"experiments.{title}.arms.{label}", arm.method, arm) for label, arm in arms]
+    if not any(entry.search for _, _, entry in entries):
+        return
+    tried = {key: _settings_tried(config, name, entry) for key, name, entry in entries}
+    chosen = {key: count for key, count in tried.items() if count > 1}
+    if len(set(chosen.values())) > 1:
+        (most, n), (least, m) = (pick(chosen.items(), key=lambda item: item[1]) for pick in (max, min))
+        yield f"{most}: tries {n} settings and {least} {m}; make them equal (search_points, or values to choose from)"
+
+
+def _settings_tried(config: Config, name: str, entry: MethodConfig) -> int:
+    """Settings of which the best on validation is kept, for the first model and task; 1 if nothing is chosen."""
+    if entry.search:
+        return min(grid.size(entry.search), config.search_points or math.inf)  # type: ignore[return-value]
+    method = methods.load_method(name)
+    params = resolve(METHODS / f"{name}.yaml", config.models[0], next(iter(config.tasks)), entry.params)
+    heads = len((entry.heads or HeadsConfig()).k) if method.chooses_k else 1
+    return heads * math.prod(len(params[axis]) for axis in method.grid)
 
 
 def _experiment_problems(config: Config) -> Any:
@@ -335,7 +390,13 @@ def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: s
     yield from _one_method_problems(config, arm.method, arm, key)
     if (spec.k or spec.kind == "layers") and not method.localizer:
         yield f"{key}.method: '{arm.method}' does not select heads; choose lofit"
-    if method.localizer and not method.chooses_k and not spec.k and len((arm.heads or HeadsConfig()).k) > 1:
+    if spec.kind == "layers" and arm.search:
+        yield f"{key}.search: this experiment shows one ranking; remove the key"
+    searched_k = bool(arm.search and arm.search.k)
+    if searched_k and spec.k:
+        yield f"{key}.search.k: the curve runs over it; remove the key"
+    several = len((arm.heads or HeadsConfig()).k) > 1 and not searched_k
+    if method.localizer and not method.chooses_k and not spec.k and several:
         yield f"{key}.heads.k: an arm is one run per task and seed; give one number of heads"
 
 
@@ -383,7 +444,7 @@ def _transfer_problems(config: Config, transfer: TransferConfig) -> Any:
     yield from _head_count_problems(config, [transfer.k], "transfer.k")
 
 
-RESERVED = ("all", "main", "suite", "retention", "overlap", "expected", "transfer")
+RESERVED = ("all", "main", "suite", "retention", "overlap", "expected", "search", "transfer")
 """Results, tables and figures that are no experiment's."""
 METHODS = Path(methods.__file__).parent
 LOCALIZERS = Path(localize.__file__).parent

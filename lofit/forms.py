@@ -33,8 +33,26 @@ class HeadsConfig(Form):
     params: dict[str, Any] = Field(default={}, description="overrides of the localizer's recipe")
 
 
+Values = Annotated[list[Any], Field(min_length=1)]
+
+
+class SearchConfig(Form):
+    """What to choose on validation: every combination of the values is a setting to try, a run of its own."""
+
+    k: list[HeadCount] | None = Field(default=None, min_length=1, description="numbers of heads, instead of heads.k")
+    localizer: dict[str, Values] = Field(default={}, description="hyperparameters of the localizer to their values")
+    params: dict[str, Values] = Field(default={}, description="hyperparameters of the method to their values")
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """What is varied to its values; names have the prefix ``localizer.`` where they are the localizer's."""
+        moved = {f"localizer.{name}": values for name, values in self.localizer.items()}
+        return {**({"k": self.k} if self.k else {}), **moved, **self.params}
+
+
 class MethodConfig(Form):
     """One method of the comparison."""
 
     heads: HeadsConfig | None = Field(default=None, description="for methods that edit selected heads")
     params: dict[str, Any] = Field(default={}, description="overrides of the method's recipe")
+    search: SearchConfig | None = Field(default=None, description="null: run as configured")

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lofit import localize, methods
+from lofit import grid, localize, methods
 from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import PAPER, Backend, Protocol
@@ -47,7 +47,7 @@ class Identified:
 def _plain(value: Any) -> Any:
     if isinstance(value, Identified):
         return value.identity
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,34 @@ class FitNode(Identified):
     def id(self) -> str:
         """Path of the node below ``results/runs``."""
         data = self.data
-        return f"{self.model}/{data.task}/fold{data.fold}/seed{data.seed}/{self.method}-{short_hash(self.identity)}"
+        return f"{self.model}/{data.task}/fold{data.fold}/seed{data.seed}/{self.label}-{short_hash(self.identity)}"
+
+    @property
+    def label(self) -> str:
+        """What the node's folder is called, before the hash."""
+        return self.method
 
     @property
     def seed(self) -> int:
         """Seed of training, and of the draw of the training subset."""
         return self.data.seed
+
+
+@dataclass(frozen=True)
+class TunedNode(FitNode):
+    """The best of several fits of one method on one split, by the validation loss of the split.
+
+    What the candidates may differ in (``params``, ``heads_from``) is here that of the first of them; ``k`` holds the
+    numbers of heads of all of them. ``points`` says by which settings each was told from the others.
+    """
+
+    candidates: tuple[FitNode, ...]
+    points: tuple[dict[str, Any], ...]
+
+    @property
+    def label(self) -> str:
+        """What the node's folder is called, before the hash."""
+        return f"{self.method}-tuned"
 
 
 @dataclass(frozen=True)
@@ -185,14 +207,16 @@ class RunTable:
         self.comparison = _unique(self._comparison())
         self.transfers = _unique(self._transfer())
         self.experiments = {name: list(self._experiment(name)) for name in config.experiments}
-        self.fits = self.comparison | self.transfers
+        scored = self.comparison | self.transfers
         for arms in self.experiments.values():
-            self.fits |= {arm.fit.id: arm.fit for arm in arms}
+            scored |= {arm.fit.id: arm.fit for arm in arms}
+        self.tuned = {fit.id: fit for fit in scored.values() if isinstance(fit, TunedNode)}
+        self.fits = _unique(node for fit in self.tuned.values() for node in fit.candidates) | scored
         fits = list(self.fits.values())
         self.localize = _unique(fit.heads_from for fit in fits if fit.heads_from)
         users: list[LocalizeNode | FitNode] = [*self.localize.values(), *fits]
         self.activations = _unique(node for node in map(self.activations_of, users) if node)
-        self.evaluations = _unique(found for fit in self.fits.values() for found in self.evaluations_of(fit))
+        self.evaluations = _unique(found for fit in scored.values() for found in self.evaluations_of(fit))
         self.data = _unique(node.data for node in [*users, *self.evaluations.values()])
 
     def folds(self, task: str) -> list[int]:
@@ -293,6 +317,18 @@ class RunTable:
             return  # every seed scores the same test items
         if not scores_task(name, data.task):
             return
+        if entry.search:
+            settings = grid.settings(entry, entry.search, self.config.search_points)
+            runs = [list(self._plain_runs(model, data, name, setting)) for _, setting in settings]
+            for tried in zip(*runs, strict=True):
+                shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
+                shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
+                yield TunedNode(**shared, candidates=tried, points=tuple(point for point, _ in settings))
+        else:
+            yield from self._plain_runs(model, data, name, entry)
+
+    def _plain_runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
+        method = methods.load_method(name)
         if not method.localizer:
             yield self._fit(model, data, name, entry)
             return
@@ -463,12 +499,13 @@ class RunTable:
 
     def counts(self) -> dict[str, int]:
         """Number of nodes of each kind."""
-        fitted = sum(methods.load_method(node.method).fit is not None for node in self.fits.values())
+        fitted = sum(methods.load_method(node.method).fit is not None for node in self.fits.values()) - len(self.tuned)
         return {
             "model": len(self.config.all_models),
             "prepare": len(self.data),
             "activations": len(self.activations),
             "localize": len(self.localize),
             "fit": fitted,
+            **({"choose": len(self.tuned)} if self.tuned else {}),
             "evaluate": len(self.evaluations),
         }

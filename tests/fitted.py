@@ -9,6 +9,7 @@ import yaml
 
 from lofit.activations import node as activations_node
 from lofit.config import parse_config
+from lofit.fit import choice
 from lofit.fit import node as fit_node
 from lofit.localize import node as localize_node
 from lofit.methods import load_method
@@ -52,8 +53,10 @@ def fitted_table(config: dict[str, Any]) -> RunTable:
     for ranking in made.localize.values():
         localize_node.run(made, ranking)
     for node in made.fits.values():
-        if load_method(node.method).fit:
+        if load_method(node.method).fit and node.id not in made.tuned:
             fit_node.run(made, node)
+    for tuned in made.tuned.values():
+        choice.run(made, tuned)
     for test in tests:
         test.with_suffix(".away").rename(test)
     return made

@@ -11,7 +11,7 @@ from lofit.fit.cost import environment
 from lofit.fit.outcome import outcome
 from lofit.fit.workbench import open_workbench
 from lofit.methods import load_method
-from lofit.runs import FitNode, RunTable
+from lofit.runs import FitNode, RunTable, TunedNode
 
 
 def run(table: RunTable, node: FitNode) -> None:
@@ -21,11 +21,13 @@ def run(table: RunTable, node: FitNode) -> None:
     for its own reason it is empty, and ``fit.json`` says why.
 
     Raises:
-        ConfigError: the method has nothing to fit.
+        ConfigError: the method has nothing to fit, or the node is the choice among fits.
     """
     folder, method = table.run_dir(node), load_method(node.method)
     if method.fit is None:
         raise ConfigError(f"{node.id}: {node.method} has nothing to fit; use `lofit evaluate`")
+    if isinstance(node, TunedNode):
+        raise ConfigError(f"{node.id}: the best of several fits; use `lofit choose`")
     with atomic_path(folder / "adapter") as adapter:
         adapter.mkdir()
         with outcome() as report:

@@ -62,6 +62,7 @@ METHOD = Method(
     "since alpha and K are chosen, by the loss, on the validation questions",
     localizer="iti_probe",
     chooses_k=True,
+    grid=("alpha",),
     uses_activations=True,
     fit=fit,
 )

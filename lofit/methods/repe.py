@@ -67,6 +67,7 @@ METHOD = Method(
     parameters="D per chosen layer",
     deviations="contrasts are right and wrong answers of the task; coefficients are in units of the residual norm "
     "unless unit is absolute",
+    grid=("layers", "coefficient"),
     uses_activations=True,
     fit=fit,
 )

@@ -34,6 +34,7 @@ class Method:
             selected heads.
         chooses_k: whether the configured numbers of heads are a grid to choose from on validation; otherwise each is
             a run of its own.
+        grid: hyperparameters that are lists of values to choose from on validation.
         uses_activations: whether it is estimated from the activations of right and wrong answers.
         seeded: whether its result depends on the run's seed.
         shots: ``params -> number`` of training examples put in front of every test prompt.
@@ -52,6 +53,7 @@ class Method:
     foldable: bool = True
     localizer: str | None = None
     chooses_k: bool = False
+    grid: tuple[str, ...] = ()
     uses_activations: bool = False
     seeded: bool = True
     shots: Callable[[Any], int] = lambda params: 0

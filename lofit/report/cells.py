@@ -14,7 +14,7 @@ from lofit.errors import ReportError
 
 _NEEDED = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads",
-    "n_train", "seed", "eval_task", "protocol", "metric", "value", "status", "trained_params",
+    "tried", "n_train", "seed", "eval_task", "protocol", "metric", "value", "status", "trained_params",
 )  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from lofit.errors import ReportError
 from lofit.files import atomic_path, read_json
 
 #: Columns of ``results.parquet``, in order. ``value`` and ``stderr`` are as the evaluation wrote them (headline
-#: metrics are fractions in [0, 1]); ``*_seconds`` are seconds of wall time; ``peak_memory_bytes`` is in bytes.
+#: metrics are fractions in [0, 1]); ``tried`` is the number of settings of which validation chose (1: none but the
+#: configured one), ``chosen`` what it chose. ``*_seconds`` are seconds of wall time, those of a search of all its
+#: settings and their rankings; ``peak_memory_bytes`` is in bytes.
 SCHEMA = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
@@ -28,6 +30,7 @@ SCHEMA = pa.schema(
         pa.field("selector", pa.string()),
         pa.field("head_task", pa.string()),
         pa.field("n_heads", pa.int64()),
+        pa.field("tried", pa.int64()),
         pa.field("chosen", pa.string()),
         pa.field("n_train", pa.int64(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
@@ -186,6 +189,7 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
     seconds = [_number(document, "seconds", read) for document, read in activations]
     base["activations_seconds"] = sum(filter(None, seconds)) if seconds else None
     base["dtype"], base["backend"] = result.get("dtype"), result.get("backend")
+    base["tried"] = len(fit.get("search") or fit.get("grid") or [fit]) if fit_path else None  # those that failed too
     base["chosen"] = ", ".join(f"{name}={value}" for name, value in (fit.get("chosen") or {}).items()) or None
     # The earliest node that failed is the cause, so its reason is the one shown.
     for document, where in (

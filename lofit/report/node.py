@@ -20,12 +20,13 @@ from lofit.report.items import collect_items
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, print_table, write_table
 from lofit.report.transfer import draw_transfer, transfer_matrix
-from lofit.runs import MAIN, TRANSFER, EvalNode, RunTable
+from lofit.runs import MAIN, TRANSFER, EvalNode, RunTable, TunedNode
 
 
 def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
     """Where a node's scores and costs are."""
     node, ranking = evaluation.fit, evaluation.fit.heads_from
+    tuned = isinstance(node, TunedNode)  # its report tells the cost of the rankings too
     read = [table.activations_of(user) for user in (node, ranking) if user]
     activations = {used.id: used for used in read if used}.values()
     manifest = read_json(need(table.data_dir(node.data) / "manifest.json", f"prepare --run {node.data.id}"))
@@ -37,7 +38,7 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
         method=node.method,
         selector=ranking.localizer if ranking else None,
         head_task=ranking.data.task if ranking else None,
-        n_heads=node.k[0] if node.k and not load_method(node.method).chooses_k else None,
+        n_heads=node.k[0] if len(node.k) == 1 and not load_method(node.method).chooses_k else None,
         n_train=manifest["counts"]["train"]["kept"],
         seed=node.seed,
         eval_task=evaluation.data.task,
@@ -45,7 +46,7 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
         protocol=evaluation.protocol,
         eval_path=table.eval_dir(evaluation),
         fit_path=table.run_dir(node) / "fit.json" if load_method(node.method).fit else None,
-        localize_path=table.localize_dir(ranking) / "localize.json" if ranking else None,
+        localize_path=table.localize_dir(ranking) / "localize.json" if ranking and not tuned else None,
         items_path=table.data_dir(evaluation.data) / "test.jsonl",
         context=table.config.task(evaluation.data.task).overlap_key,
         activations_paths=tuple(table.activations_dir(used) / "activations.json" for used in activations),
@@ -151,6 +152,8 @@ def print_results(table: RunTable) -> None:
         files.append(("what fitting cost on other tasks (csv, md)", results / "tables" / "retention.md"))
     if len(table.localize) > 1:
         files.append(("overlap of head rankings (csv, md)", results / "tables" / "overlap.md"))
+    if table.tuned:
+        files.append(("what searches tried and chose (csv, md)", results / "tables" / "search.md"))
     if counterparts(table):
         files.append(("published values and ours (csv, md)", results / "tables" / "expected.md"))
     if table.config.transfer:

@@ -47,7 +47,8 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
 
     Returns:
         Text columns ``model``, ``method``, one per task (percent with one decimal, ``failed``, or ``-`` where there
-        is no run; ``†`` marks fewer seeds than the row has), ``seeds`` (Int64) and ``trained parameters``; then
+        is no run; ``†`` marks fewer seeds than the row has), ``seeds`` (Int64), ``tuned`` (``no``, or among how many
+        settings validation chose; shown only where something was) and ``trained parameters``; then
         per task ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.percent_low`` and
         ``<task>.percent_high`` (95% interval over test items), ``<task>.p_best`` (see ``compared_with_best``),
         ``<task>.seeds`` (int64),
@@ -72,7 +73,7 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
                 records.append(_record(str(model), str(variant), group, headline, folds, protocols))
     frame = pd.DataFrame(records)
     frame = compared_with_best(frame, rows, items, [task for task in headline if f"{task}.percent" in frame])
-    text = ["model", "method", *headline, "seeds", "trained parameters"]
+    text = ["model", "method", *headline, "seeds", "tuned", "trained parameters"]
     frame = frame[text + [name for name in frame.columns if name not in text]]
     whole = {"seeds", "trained_params.min", "trained_params.max"}
     return frame.astype({name: "Int64" for name in whole})
@@ -156,7 +157,9 @@ def _record(
     seeds = {int(seed) for seed in group["seed"]}
     trained = group["trained_params"].dropna()
     low, high = (int(trained.min()), int(trained.max())) if len(trained) else (None, None)
+    tried = group["tried"].max()
     record: dict[str, Any] = {"model": model, "method": variant, "seeds": len(seeds)}
+    record["tuned"] = f"best of {tried}" if pd.notna(tried) and tried > 1 else "no"
     if low is None:
         record["trained parameters"] = MISSING
     else:
@@ -187,7 +190,8 @@ def _tasks(frame: pd.DataFrame) -> list[str]:
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[["model", "method", *_tasks(frame), "seeds", "trained parameters"]].astype(str)
+    tuned = ["tuned"] if (frame["tuned"] != "no").any() else []
+    return frame[["model", "method", *_tasks(frame), "seeds", *tuned, "trained parameters"]].astype(str)
 
 
 def _best(frame: pd.DataFrame) -> pd.DataFrame:

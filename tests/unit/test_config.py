@@ -36,6 +36,11 @@ def put(path: str, value: Any) -> dict[str, Any]:
     return config
 
 
+def search(**values: list[Any]) -> dict[str, Any]:
+    """Configuration of a method that is searched over some of its hyperparameters."""
+    return {"search": {"params": values}}
+
+
 BROKEN = {
     "unknown key": (put("modles", ["x"]), ["modles", "did you mean 'models'?"]),
     "unknown key inside": (put("methods/lofit/heads/kk", [3]), ["methods.lofit.heads.kk", "did you mean 'k'?"]),
@@ -84,6 +89,31 @@ BROKEN = {
     "model name that leaves its folder": (
         put("model_sources", {"../x": {"source": {"kind": "local", "path": "m"}, "n_layers": 1, "n_heads": 1}}),
         ["model_sources", "pattern"],
+    ),
+    "search of what is not fitted": (put("methods/base", search(lr=[1, 2])), ["methods.base.search", "no fit"]),
+    "search of nothing": (put("methods/lofit", {"search": {}}), ["methods.lofit.search: 1 settings", "at least 2"]),
+    "search of one value": (put("methods/lofit", search(lr=[1])), ["methods.lofit.search", "more values"]),
+    "search below its budget": (
+        put("methods/lofit", search(lr=[1, 2])) | {"search_points": 3},
+        ["methods.lofit.search: 2 settings", "at least 3"],
+    ),
+    "search of a setting that is wrong": (
+        put("methods/lofit", search(lr=[1, -1])),
+        ["methods.lofit.search (lr=-1).params.lr", "greater than 0"],
+    ),
+    "search of what the loss depends on": (put("methods/lofit", search(beta=[1, 2])), ["search.beta", "compared"]),
+    "search over heads of a method without": (put("methods/lora", {"search": {"k": [1, 2]}}), ["search.k", "no heads"]),
+    "search over heads that are chosen anyway": (
+        put("methods/iti", {"search": {"k": [1, 2]}}),
+        ["methods.iti.search.k", "heads.k"],
+    ),
+    "searches of different size": (
+        put("methods", {"lora": search(lr=[1, 2]), "red": search(lr=[1, 2, 3])}),
+        ["methods.red: tries 3 settings and methods.lora 2", "equal"],
+    ),
+    "search beside a method with more to choose from": (
+        put("methods", {"lora": search(lr=[1, 2]), "iti": None}),
+        ["methods.iti: tries 10 settings and methods.lora 2", "equal"],
     ),
     "not a mapping": ([1], ["mapping"]),
 }

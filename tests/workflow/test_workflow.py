@@ -375,6 +375,29 @@ def test_a_mirror_reruns_nothing(workflow: Workflow) -> None:
     assert workflow.planned(workflow.config | {"data_mirror": "anywhere"}) == Counter()
 
 
+def test_a_search_is_part_of_the_workflow(workflow: Workflow) -> None:
+    """Candidates are fits like others, and one that was run before is not run again."""
+    config = copy.deepcopy(workflow.config)
+    config["methods"] = {
+        "base": None,
+        "lora": {"params": TRAINING, "search": {"params": {"lr": [TRAINING["lr"], 0.1]}}},
+    }
+    del config["transfer"]
+    planned = workflow.planned(config)
+    assert {name: planned[name] for name in ("fit", "choose", "evaluate", "search")} == {
+        "fit": 1, "choose": 1, "evaluate": 1, "search": 1,
+    }  # fmt: skip
+    workflow.run(config)
+    results = pd.read_parquet(workflow.path(Path("results/results.parquet"))).set_index("method")
+    assert (results["status"] == "ok").all()
+    assert (results.loc[["lora"], "tried"] == 2).all()
+    text = (workflow.folder / "results" / "tables" / "search.md").read_text()
+    assert text.count("| yes") == text.count("| no") == 1
+    assert "best of 2" in (workflow.folder / "results" / "tables" / "main.md").read_text()
+    assert workflow.planned(config) == Counter()
+    workflow.run()
+
+
 def test_folders_may_have_blanks_in_their_names(workflow: Workflow) -> None:
     blank = {**workflow.config, "results": "my results", "methods": {"base": None}}
     del blank["transfer"]

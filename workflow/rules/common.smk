@@ -53,7 +53,7 @@ wildcard_constraints:
     fold=r"\d+",
     seed=r"\d+",
     localizer=any_of(node.localizer for node in TABLE.localize.values()) or "none",
-    method=any_of(node.method for node in TABLE.fits.values()),
+    method=any_of(node.label for node in TABLE.fits.values()),
     hash=r"[0-9a-f]{8}",
     protocol=any_of(CONFIG.protocols),
     eval_task=any_of([*CONFIG.tasks, *CONFIG.retention]),
@@ -130,6 +130,16 @@ def fit_inputs(wildcards):
     if node.heads_from:
         inputs["heads"] = ranking_files(node.heads_from)
     return inputs
+
+
+def choose_inputs(wildcards):
+    """What a choose node reads: every candidate, and what ranking its heads took."""
+    candidates = TABLE.find(TABLE.tuned, run_id(wildcards)).candidates
+    rankings = {node.heads_from.id: node.heads_from for node in candidates if node.heads_from}.values()
+    return {
+        "fits": [path for node in candidates for path in fit_files(node)],
+        "rankings": [path for node in rankings for path in ranking_files(node)],
+    }
 
 
 def evaluate_inputs(wildcards):
@@ -221,6 +231,8 @@ def all_outputs():
         outputs.append(f"{RESULTS}/tables/suite.md")
     if len(TABLE.localize) > 1:
         outputs.append(f"{RESULTS}/tables/overlap.md")
+    if TABLE.tuned:
+        outputs.append(f"{RESULTS}/tables/search.md")
     if counterparts(TABLE):
         outputs.append(f"{RESULTS}/tables/expected.md")
     if CONFIG.transfer:

@@ -1,4 +1,4 @@
-"""Training adapters."""
+"""Training adapters, and choosing among them."""
 
 RUN = "{model}/{task}/fold{fold}/seed{seed}/{method}-{hash}"
 
@@ -11,6 +11,8 @@ rule fit:
         report=f"{RESULTS}/runs/{RUN}/fit.json",
     log:
         f"{RESULTS}/logs/fit/{RUN}.log",
+    wildcard_constraints:
+        method=any_of(node.label for node in TABLE.fits.values() if node.id not in TABLE.tuned),
     benchmark:
         f"{RESULTS}/benchmarks/fit/{RUN}.tsv"
     conda:
@@ -24,3 +26,24 @@ rule fit:
         run=run_id,
     shell:
         "python -m lofit fit --run {params.run:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule choose:
+    input:
+        unpack(choose_inputs),
+    output:
+        adapter=directory(f"{RESULTS}/runs/{RUN}/adapter"),
+        report=f"{RESULTS}/runs/{RUN}/fit.json",
+    log:
+        f"{RESULTS}/logs/choose/{RUN}.log",
+    wildcard_constraints:
+        method=any_of(node.label for node in TABLE.tuned.values()) or "none",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        run=run_id,
+    shell:
+        "python -m lofit choose --run {params.run:q} > {log:q} 2>&1"

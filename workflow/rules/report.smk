@@ -114,6 +114,24 @@ rule overlap:
         "python -m lofit overlap > {log:q} 2>&1"
 
 
+rule search:
+    input:
+        [path for node in TABLE.tuned.values() for path in fit_files(node)],
+    output:
+        multiext(f"{RESULTS}/tables/search", ".csv", ".md"),
+    log:
+        f"{RESULTS}/logs/search.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        searches=short_hash(sorted(TABLE.tuned)),
+    shell:
+        "python -m lofit search > {log:q} 2>&1"
+
+
 rule expected:
     input:
         expected_inputs,

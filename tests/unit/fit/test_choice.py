@@ -1,0 +1,142 @@
+"""Searches: which settings are tried, by what the best is chosen, and how the results tell of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lofit import grid
+from lofit.config import parse_config
+from lofit.errors import ConfigError
+from lofit.evaluate import node as evaluate_node
+from lofit.files import read_json
+from lofit.fit import node as fit_node
+from lofit.forms import MethodConfig
+from lofit.report.node import collect_results, comparison
+from lofit.report.paths import results_path
+from lofit.report.search import search_table, write_search_table
+from lofit.runs import MAIN, RunTable, TunedNode
+from tests.fitted import fitted_table, tiny_config
+
+TRAINING = {"epochs": 1}
+MANY_STEPS = {"epochs": 3, "batch_size": 2}  # in which an absurd learning rate diverges
+METHODS: dict[str, Any] = {
+    "base": None,
+    "lofit": {
+        "params": TRAINING,
+        "heads": {"params": TRAINING | {"lr": 0.05}},
+        "search": {"k": [2, 4], "params": {"lr": [0.01, 0.3]}, "localizer": {"l1": [0.0, 0.1]}},
+    },
+    "lora": {"params": MANY_STEPS, "search": {"params": {"lr": [1e-4, 1e-2, 1e-1, 1e30], "rank": [1, 2]}}},
+    "full": {"params": TRAINING | {"lr": 0.01}},
+}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
+    made = fitted_table(tiny_config(tmp_path_factory.mktemp("search"), METHODS))
+    for node in made.evaluations.values():
+        evaluate_node.run(made, node)
+    collect_results(made, MAIN)
+    return made
+
+
+def tuned(table: RunTable, method: str) -> TunedNode:
+    return next(node for node in table.tuned.values() if node.method == method)
+
+
+def test_the_grid_is_whole_or_drawn_from() -> None:
+    entry = MethodConfig.model_validate(METHODS["lofit"])
+    assert entry.search
+    whole = grid.settings(entry, entry.search, None)
+    assert len(whole) == grid.size(entry.search) == 8
+    for point, setting in whole:
+        assert setting.search is None
+        assert setting.heads
+        assert setting.heads.k == [point["k"]]
+        assert setting.heads.params == {"epochs": 1, "lr": 0.05, "l1": point["localizer.l1"]}
+        assert setting.params == {"epochs": 1, "lr": point["lr"]}
+    drawn = grid.settings(entry, entry.search, 5)
+    assert drawn == grid.settings(entry, entry.search, 5)
+    assert len({str(point) for point, _ in drawn}) == 5
+    places = [whole.index(setting) for setting in drawn]
+    assert places == sorted(places)
+
+
+def test_only_the_chosen_is_scored_and_candidates_are_shared(table: RunTable) -> None:
+    assert {name: len(tuned(table, name).candidates) for name in ("lofit", "lora")} == dict.fromkeys(
+        ("lofit", "lora"), 8
+    )
+    assert len(table.evaluations) == 4
+    assert len(table.localize) == 2  # one per l1: k and lr of step V do not touch the ranking
+    assert table.counts() | {"model": 0} == {
+        "model": 0, "prepare": 1, "activations": 0, "localize": 2, "fit": 17, "choose": 2, "evaluate": 4,
+    }  # fmt: skip
+    again = parse_config(tiny_config(table.config.results.parent, METHODS, search_points=4))
+    assert set(RunTable(again).fits) - set(RunTable(again).tuned) < set(table.fits)
+
+
+def test_the_lowest_validation_loss_is_kept_as_it_was_fitted(table: RunTable) -> None:
+    for name in ("lofit", "lora"):
+        node = tuned(table, name)
+        reports = [read_json(table.run_dir(candidate) / "fit.json") for candidate in node.candidates]
+        losses = [report["validation_loss"][-1] if report["status"] == "ok" else float("inf") for report in reports]
+        best = losses.index(min(losses))
+        report = read_json(table.run_dir(node) / "fit.json")
+        assert report["chosen"] == node.points[best]
+        assert report["validation_loss"] == reports[best]["validation_loss"]
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            chosen, made = (table.run_dir(at) / "adapter" / file for at in (node, node.candidates[best]))
+            assert chosen.read_bytes() == made.read_bytes()
+        spent = sum(report.get("seconds", 0) for report in reports)
+        if name == "lofit":
+            spent += sum(
+                read_json(table.localize_dir(at) / "localize.json")["seconds"] for at in table.localize.values()
+            )
+        assert report["seconds"] == pytest.approx(spent)
+
+
+def test_results_tell_what_was_tuned(table: RunTable) -> None:
+    results = pd.read_parquet(results_path(table, MAIN)).drop_duplicates("run_id").set_index("method")
+    assert results["tried"].dropna().to_dict() == {"lofit": 8, "lora": 8, "full": 1}
+    assert results["chosen"]["lofit"].startswith("k=")
+    assert results["localize_seconds"].isna().all()
+    frame = comparison(table, "paper").set_index("method")
+    assert frame["tuned"].to_dict() == {
+        "base": "no", "lofit": "best of 8", "lora": "best of 8", "full": "no",
+    }  # fmt: skip
+
+
+def test_failed_settings_are_named_and_never_chosen(table: RunTable) -> None:
+    write_search_table(table)
+    frame = pd.read_csv(table.config.results / "tables" / "search.csv")
+    assert len(frame) == 16
+    assert frame.groupby("method")["chosen"].value_counts().loc[:, "yes"].to_dict() == {"lofit": 1, "lora": 1}
+    failed = frame[frame["validation_loss"].isna()]
+    assert failed["setting"].tolist() == ["lr=1e+30, rank=1", "lr=1e+30, rank=2"]
+    assert (failed["chosen"] == "no").all()
+    assert failed["note"].str.contains("lower the learning rate").all()
+    assert "| failed" in (table.config.results / "tables" / "search.md").read_text()
+
+
+def test_a_search_without_a_winner_is_a_failed_run(tmp_path: Path) -> None:
+    lora = {"params": MANY_STEPS, "search": {"params": {"lr": [1e30, 2e30]}}}
+    made = fitted_table(tiny_config(tmp_path, {"base": None, "lora": lora}))
+    for node in made.evaluations.values():
+        evaluate_node.run(made, node)
+    collect_results(made, MAIN)
+    results = pd.read_parquet(results_path(made, MAIN)).set_index("method")
+    assert results["status"]["lora"].startswith("failed: none of 2 settings can be chosen; the first: loss is")
+    assert comparison(made, "paper").set_index("method")["listops"]["lora"] == "failed"
+    assert (search_table(made)["chosen"] == "no").all()
+
+
+def test_a_choice_is_no_fit(table: RunTable, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use `lofit choose`"):
+        fit_node.run(table, tuned(table, "lora"))
+    plain = RunTable(parse_config(tiny_config(tmp_path, {"base": None})))
+    with pytest.raises(ConfigError, match="no method has one"):
+        search_table(plain)
