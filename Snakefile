@@ -9,6 +9,9 @@ if not workflow.overwrite_configfiles:  # a file given with --configfile replace
     configfile: "config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/activations.smk"

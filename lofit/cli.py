@@ -289,6 +289,14 @@ def experiment(
 
 
 @app.command()
+def report(configfile: ConfigFile = DEFAULT) -> None:
+    """Write report.html: tables, figures, costs, failures and how to run it again, on one page."""
+    from lofit.report.page import write_report
+
+    print(write_report(_table(configfile)))
+
+
+@app.command()
 def summary(configfile: ConfigFile = DEFAULT) -> None:
     """Print the main table, where the files are, and what to do next."""
     from lofit.report import node

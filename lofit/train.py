@@ -80,12 +80,13 @@ def fetch(table: RunTable) -> None:
 
 
 def run(table: RunTable) -> None:
-    """Run every node that computes, and write the tables."""
+    """Run every node that computes, and write the tables and the report."""
     from lofit.activations import node as activations
     from lofit.evaluate import node as evaluate
     from lofit.fit import node as fit
     from lofit.localize import node as localize
     from lofit.report import node as report
+    from lofit.report.page import write_report
 
     for reading in table.activations.values():
         activations.run(table, reading)
@@ -101,3 +102,6 @@ def run(table: RunTable) -> None:
         report.collect_results(table, part)
     report.write_main_tables(table)
     report.write_suite_table(table)
+    if len(table.localize) > 1:
+        report.write_overlap_table(table)
+    write_report(table)

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import Protocol, table_name
-from lofit.expected import counterparts
 from lofit.files import atomic_path, need, read_json, write_text
 from lofit.localize.overlap import overlap_table
 from lofit.localize.ranking import read_ranking
@@ -17,6 +16,7 @@ from lofit.methods import load_method
 from lofit.report.collect import EvaluatedRun, collect, read_results
 from lofit.report.differences import retention_table, suite_table, write_retention, write_suite
 from lofit.report.items import collect_items
+from lofit.report.outputs import outputs
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, print_table, write_table
 from lofit.report.transfer import draw_transfer, transfer_matrix
@@ -142,26 +142,9 @@ def print_results(table: RunTable) -> None:
     for protocol in table.config.protocols:
         print_table(comparison(table, protocol))
     console = Console()
-    files = [
-        ("every score, tidy", results / "results.parquet"),
-        ("this table (csv, md, tex)", results / "tables" / f"{table_name(table.config.protocols[0])}.md"),
-    ]
-    if "base" in table.config.methods:
-        files.append(("differences to base and full, over all tasks (csv, md)", results / "tables" / "suite.md"))
-    if table.config.retention:
-        files.append(("what fitting cost on other tasks (csv, md)", results / "tables" / "retention.md"))
-    if len(table.localize) > 1:
-        files.append(("overlap of head rankings (csv, md)", results / "tables" / "overlap.md"))
-    if table.tuned:
-        files.append(("what searches tried and chose (csv, md)", results / "tables" / "search.md"))
-    if counterparts(table):
-        files.append(("published values and ours (csv, md)", results / "tables" / "expected.md"))
-    if table.config.transfer:
-        files.append(("transfer of heads across tasks (png, pdf, csv)", results / "figures" / "transfer.png"))
-    for name in table.config.experiments:
-        what, suffix = ("tables", "md") if table.config.experiment(name).kind == "table" else ("figures", "png")
-        files.append((table.config.experiment(name).title or name, results / what / f"{name}.{suffix}"))
-    files.append(("adapters, losses, per-item scores", results / "runs"))
+    files = [("every score, tidy", results / "results.parquet")]
+    files += [(output.title, output.path(results)) for output in outputs(table)]
+    files += [("adapters, losses, per-item scores", results / "runs"), ("all on one page", results / "report.html")]
     console.print("\nFiles")
     for what, path in files:
         console.print(f"  {what}: {path}", soft_wrap=True, highlight=False)

@@ -17,6 +17,7 @@ from lofit.evaluate.protocol import HARNESS, OPEN, table_name
 from lofit.expected import counterparts
 from lofit.files import write_text
 from lofit.methods import load_method
+from lofit.report.outputs import outputs
 from lofit.runs import ActivationsNode, RunTable, short_hash
 
 try:
@@ -222,24 +223,37 @@ def figure_inputs(wildcards):
     return [path for node in rankings.values() for path in ranking_files(node)]
 
 
+def table_outputs(name, *more):
+    """Files of a table; the CSV is in Snakemake's report."""
+    shown = report(
+        f"{RESULTS}/tables/{name}.csv", category="Tables", labels={"table": name}, caption="../report/table.rst"
+    )
+    return [shown, *(f"{RESULTS}/tables/{name}.{form}" for form in ("md", *more))]
+
+
+def figure_outputs(name):
+    """Files of a figure; the PNG is in Snakemake's report."""
+    shown = report(
+        f"{RESULTS}/figures/{name}.png", category="Figures", labels={"figure": name}, caption="../report/figure.rst"
+    )
+    return [shown, *(f"{RESULTS}/figures/{name}.{form}" for form in ("pdf", "csv"))]
+
+
+def all_reports():
+    """What every node that runs a model says of itself."""
+    scores = [str(TABLE.eval_dir(node) / "results.json") for node in TABLE.evaluations.values()]
+    activations = [str(TABLE.activations_dir(node) / "activations.json") for node in TABLE.activations.values()]
+    return [*scores, *activations, *all_fits(), *all_rankings()]
+
+
+def drawn():
+    """Every table and figure, in the form that a person opens first."""
+    return [str(output.path(CONFIG.results)) for output in outputs(TABLE)]
+
+
 def all_outputs():
     """Everything a plain run makes. Adapters and rankings are named too, so that a deleted one is made again."""
-    outputs = [f"{RESULTS}/results.parquet", *(f"{RESULTS}/tables/{name}.md" for name in MAIN_TABLES)]
-    if CONFIG.retention:
-        outputs.append(f"{RESULTS}/tables/retention.md")
-    if "base" in CONFIG.methods:
-        outputs.append(f"{RESULTS}/tables/suite.md")
-    if len(TABLE.localize) > 1:
-        outputs.append(f"{RESULTS}/tables/overlap.md")
-    if TABLE.tuned:
-        outputs.append(f"{RESULTS}/tables/search.md")
-    if counterparts(TABLE):
-        outputs.append(f"{RESULTS}/tables/expected.md")
-    if CONFIG.transfer:
-        outputs.append(f"{RESULTS}/figures/transfer.png")
-    outputs += [f"{RESULTS}/tables/{name}.md" for name in experiments("table")]
-    outputs += [f"{RESULTS}/figures/{name}.png" for name in experiments("curve", "layers", "pareto")]
-    return outputs + all_fits() + all_rankings()
+    return [f"{RESULTS}/results.parquet", f"{RESULTS}/report.html", *drawn(), *all_fits(), *all_rankings()]
 
 
 def model_mb(wildcards, attempt):

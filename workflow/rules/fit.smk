@@ -11,10 +11,10 @@ rule fit:
         report=f"{RESULTS}/runs/{RUN}/fit.json",
     log:
         f"{RESULTS}/logs/fit/{RUN}.log",
-    wildcard_constraints:
-        method=any_of(node.label for node in TABLE.fits.values() if node.id not in TABLE.tuned),
     benchmark:
         f"{RESULTS}/benchmarks/fit/{RUN}.tsv"
+    wildcard_constraints:
+        method=any_of(node.label for node in TABLE.fits.values() if node.id not in TABLE.tuned),
     conda:
         "../../environment.yml"
     threads: CONFIG.threads

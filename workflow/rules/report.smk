@@ -1,4 +1,4 @@
-"""One table of all scores; and each table and figure, from the scores that it is made of alone."""
+"""One table of all scores; each table and figure, from the scores that it is made of alone; and a page of all."""
 
 COLLECTED = ["results.parquet", "results.csv", "items.parquet"]
 
@@ -45,7 +45,7 @@ rule main_table:
     input:
         collected("main"),
     output:
-        expand(f"{RESULTS}/tables/{{name}}.{{form}}", name=MAIN_TABLES, form=["csv", "md", "tex"]),
+        [path for name in MAIN_TABLES for path in table_outputs(name, "tex")],
     log:
         f"{RESULTS}/logs/main_table.log",
     conda:
@@ -63,7 +63,7 @@ rule suite:
     input:
         collected("main"),
     output:
-        multiext(f"{RESULTS}/tables/suite", ".csv", ".md"),
+        table_outputs("suite"),
     log:
         f"{RESULTS}/logs/suite.log",
     conda:
@@ -81,7 +81,7 @@ rule retention:
     input:
         collected("main"),
     output:
-        multiext(f"{RESULTS}/tables/retention", ".csv", ".md"),
+        table_outputs("retention"),
     log:
         f"{RESULTS}/logs/retention.log",
     conda:
@@ -99,7 +99,7 @@ rule overlap:
     input:
         all_rankings(),
     output:
-        multiext(f"{RESULTS}/tables/overlap", ".csv", ".md"),
+        table_outputs("overlap"),
     log:
         f"{RESULTS}/logs/overlap.log",
     conda:
@@ -118,7 +118,7 @@ rule search:
     input:
         [path for node in TABLE.tuned.values() for path in fit_files(node)],
     output:
-        multiext(f"{RESULTS}/tables/search", ".csv", ".md"),
+        table_outputs("search"),
     log:
         f"{RESULTS}/logs/search.log",
     conda:
@@ -136,7 +136,7 @@ rule expected:
     input:
         expected_inputs,
     output:
-        multiext(f"{RESULTS}/tables/expected", ".csv", ".md"),
+        table_outputs("expected"),
     log:
         f"{RESULTS}/logs/expected.log",
     conda:
@@ -154,7 +154,7 @@ rule transfer:
     input:
         collected("transfer"),
     output:
-        multiext(f"{RESULTS}/figures/transfer", ".pdf", ".png", ".csv"),
+        figure_outputs("transfer"),
     log:
         f"{RESULTS}/logs/transfer.log",
     conda:
@@ -172,7 +172,7 @@ rule experiment_table:
     input:
         lambda wildcards: collected(wildcards.table),
     output:
-        multiext(f"{RESULTS}/tables/{{table}}", ".csv", ".md", ".tex"),
+        table_outputs("{table}", "tex"),
     log:
         f"{RESULTS}/logs/experiments/{{table}}.log",
     wildcard_constraints:
@@ -192,7 +192,7 @@ rule experiment_figure:
     input:
         figure_inputs,
     output:
-        multiext(f"{RESULTS}/figures/{{figure}}", ".pdf", ".png", ".csv"),
+        figure_outputs("{figure}"),
     log:
         f"{RESULTS}/logs/experiments/{{figure}}.log",
     wildcard_constraints:
@@ -206,3 +206,23 @@ rule experiment_figure:
         spec=lambda wildcards: CONFIG.experiment(wildcards.figure).model_dump_json(),
     shell:
         "python -m lofit experiment {wildcards.figure:q} > {log:q} 2>&1"
+
+
+rule page:
+    input:
+        results=f"{RESULTS}/results.parquet",
+        shown=drawn(),
+        rest=all_reports(),
+    output:
+        report(f"{RESULTS}/report.html", category="Report", caption="../report/page.rst"),
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        configuration=short_hash(CONFIG.model_dump(mode="json", exclude={"data_mirror"})),
+    shell:
+        "python -m lofit report > {log:q} 2>&1"

@@ -15,8 +15,8 @@ from lofit.report.items import collect_items
 
 # fmt: off
 CONTRACT = [
-    "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads", "tried", "chosen", "n_train", "seed",
-    "eval_task", "eval_fold", "protocol", "metric", "value", "stderr", "n_items", "status", "trained_params",
+    "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads", "tried", "chosen", "n_train",
+    "seed", "eval_task", "eval_fold", "protocol", "metric", "value", "stderr", "n_items", "status", "trained_params",
     "stored_params", "inference_params", "activations_seconds", "localize_seconds", "fit_seconds", "peak_memory_bytes",
     "dtype",
     "backend",

@@ -1,0 +1,89 @@
+"""What a whole configuration took: hours, memory and failures by kind of node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lofit.files import need, read_json
+from lofit.methods import load_method
+from lofit.runs import RunTable
+
+
+def node_reports(table: RunTable) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """``(kind, what, report)`` of every node that ran a model; ``what`` is the localizer, or the method.
+
+    Raises:
+        LofitError: a node has not run yet.
+    """
+
+    def read(path: Path, command: str) -> dict[str, Any]:
+        report: dict[str, Any] = read_json(need(path, command))
+        return report
+
+    for reading in table.activations.values():
+        path = table.activations_dir(reading) / "activations.json"
+        yield "activations", "", read(path, f"activations --run {reading.id}")
+    for ranking in table.localize.values():
+        path = table.localize_dir(ranking) / "localize.json"
+        yield "localize", ranking.localizer, read(path, f"localize --run {ranking.id}")
+    for fit in table.fits.values():
+        if load_method(fit.method).fit and fit.id not in table.tuned:
+            yield "fit", fit.method, read(table.run_dir(fit) / "fit.json", f"fit --run {fit.id}")
+    for scored in table.evaluations.values():
+        path = table.eval_dir(scored) / "results.json"
+        yield "evaluate", scored.fit.method, read(path, f"evaluate --run {scored.fit.id} --on {scored.data.task}")
+
+
+def costs_table(reports: list[tuple[str, str, dict[str, Any]]]) -> pd.DataFrame:
+    """One row per kind of node and localizer or method.
+
+    Args:
+        reports: as :func:`node_reports` gives them.
+
+    Returns:
+        ``kind``, ``what``, ``nodes``, ``failed``, ``median_seconds``, ``hours`` (of wall time, all nodes together)
+        and ``peak_gb`` (the highest, in 1e9 bytes); NaN where nothing is known.
+    """
+    rows = pd.DataFrame(
+        [
+            {
+                "kind": kind,
+                "what": what,
+                "failed": report["status"] != "ok",
+                "seconds": report.get("seconds"),
+                "peak": report.get("peak_memory_bytes"),
+            }
+            for kind, what, report in reports
+        ]
+    ).astype({"seconds": "float64", "peak": "float64"})
+    grouped = rows.groupby(["kind", "what"], sort=False)
+    frame = grouped.agg(
+        nodes=("failed", "size"),
+        failed=("failed", "sum"),
+        median_seconds=("seconds", "median"),
+        hours=("seconds", lambda seconds: seconds.sum(min_count=1) / 3600),
+        peak_gb=("peak", lambda peaks: peaks.max() / 1e9),
+    )
+    return frame.reset_index()
+
+
+def surroundings(reports: list[tuple[str, str, dict[str, Any]]]) -> pd.DataFrame:
+    """Where the nodes ran: ``device``, ``dtype``, ``threads``, ``python``, ``commit``, ``packages`` and ``nodes``."""
+    rows = [
+        {
+            "device": report["device"],
+            "dtype": report["dtype"],
+            "threads": report["threads"],
+            "python": report["python"],
+            "commit": report["git_commit"] or "",
+            "packages": ", ".join(f"{name} {version}" for name, version in report["packages"].items()),
+        }
+        for _, _, report in reports
+        if "packages" in report
+    ]
+    names = ["device", "dtype", "threads", "python", "commit", "packages"]
+    return pd.DataFrame(rows, columns=names).groupby(names, sort=False).size().rename("nodes").reset_index()

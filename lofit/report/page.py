@@ -1,0 +1,116 @@
+"""The report: one self-contained page of what ran, what came out, what it cost, and how to run it again."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+import yaml
+from markdown_it import MarkdownIt
+
+from lofit.errors import ReportError
+from lofit.files import write_text
+from lofit.report.collect import read_results
+from lofit.report.costs import costs_table, node_reports, surroundings
+from lofit.report.outputs import Output, outputs
+from lofit.report.paths import results_path
+from lofit.report.style import PNG_DPI
+from lofit.runs import ALL, RunTable
+
+_SCREEN_DPI = 120
+"""Dots of a figure's inch on the page; CSS has 96, where 9 point text is small to read."""
+
+_LONG = 30
+"""Lines of a table from which on it is folded."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table or figure as the page shows it.
+
+    Attributes:
+        output: which one.
+        body: HTML of a table; of a figure, its PNG as a data URI.
+        folded: whether it is too long to stand open.
+        width: of a figure, in CSS pixels.
+    """
+
+    output: Output
+    body: str
+    folded: bool = False
+    width: int = 0
+
+
+def write_report(table: RunTable) -> Path:
+    """Write ``report.html``, which needs no other file and no network.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ReportError: a table or figure is not there yet.
+    """
+    results = read_results(results_path(table, ALL))
+    reports = list(node_reports(table))
+    costs = costs_table(reports)
+    template = _environment().from_string(files("lofit.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
+    page = template.render(
+        config=table.config,
+        counts=table.counts(),
+        sections=[_section(output, table.config.results) for output in outputs(table)],
+        failures=failures(results),
+        n_runs=results["run_id"].nunique(),
+        costs=costs.to_dict("records"),
+        hours=costs["hours"].sum(),
+        places=surroundings(reports).to_dict("records"),
+        configuration=configuration_text(table),
+    )
+    target = table.config.results / "report.html"
+    write_text(target, page)
+    return target
+
+
+def configuration_text(table: RunTable) -> str:
+    """The configuration as YAML, with all defaults; without the folder that stood in for the network."""
+    values = table.config.model_dump(mode="json", exclude={"data_mirror"})
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+
+
+def failures(results: pd.DataFrame) -> list[dict[str, str]]:
+    """``run``, ``scored on`` and ``reason`` of everything that failed, in the order of the results."""
+    failed = results[results["status"] != "ok"]
+    return [
+        {
+            "run": row["run_id"],
+            "scored on": row["eval_task"],
+            "reason": row["status"].removeprefix("failed: "),
+        }
+        for row in failed.to_dict("records")
+    ]
+
+
+def _section(output: Output, results: Path) -> Section:
+    path = output.path(results)
+    if not path.is_file():
+        raise ReportError(f"{path} is not there; run the workflow first")
+    if output.kind == "figure":
+        data = path.read_bytes()
+        dots = int.from_bytes(data[16:20], "big")  # the width in the header of a PNG
+        encoded = base64.b64encode(data).decode("ascii")
+        return Section(output, f"data:image/png;base64,{encoded}", width=dots * _SCREEN_DPI // PNG_DPI)
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")
+    if lines[0].startswith("**"):  # its title, which the page shows as a heading
+        text = "\n".join(lines[1:])
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    return Section(output, body, folded=sum(line.startswith("|") for line in lines) > _LONG)
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["number"] = lambda value, digits=1: "-" if pd.isna(value) else f"{value:,.{digits}f}"
+    return made

@@ -1,0 +1,182 @@
+"""The report page: all of the results and nothing from outside, as a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from lofit.config import load_config
+from lofit.errors import ReportError
+from lofit.evaluate import node as evaluate_node
+from lofit.report.experiments import write_experiment
+from lofit.report.node import (
+    collect_results,
+    draw_transfer_figure,
+    write_main_tables,
+    write_overlap_table,
+    write_suite_table,
+)
+from lofit.report.outputs import outputs
+from lofit.report.page import write_report
+from lofit.report.search import write_search_table
+from lofit.runs import RunTable
+from tests.fitted import fitted_table, tiny_config
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+TRAINING = {"epochs": 1, "lr": 0.05}
+HEADS = {"k": [3], "params": TRAINING}
+METHODS: dict[str, Any] = {
+    "base": None,
+    "lofit": {"heads": HEADS, "params": TRAINING},
+    "lora": {"params": {"epochs": 3, "lr": 1e30, "batch_size": 2}},
+    "red": {"search": {"params": {"lr": [0.001, 0.01]}}},
+}
+MINE = {
+    "kind": "table",
+    "title": "<b>A & B</b>",
+    "arms": {"a|b": {"method": "lofit", "heads": HEADS, "params": TRAINING}},
+}
+
+
+class Page(HTMLParser):
+    """Images, references, headings and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "src":
+                self.images.append(value or "")
+            elif name == "href":
+                self.references.append(value or "")
+            elif name == "id":
+                self.ids.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(" ".join(data.split()))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
+    folder = tmp_path_factory.mktemp("page")
+    experiments = {"head_fraction": {"k": [0.1, 0.25], "arms": {"LoFiT": METHODS["lofit"] | {"method": "lofit"}}}}
+    made = fitted_table(
+        tiny_config(folder, METHODS, experiments=experiments | {"mine": MINE}, seeds=[1, 2], transfer={"k": 3})
+    )
+    for node in made.evaluations.values():
+        evaluate_node.run(made, node)
+    for part in made.parts():
+        collect_results(made, part)
+    write_main_tables(made)
+    write_suite_table(made)
+    write_search_table(made)
+    draw_transfer_figure(made)
+    for name in made.config.experiments:
+        write_experiment(made, name)
+    with pytest.raises(ReportError, match=r"overlap\.md is not there"):
+        write_report(made)
+    write_overlap_table(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def report(table: RunTable) -> Path:
+    return write_report(table)
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> Page:
+    return Page(report.read_text(encoding="utf-8"))
+
+
+def test_every_table_and_figure_is_on_the_page(table: RunTable, page: Page) -> None:
+    shown = outputs(table)
+    assert {f"{output.kind}-{output.name}" for output in shown} < set(page.ids)
+    assert {"costs", "failed", "again"} < set(page.ids)
+    assert len(page.images) == sum(output.kind == "figure" for output in shown) == 2
+    for name in ("lofit (3 heads)", "a|b", "<b>A & B</b>", "Transfer of heads across tasks"):
+        assert name in page.texts
+    assert "b" not in page.tags, "text of a configuration is text, not HTML"
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
+    assert all(image.startswith("data:image/png;base64,") for image in page.images)
+    assert all(reference.removeprefix("#") in page.ids for reference in page.references)
+    assert not page.tags & {"script", "link", "iframe", "object"}
+
+
+def test_failures_and_costs_are_told(page: Page) -> None:
+    failed = page.texts[page.texts.index("Failed") :]
+    assert sum("lora-" in text for text in failed) == 2
+    assert any("lower the learning rate" in text for text in failed)
+    costs = page.texts[page.texts.index("Costs") : page.texts.index("Failed")]
+    rows = {
+        tuple(costs[i : i + 2]): costs[i + 2 : i + 4] for i, text in enumerate(costs) if text in ("fit", "evaluate")
+    }
+    assert rows["fit", "lora"] == ["2", "2"]
+    assert rows["fit", "red"] == ["4", "0"]
+    assert rows["evaluate", "lofit"] == ["4", "0"]
+
+
+def test_the_configuration_on_the_page_gives_the_same_runs(table: RunTable, report: Path, tmp_path: Path) -> None:
+    found = re.search(r"<pre>(models:.*?)</pre>", report.read_text(), re.DOTALL)
+    assert found
+    (tmp_path / "again.yaml").write_text(unescape(found[1]))
+    assert list(RunTable(load_config(tmp_path / "again.yaml")).fits) == list(table.fits)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="browser: no chromium on this machine")
+def test_a_browser_shows_it_whole(report: Path, tmp_path: Path) -> None:
+    """In narrow and wide windows: every image is decoded, and nothing sticks out of the page."""
+    probe = """<pre id="probe"></pre><script>
+      document.getElementById("probe").textContent = JSON.stringify({
+        images: Array.from(document.images, image => image.complete ? image.naturalWidth : 0),
+        width: document.documentElement.scrollWidth, window: window.innerWidth,
+        heading: getComputedStyle(document.querySelector("h1")).fontSize});
+    </script></body>"""
+    text = report.read_text(encoding="utf-8")
+    assert "default-src 'none'; " in text
+    copy = tmp_path / "probed.html"
+    text = text.replace("default-src 'none'; ", "default-src 'none'; script-src 'unsafe-inline'; ")
+    copy.write_text(text.replace("</body>", probe), encoding="utf-8")
+    for width in (600, 1400):
+        dumped = browse(tmp_path, f"--window-size={width},1200", "--dump-dom", copy.as_uri())
+        found = re.search(r'<pre id="probe">(.*?)</pre>', dumped)
+        assert found, dumped[-2000:]
+        seen = json.loads(found[1])
+        assert len(seen["images"]) == 2
+        assert min(seen["images"]) > 500
+        assert seen["width"] <= seen["window"]
+        assert float(seen["heading"].removesuffix("px")) > 25
+    picture = tmp_path / "page.png"
+    browse(tmp_path, "--window-size=1400,2000", f"--screenshot={picture}", report.as_uri())
+    pixels = imread(picture)[..., :3]
+    assert pixels.shape[:2] == (2000, 1400)
+    assert pixels.std() > 0.05
+
+
+def browse(folder: Path, *arguments: str) -> str:
+    assert CHROMIUM
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
