@@ -60,10 +60,21 @@ def set_up_computing(threads: int) -> None:
 
 
 @app.command()
-def plan(configfile: ConfigFile = DEFAULT) -> None:
-    """Check a configuration and print its run table and size. Downloads nothing."""
+def plan(
+    configfile: ConfigFile = DEFAULT,
+    tflops: Annotated[
+        float | None, typer.Option(min=0, help="Sustained TFLOP/s of one device, for the hours; default: see below.")
+    ] = None,
+) -> None:
+    """Check a configuration and print its run table, its size and about what it costs. Downloads nothing.
+
+    Hours are model FLOPs at a rate: by default what was measured on two CPU cores, or an assumed 125 TFLOP/s where the
+    configuration says `device: cuda`.
+    """
     from rich.console import Console
     from rich.table import Table
+
+    from lofit.estimate import RATES, costs
 
     table = _table(configfile)
     view = Table(title=f"Run table of {configfile}")
@@ -76,8 +87,20 @@ def plan(configfile: ConfigFile = DEFAULT) -> None:
     # Ids are there to be copied and searched for, so they are never broken over lines.
     console = Console(soft_wrap=True, width=max([80, *(len(row["run"]) + 40 for row in rows)]))
     console.print(view, soft_wrap=True)
-    counts = table.counts()
-    console.print(f"{sum(counts.values())} nodes: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    rate, unit = tflops or RATES[table.config.device], "GPU hours" if table.config.device == "cuda" else "hours"
+    found, unknown = costs(table)
+    total = sum(cost.hours(rate) for cost in found.values())
+    nodes = sum(cost.nodes for cost in found.values())
+    sizes = Table(title=f"{nodes:,} nodes; about {total:,.0f} {unit} at {rate:g} TFLOP/s")
+    sizes.add_column("rule")
+    for column in ("nodes", "PFLOP", unit):
+        sizes.add_column(column, justify="right")
+    for kind, cost in found.items():
+        known = [f"{cost.operations / 1e15:,.1f}", f"{cost.hours(rate):,.1f}"] if cost.operations else ["", ""]
+        sizes.add_row(kind, f"{cost.nodes:,}", *known)
+    console.print(sizes)
+    lost = f"; not counted, since their size is not known: {', '.join(unknown)}" if unknown else ""
+    console.print(f"An upper estimate, with starting nodes and reading weights (lofit/estimate.py){lost}.")
 
 
 @app.command()

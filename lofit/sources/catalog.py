@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from lofit.sources.spec import ModelSource
 
@@ -19,6 +19,8 @@ class ModelEntry(BaseModel):
     n_layers: PositiveInt
     n_heads: PositiveInt
     """Query heads per layer."""
+    billions: PositiveFloat | None = None
+    """Parameters, in 1e9, for the estimates of ``lofit plan``."""
 
 
 @cache

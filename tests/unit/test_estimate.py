@@ -1,0 +1,81 @@
+"""Estimates of `lofit plan`: operations from first principles, and every shipped configuration is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lofit.cli import app
+from lofit.config import load_config, parse_config
+from lofit.estimate import START_SECONDS, Cost, costs, task_sizes
+from lofit.runs import RunTable
+from lofit.sources.catalog import load_catalog
+from lofit.tasks import load_task, task_names
+
+REPOSITORY = Path(__file__).parents[2]
+ROWS = {"n_train": 100, "n_validation": 20, "n_test": 50}
+
+
+def found(methods: dict[str, Any], **changes: Any) -> dict[str, Cost]:
+    config = {"models": ["llama-2-7b"], "tasks": {"siqa": {"options": ROWS}}, "methods": methods, **changes}
+    made, unknown = costs(RunTable(parse_config(config)))
+    assert unknown == []
+    return made
+
+
+def test_operations_are_those_of_the_passes() -> None:
+    size, parameters = task_sizes()["siqa"], 6.74e9
+    row, item = size["row_tokens"], size["item_tokens"]
+    trained = found({"lora": {"params": {"epochs": 3}}})
+    # 3 epochs of 100 rows, forward and back through frozen weights; before and after each, 20 rows forward
+    assert trained["fit"].operations == pytest.approx(parameters * row * (3 * 100 * 4 + 4 * 20 * 2))
+    assert trained["evaluate"].operations == pytest.approx(parameters * item * 50 * 2)
+    full = found({"full": {"params": {"epochs": 3}}})
+    assert full["fit"].operations == pytest.approx(parameters * row * (3 * 100 * 6 + 4 * 20 * 2))
+    estimated = found({"iti": {"heads": {"k": [10, 20]}, "params": {"alpha": [1, 2, 3]}}})
+    assert estimated["fit"].operations == pytest.approx(parameters * row * 6 * 20 * 2)
+    assert estimated["activations"].operations == pytest.approx(parameters * row * 120 * 2)
+    assert estimated["localize"].operations == 0
+    assert found({"base": None})["fit"].operations == 0
+    # At 100 TFLOP/s; 6.74e9 parameters of 2 bytes at 1 GB/s
+    assert trained["evaluate"].hours(100) == pytest.approx(
+        (parameters * item * 50 * 2 / 1e14 + START_SECONDS + 13.48) / 3600
+    )
+
+
+def test_settings_of_a_search_count() -> None:
+    one, four = (found({"lora": {"search": {"params": {"lr": rates}}}}) for rates in ([1, 2], [1, 2, 3, 4]))
+    assert four["fit"].operations == pytest.approx(2 * one["fit"].operations)
+    assert four["choose"].operations == 0
+    assert four["evaluate"].operations == one["evaluate"].operations
+
+
+def test_what_is_not_known_is_named() -> None:
+    source = {"source": {"kind": "local", "path": "m"}, "n_layers": 2, "n_heads": 2}
+    config = {"models": ["mine"], "model_sources": {"mine": source}, "tasks": {"siqa": None}, "methods": {"base": None}}
+    made, unknown = costs(RunTable(parse_config(config)))
+    assert unknown == ["mine"]
+    assert made["evaluate"].operations == 0
+    config["model_sources"] = {"mine": source | {"billions": 1.0}}
+    assert costs(RunTable(parse_config(config)))[1] == []
+
+
+def test_the_catalogue_and_all_tasks_to_train_for_are_counted() -> None:
+    assert all(entry.billions for entry in load_catalog().values())
+    assert {name for name in task_names() if load_task(name).objective} <= set(task_sizes())
+
+
+@pytest.mark.parametrize("name", ["paper", "modern", "laptop"])
+def test_plan_prints_nodes_and_hours_of_the_ready_configurations(name: str) -> None:
+    file = REPOSITORY / "config" / f"{name}.yaml"
+    result = CliRunner().invoke(app, ["plan", "--configfile", str(file)])
+    assert result.exit_code == 0, result.output
+    counts = RunTable(load_config(file)).counts()
+    assert f"{sum(counts.values()):,} nodes; about " in result.output
+    assert ("GPU hours" in result.output) == (name != "laptop")
+    for kind, count in counts.items():
+        line = next(line for line in result.output.splitlines() if line.startswith(f"│ {kind} "))
+        assert f" {count:,} " in line
