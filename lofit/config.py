@@ -362,6 +362,7 @@ def _experiment_problems(config: Config) -> Any:
             yield f"{key}.arms: nothing to compare; give at least one"
             continue
         yield from _axis_problems(config, spec, key)
+        yield from _variance_problems(config, spec, key)
         for task in spec.tasks or []:
             if task not in config.tasks:
                 yield f"{key}.tasks: {registry.unknown('task', task, config.tasks)}"
@@ -380,6 +381,23 @@ def _axis_problems(config: Config, spec: ExperimentConfig, key: str) -> Any:
             yield f"{key}.{axis}: {repeated} stands twice; remove one"
     if spec.k:
         yield from _head_count_problems(config, spec.k, f"{key}.k")
+
+
+def _variance_problems(config: Config, spec: ExperimentConfig, key: str) -> Any:
+    if spec.kind != "variance":
+        if spec.training_seeds:
+            yield f"{key}.training_seeds: only an experiment of kind variance has them; remove the key"
+        return
+    for place, seeds in ((f"{key}.training_seeds", spec.training_seeds or config.seeds), ("seeds", config.seeds)):
+        if len(set(seeds)) < 2:
+            yield f"{place}: the spread over seeds needs two of them; give more"
+        if repeated := _repeated(seeds):
+            yield f"{place}: '{repeated}' stands twice; remove one"
+    for label, arm in (spec.arms or {}).items():
+        if arm.search:
+            yield f"{key}.arms.{label}.search: one setting is run with all seeds; remove the key"
+        if arm.method in methods.method_names() and not methods.load_method(arm.method).seeded:
+            yield f"{key}.arms.{label}.method: {arm.method} does not depend on a seed; choose another"
 
 
 def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: str) -> Any:

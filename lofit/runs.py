@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,8 +40,12 @@ class Identified:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The fields as plain data, as JSON would give them back; nodes among them as their own identities."""
-        return {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}  # type: ignore[arg-type]
+        """The fields as plain data, as JSON would give them back; nodes among them as their own identities.
+
+        The training seed is part of it only where it is not that of the split.
+        """
+        found = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in found.items() if (name, value) != ("training_seed", None)}
 
 
 def _plain(value: Any) -> Any:
@@ -75,6 +79,11 @@ class ActivationsNode(Identified):
     dtype: str
     data: DataNode
 
+    @property
+    def own_seed(self) -> int:
+        """Seed of what is random in the node itself."""
+        return self.data.seed
+
     @cached_property
     def id(self) -> str:
         """Path of the node below ``results/activations``."""
@@ -92,6 +101,12 @@ class LocalizeNode(Identified):
     data: DataNode
     localizer: str
     params: dict[str, Any]
+    training_seed: int | None = field(default=None, kw_only=True)
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of what is random in the node itself; the split has its own."""
+        return self.data.seed if self.training_seed is None else self.training_seed
 
     @cached_property
     def id(self) -> str:
@@ -115,6 +130,7 @@ class FitNode(Identified):
     params: dict[str, Any]
     heads_from: LocalizeNode | None
     k: tuple[int, ...]
+    training_seed: int | None = field(default=None, kw_only=True)
 
     @cached_property
     def id(self) -> str:
@@ -129,8 +145,13 @@ class FitNode(Identified):
 
     @property
     def seed(self) -> int:
-        """Seed of training, and of the draw of the training subset."""
+        """Seed of the draw of the training subset, and of training unless that has its own."""
         return self.data.seed
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of training."""
+        return self.data.seed if self.training_seed is None else self.training_seed
 
 
 @dataclass(frozen=True)
@@ -348,7 +369,19 @@ class RunTable:
                         for label, arm in (spec.arms or {}).items():
                             for x, entry, data in self._points(spec, arm, task, fold, seed):
                                 for fit in self._runs(model, data, arm.method, entry):
-                                    yield ArmRun(label, x, fit)
+                                    yield from (ArmRun(label, x, made) for made in self._reseeded(spec, fit))
+
+    def _reseeded(self, spec: ExperimentConfig, fit: FitNode) -> Iterable[FitNode]:
+        """The run, or one for each training seed of a ``variance`` experiment, by default the configured seeds."""
+        if spec.kind != "variance":
+            yield fit
+            return
+        for seed in spec.training_seeds or self.config.seeds:
+            if seed == fit.data.seed:
+                yield fit
+            else:
+                ranking = replace(fit.heads_from, training_seed=seed) if fit.heads_from else None
+                yield replace(fit, training_seed=seed, heads_from=ranking)
 
     def _points(
         self, spec: ExperimentConfig, arm: ArmConfig, task: str, fold: int, seed: int

@@ -12,9 +12,14 @@ from pydantic import Field, StrictInt
 from lofit.forms import Form, HeadCount, MethodConfig
 
 FOLDER = Path(__file__).parent
-Kind = Literal["table", "curve", "layers", "pareto"]
+Kind = Literal["table", "curve", "layers", "pareto", "variance"]
 """``table``: arm by task. ``curve``: score against training examples or share of heads. ``layers``: where the selected
-heads are. ``pareto``: score against trained parameters and seconds."""
+heads are. ``pareto``: score against trained parameters and seconds. ``variance``: table of how much scores vary with
+the training subset and with the training seed."""
+
+
+TABLES: tuple[Kind, ...] = ("table", "variance")
+"""Kinds that are written as a table; the others are figures."""
 
 
 class ArmConfig(MethodConfig):
@@ -35,6 +40,11 @@ class ExperimentConfig(Form):
     )
     n_train: list[Annotated[StrictInt, Field(ge=1)]] | None = Field(
         default=None, min_length=1, description="curve: numbers of training examples, instead of the tasks' own"
+    )
+    training_seeds: list[Annotated[StrictInt, Field(ge=0)]] | None = Field(
+        default=None,
+        min_length=2,
+        description="variance: seeds of training on every subset; null: the configured seeds",
     )
 
 

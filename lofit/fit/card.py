@@ -89,7 +89,7 @@ def write_card(
         method=node.method,
         task=node.data.task,
         fold=node.data.fold,
-        seed=node.data.seed,
+        seed=node.own_seed,
         kind="Adapter" if is_adapter else "Checkpoint",
         revision=f" at revision `{revision}`" if revision else "",
         heads=_heads(node, heads or ()),

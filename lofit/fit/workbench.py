@@ -89,7 +89,7 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) 
         table.model_dir(node.model),
         table.data_dir(node.data),
         objective,
-        seed=node.data.seed,
+        seed=node.own_seed,
         device=table.config.device,
         dtype=node.dtype,
         progress=table.config.progress,
@@ -104,7 +104,7 @@ def open_workbench(table: RunTable, node: LocalizeNode | FitNode, title: str) ->
     return Workbench(
         title=title,
         name=f"{node.model}/{node.data.task}/fold{node.data.fold}",
-        seed=node.data.seed,
+        seed=node.own_seed,
         n_layers=entry.n_layers,
         n_heads=entry.n_heads,
         load_session=lambda: session_of(table, node),

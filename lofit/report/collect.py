@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("chosen", pa.string()),
         pa.field("n_train", pa.int64(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
+        pa.field("training_seed", pa.int64(), nullable=False),
         pa.field("eval_task", pa.string(), nullable=False),
         pa.field("eval_fold", pa.int64(), nullable=False),
         pa.field("protocol", pa.string(), nullable=False),
@@ -56,7 +57,7 @@ SCHEMA = pa.schema(
 _DTYPES = {"string": "str", "int64": "Int64", "double": "float64"}
 _RUN_COLUMNS = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task",
-    "n_heads", "n_train", "seed", "eval_task", "eval_fold", "protocol",
+    "n_heads", "n_train", "seed", "training_seed", "eval_task", "eval_fold", "protocol",
 )  # fmt: skip
 _FIT_COLUMNS = {
     "trained_params": "trained_params",
@@ -81,7 +82,8 @@ class EvaluatedRun:
         head_task: the task the heads were selected on (``task`` itself unless heads are transferred).
         n_heads: number of heads edited (K); None for methods without head selection, or that choose it themselves.
         n_train: number of training examples.
-        seed: seed of the training subset and of the fit.
+        seed: seed of the training subset.
+        training_seed: seed of the fit, the same unless an experiment tells the two apart.
         eval_task: the task evaluated on (``task`` itself, or another to see what the edit cost there).
         eval_fold: fold of ``eval_task``.
         protocol: name of the prompt and scoring protocol.
@@ -103,6 +105,7 @@ class EvaluatedRun:
     n_heads: int | None
     n_train: int
     seed: int
+    training_seed: int
     eval_task: str
     eval_fold: int
     protocol: str

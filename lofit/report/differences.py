@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 from scipy.stats import norm
 
-from lofit.files import atomic_path, write_text
 from lofit.report.items import item_scores
+from lofit.report.plain import write_plain_table
 from lofit.report.tables import MISSING, variant_names
 from lofit.stats import paired_sample, unseen_interval
 
@@ -198,7 +198,7 @@ def _interval(name: str, found: Difference, scale: float = 100) -> dict[str, flo
 
 
 def write_suite(frame: pd.DataFrame, stem: Path) -> None:
-    """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` for people."""
+    """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` and ``.tex`` for people."""
     shown = pd.DataFrame({"model": frame["model"], "method": frame["method"], "tasks": frame["tasks"]})
     for reference in REFERENCES:
         shown[f"average difference to {reference}"] = _text(frame, reference)
@@ -206,11 +206,12 @@ def write_suite(frame: pd.DataFrame, stem: Path) -> None:
         "Percentage points, headline metric of each task, averaged over folds, then over tasks; in brackets the 95% "
         "interval over test items (paired by item; seeds averaged)."
     )
-    _write(frame, shown, note, stem)
+    title = "Differences to the base model and to full fine-tuning, over all tasks"
+    write_plain_table(frame, shown, stem, title=title, legend=note)
 
 
 def write_retention(frame: pd.DataFrame, stem: Path) -> None:
-    """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` for people."""
+    """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` and ``.tex`` for people."""
     shown = frame[["model", "method", "fitted for", "scored on", "metric"]].assign(
         score=[MISSING if math.isnan(score) else f"{score:.2f}" for score in frame["score"]],
         change=_text(frame, "change", 2),
@@ -220,7 +221,7 @@ def write_retention(frame: pd.DataFrame, stem: Path) -> None:
         "Scores of methods fitted for another task, and their change against the base model; in brackets the 95% "
         "interval over test items (paired by item; seeds averaged)."
     )
-    _write(frame, shown, note, stem)
+    write_plain_table(frame, shown, stem, title="What fitting cost on other tasks", legend=note)
 
 
 def _text(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
@@ -228,9 +229,3 @@ def _text(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
         MISSING if math.isnan(value) else f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
         for value, low, high in zip(frame[name], frame[f"{name}.low"], frame[f"{name}.high"], strict=True)
     ]
-
-
-def _write(frame: pd.DataFrame, shown: pd.DataFrame, note: str, stem: Path) -> None:
-    with atomic_path(stem.with_suffix(".csv")) as part:
-        frame.to_csv(part, index=False)
-    write_text(stem.with_suffix(".md"), f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n{note}\n")

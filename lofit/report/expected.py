@@ -9,23 +9,23 @@ from typing import Any
 import pandas as pd
 
 from lofit.expected import TRAINED, Published, counterparts
-from lofit.files import atomic_path, write_text
 from lofit.report.collect import read_results
 from lofit.report.differences import Difference, mean_of
 from lofit.report.items import item_scores
 from lofit.report.paths import items_path, results_path
+from lofit.report.plain import write_plain_table
 from lofit.report.tables import MISSING
 from lofit.runs import MAIN, RunTable
 from lofit.stats import Sample
 
 LEGEND = (
     "Percent, or numbers of parameters. The interval of the difference is over our test items, seeds averaged; of the "
-    "published value no uncertainty is known. Sources and how far each was checked stand in the CSV.\n"
+    "published value no uncertainty is known. Sources and how far each was checked stand in the CSV."
 )
 
 
 def write_expected_table(table: RunTable) -> None:
-    """Write tables/expected.{csv,md}: each published value with a counterpart, ours, and the difference."""
+    """Write tables/expected.{csv,md,tex}: each published value with a counterpart, ours, and the difference."""
     protocol = table.config.protocols[0]
     collected: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     records = []
@@ -38,9 +38,7 @@ def write_expected_table(table: RunTable) -> None:
         records.append(_record(row, results[own & (results["protocol"] == protocol)], items))
     frame = pd.DataFrame(records)
     stem = table.config.results / "tables" / "expected"
-    with atomic_path(stem.with_suffix(".csv")) as part_file:
-        frame.to_csv(part_file, index=False)
-    write_text(stem.with_suffix(".md"), _markdown(frame))
+    write_plain_table(frame, _shown(frame), stem, title="Published values and ours", legend=LEGEND)
 
 
 def our_mean(results: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Difference:
@@ -94,7 +92,7 @@ def _record(row: Published, results: pd.DataFrame, items: pd.DataFrame) -> dict[
     return record | {"source_kind": row.source_kind, "checked": row.checked}
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     shown = frame[["artefact", "model", "what", "method", "setting"]].copy()
     for name in ("published", "ours", "difference"):
         digits = [",.0f" if what == TRAINED else ".1f" for what in frame["what"]]
@@ -103,4 +101,4 @@ def _markdown(frame: pd.DataFrame) -> str:
     bounds = zip(frame["low"], frame["high"], strict=True)
     shown["95% interval"] = ["" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]" for low, high in bounds]
     shown["note"] = frame["note"]
-    return "**Published values and ours**\n\n" + shown.to_markdown(index=False, disable_numparse=True) + "\n\n" + LEGEND
+    return shown

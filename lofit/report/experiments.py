@@ -16,11 +16,12 @@ from lofit.report.figures import draw_curves, draw_layers, draw_pareto
 from lofit.report.items import item_interval, item_scores
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, write_table
+from lofit.report.variance import variance_table, write_variance
 from lofit.runs import RunTable
 
 
 def write_experiment(table: RunTable, name: str) -> None:
-    """Write ``tables/<name>.{csv,md,tex}`` of a table, ``figures/<name>.{pdf,png,csv}`` of the other kinds."""
+    """Write ``tables/<name>.{csv,md,tex}`` of a table or variance, ``figures/<name>.{pdf,png,csv}`` of the others."""
     spec = table.config.experiment(name)
     assert spec.kind
     _WRITERS[spec.kind](table, name)
@@ -126,6 +127,12 @@ def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
     return grouped.agg(share="mean", n_rankings="count").reset_index()
 
 
+def _variance(table: RunTable, name: str) -> None:
+    rows = headline_rows(arm_rows(table, name), headline(table))
+    frame = variance_table(rows, pd.read_parquet(items_path(table, name)))
+    write_variance(frame, table.config.results / "tables" / name, title=_title(table, name))
+
+
 def _layers(table: RunTable, name: str) -> None:
     draw_layers(layer_counts(table, name), table.config.results / "figures" / name, title=_title(table, name))
 
@@ -135,4 +142,5 @@ _WRITERS: dict[str, Callable[[RunTable, str], None]] = {
     "curve": _curve,
     "layers": _layers,
     "pareto": _pareto,
+    "variance": _variance,
 }

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import Protocol, table_name
-from lofit.files import atomic_path, need, read_json, write_text
+from lofit.files import need, read_json
 from lofit.localize.overlap import overlap_table
 from lofit.localize.ranking import read_ranking
 from lofit.methods import load_method
@@ -18,6 +18,7 @@ from lofit.report.differences import retention_table, suite_table, write_retenti
 from lofit.report.items import collect_items
 from lofit.report.outputs import outputs
 from lofit.report.paths import headline, items_path, results_path
+from lofit.report.plain import write_plain_table
 from lofit.report.tables import main_table, print_table, write_table
 from lofit.report.transfer import draw_transfer, transfer_matrix
 from lofit.runs import MAIN, TRANSFER, EvalNode, RunTable, TunedNode
@@ -41,6 +42,7 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
         n_heads=node.k[0] if len(node.k) == 1 and not load_method(node.method).chooses_k else None,
         n_train=manifest["counts"]["train"]["kept"],
         seed=node.seed,
+        training_seed=node.own_seed,
         eval_task=evaluation.data.task,
         eval_fold=evaluation.data.fold,
         protocol=evaluation.protocol,
@@ -80,7 +82,7 @@ def write_main_tables(table: RunTable) -> None:
 
 
 def write_suite_table(table: RunTable) -> None:
-    """Write tables/suite.{csv,md}: differences to base and to full fine-tuning, averaged over tasks."""
+    """Write tables/suite.{csv,md,tex}: differences to base and to full fine-tuning, averaged over tasks."""
     names, protocol = table.config.suite or list(table.config.tasks), table.config.protocols[0]
     chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
     results, items = _collected(table, MAIN)
@@ -89,7 +91,7 @@ def write_suite_table(table: RunTable) -> None:
 
 
 def write_retention_table(table: RunTable) -> None:
-    """Write tables/retention.{csv,md}: what fitting a method for one task cost on others."""
+    """Write tables/retention.{csv,md,tex}: what fitting a method for one task cost on others."""
     found = {name: table.config.task(name) for name in table.config.retention}
     chosen = {name: task.headline for name, task in found.items()}
     in_nats = [name for name, task in found.items() if task.plain_text]
@@ -98,7 +100,7 @@ def write_retention_table(table: RunTable) -> None:
 
 
 def write_overlap_table(table: RunTable) -> None:
-    """Write tables/overlap.{csv,md}: every two rankings of a model, at every number of heads that is edited."""
+    """Write tables/overlap.{csv,md,tex}: every two rankings of a model, at every number of heads that is edited."""
     parts = []
     for model, counts in table.head_counts().items():
         rankings = {
@@ -110,9 +112,14 @@ def write_overlap_table(table: RunTable) -> None:
     frame = pd.concat(parts)
     frame = frame[["model", *(name for name in frame.columns if name != "model")]]
     stem = table.config.results / "tables" / "overlap"
-    with atomic_path(stem.with_suffix(".csv")) as part:
-        frame.to_csv(part, index=False)
-    write_text(stem.with_suffix(".md"), frame.to_markdown(index=False, floatfmt=".3g") + "\n")
+    shown = frame.copy()
+    for name in frame.select_dtypes("float"):
+        shown[name] = frame[name].map("{:.3g}".format)
+    legend = (
+        "Two rankings of all heads of a model: heads shared among the first k, their Jaccard index, what random heads "
+        "would have and how rarely they share as many, and Spearman's correlation of the scores."
+    )
+    write_plain_table(frame, shown, stem, title="Overlap of head rankings", legend=legend)
 
 
 def draw_transfer_figure(table: RunTable) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lofit.evaluate.protocol import table_name
 from lofit.expected import counterparts
+from lofit.experiments import TABLES
 from lofit.runs import RunTable
 
 
@@ -42,7 +43,7 @@ def outputs(table: RunTable) -> list[Output]:
         found.append(Output("table", "suite", "Differences to the base model and to full fine-tuning, over all tasks"))
     for name in config.experiments:
         spec = config.experiment(name)
-        found.append(Output("table" if spec.kind == "table" else "figure", name, spec.title or name))
+        found.append(Output("table" if spec.kind in TABLES else "figure", name, spec.title or name))
     if config.transfer:
         found.append(Output("figure", "transfer", "Transfer of heads across tasks"))
     if config.retention:

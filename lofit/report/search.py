@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from lofit.errors import ConfigError
-from lofit.files import atomic_path, need, read_json, write_text
+from lofit.files import need, read_json
+from lofit.report.plain import write_plain_table
 from lofit.runs import RunTable
 
 
@@ -38,10 +39,11 @@ def search_table(table: RunTable) -> pd.DataFrame:
 
 
 def write_search_table(table: RunTable) -> None:
-    """Write ``tables/search.{csv,md}``."""
+    """Write ``tables/search.{csv,md,tex}``."""
     frame, stem = search_table(table), table.config.results / "tables" / "search"
-    with atomic_path(stem.with_suffix(".csv")) as part:
-        frame.to_csv(part, index=False)
     losses = frame["validation_loss"].map(lambda loss: "failed" if pd.isna(loss) else f"{loss:.4f}")
     shown = frame.drop(columns="run").assign(validation_loss=losses)
-    write_text(stem.with_suffix(".md"), shown.to_markdown(index=False, disable_numparse=True) + "\n")
+    legend = (
+        "The lowest validation loss at the end of the fit is chosen (nats per answer token, or per preference pair)."
+    )
+    write_plain_table(frame, shown, stem, title="What searches tried and chose", legend=legend)

@@ -15,18 +15,12 @@ from rich.text import Text
 
 from lofit.files import atomic_path, write_text
 from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
+from lofit.report.plain import DAGGER, escape_pipe, latex_table, latex_text
 from lofit.report.significance import ALPHA, TEST, compared_with_best
 
 MISSING = "-"
 FAILED = "failed"
-DAGGER = "†"
 _NOTE_WIDTH = 200
-_LATEX = str.maketrans(
-    {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    | {"~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}"}
-    | {"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}"}
-    | {"±": "$\\pm$", DAGGER: "$^{\\dagger}$"}
-)
 
 
 def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
@@ -97,7 +91,7 @@ def write_table(frame: pd.DataFrame, stem: Path, title: str = "") -> list[Path]:
     paths = [stem.parent / f"{stem.name}{suffix}" for suffix in (".csv", ".md", ".tex")]
     with atomic_path(paths[0]) as part:
         frame.to_csv(part, index=False)
-    write_text(paths[1], (f"**{_escape_pipe(title)}**\n\n" if title else "") + _markdown(frame))
+    write_text(paths[1], (f"**{escape_pipe(title)}**\n\n" if title else "") + _markdown(frame))
     write_text(paths[2], _latex(frame, label=stem.name, title=title))
     return paths
 
@@ -234,35 +228,21 @@ def _markdown(frame: pd.DataFrame) -> str:
     shown, best = _shown(frame), _best(frame)
     for task in best.columns:
         shown[task] = shown[task].mask(best[task], "**" + shown[task] + "**")
-    shown = shown.map(_escape_pipe).rename(columns=_escape_pipe)
+    shown = shown.map(escape_pipe).rename(columns=escape_pipe)
     align = ["left" if name in ("model", "method") else "right" for name in shown.columns]
     body = shown.to_markdown(index=False, disable_numparse=True, colalign=align)
-    notes = "".join(f"- {_escape_pipe(note)}\n" for note in _notes(frame))
+    notes = "".join(f"- {escape_pipe(note)}\n" for note in _notes(frame))
     return f"{body}\n\n{_legend(frame)}\n" + (f"\n{notes}" if notes else "")
-
-
-def _escape_pipe(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _latex(frame: pd.DataFrame, label: str, title: str = "") -> str:
     shown, best = _shown(frame), _best(frame)
     bold = best.reindex(columns=shown.columns, fill_value=False)
     style = shown.style.hide(axis="index")
-    style = style.format(_latex_text).format_index(_latex_text, axis=1)
+    style = style.format(latex_text).format_index(latex_text, axis=1)
     style = style.apply(lambda _: bold.replace({True: "textbf: --rwrap", False: ""}), axis=None)
     columns = "".join("l" if name in ("model", "method") else "r" for name in shown.columns)
     tabular = style.to_latex(hrules=True, column_format=columns)
-    notes = "".join(f"\\par {_latex_text(note)}\n" for note in _notes(frame))
-    caption = _latex_text(f"{title}. {_legend(frame)}" if title else _legend(frame))
-    return (
-        "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
-        f"\\caption{{{caption}}}\n\\label{{tab:{label}}}\n{tabular}"
-        + (f"\\begin{{flushleft}}\\footnotesize\n{notes}\\end{{flushleft}}\n" if notes else "")
-        + "\\end{table}\n"
-    )
-
-
-def _latex_text(text: object) -> str:
-    """Escape LaTeX's specials and spell the signs that need math mode."""
-    return str(text).translate(_LATEX)
+    notes = "".join(f"\\par {latex_text(note)}\n" for note in _notes(frame))
+    legend = _legend(frame)
+    return latex_table(tabular, f"{title}. {legend}" if title else legend, label, notes)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from lofit.config import load_config, parse_config
-from lofit.experiments import builtin_names
+from lofit.experiments import TABLES, builtin_names
 from lofit.files import read_json, read_jsonl, write_jsonl
 from lofit.methods import load_method
 from lofit.runs import FitNode, RunTable
@@ -478,7 +478,7 @@ def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr[-4000:]
     stats = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE))
     config = load_config(file)
-    n_tables = sum(config.experiment(name).kind == "table" for name in config.experiments)
+    n_tables = sum(config.experiment(name).kind in TABLES for name in config.experiments)
     n_figures = len(config.experiments) - n_tables
     table = RunTable(config)
     counts = {**table.counts(), "experiment_table": n_tables, "experiment_figure": n_figures, "collect": 1}

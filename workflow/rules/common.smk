@@ -223,12 +223,12 @@ def figure_inputs(wildcards):
     return [path for node in rankings.values() for path in ranking_files(node)]
 
 
-def table_outputs(name, *more):
+def table_outputs(name):
     """Files of a table; the CSV is in Snakemake's report."""
     shown = report(
         f"{RESULTS}/tables/{name}.csv", category="Tables", labels={"table": name}, caption="../report/table.rst"
     )
-    return [shown, *(f"{RESULTS}/tables/{name}.{form}" for form in ("md", *more))]
+    return [shown, *(f"{RESULTS}/tables/{name}.{form}" for form in ("md", "tex"))]
 
 
 def figure_outputs(name):

@@ -45,7 +45,7 @@ rule main_table:
     input:
         collected("main"),
     output:
-        [path for name in MAIN_TABLES for path in table_outputs(name, "tex")],
+        [path for name in MAIN_TABLES for path in table_outputs(name)],
     log:
         f"{RESULTS}/logs/main_table.log",
     conda:
@@ -172,11 +172,11 @@ rule experiment_table:
     input:
         lambda wildcards: collected(wildcards.table),
     output:
-        table_outputs("{table}", "tex"),
+        table_outputs("{table}"),
     log:
         f"{RESULTS}/logs/experiments/{{table}}.log",
     wildcard_constraints:
-        table=any_of(experiments("table")) or "none",
+        table=any_of(experiments("table", "variance")) or "none",
     conda:
         "../../environment.yml"
     resources:

@@ -16,7 +16,8 @@ from lofit.report.items import collect_items
 # fmt: off
 CONTRACT = [
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads", "tried", "chosen", "n_train",
-    "seed", "eval_task", "eval_fold", "protocol", "metric", "value", "stderr", "n_items", "status", "trained_params",
+    "seed", "training_seed", "eval_task", "eval_fold", "protocol", "metric", "value", "stderr", "n_items", "status",
+    "trained_params",
     "stored_params", "inference_params", "activations_seconds", "localize_seconds", "fit_seconds", "peak_memory_bytes",
     "dtype",
     "backend",
@@ -48,7 +49,7 @@ def write(path: Path, document: object) -> Path:
 def lofit_run(root: Path, name: str = "a1", evaluation: object = OK, fit: object = FIT) -> EvaluatedRun:
     return EvaluatedRun(
         run_id=name, model="tiny", task="clutrr", fold=0, method="lofit", selector="lofit", head_task="clutrr",
-        n_heads=8, n_train=100, seed=1, eval_task="clutrr", eval_fold=0, protocol="paper",
+        n_heads=8, n_train=100, seed=1, training_seed=1, eval_task="clutrr", eval_fold=0, protocol="paper",
         eval_path=write(root / name / "eval" / "results.json", evaluation).parent,
         fit_path=write(root / name / "fit.json", fit),
         localize_path=write(root / name / "localize.json", {"status": "ok", "seconds": 3.0}),

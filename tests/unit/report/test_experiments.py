@@ -163,6 +163,7 @@ def test_the_packages_experiments_are_valid_and_run_on_the_default_model() -> No
             "tasks": {"listops": None, "siqa": None},
             "methods": {"base": None},
             "experiments": dict.fromkeys(builtin_names()),
+            "seeds": [42, 43],
         }
     )
     table = RunTable(config)

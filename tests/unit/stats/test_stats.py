@@ -19,6 +19,7 @@ from lofit.stats import (
     paired_sample,
     permutation_p,
     seed_interval,
+    variance_components,
 )
 
 WORLDS = 1500
@@ -140,3 +141,19 @@ def test_holm_is_the_step_down_formula(p_values: list[float]) -> None:
         expected[i] = running
     assert holm(p_values) == pytest.approx(expected)
     assert holm([*p_values, math.nan])[:-1] == pytest.approx(expected)
+
+
+def test_variance_components_are_found_on_average() -> None:
+    """Simulated layouts of known variances, and of no difference between groups."""
+    rng = np.random.default_rng(4)
+    found = [variance_components(rng.normal(0, 3, size=(6, 1)) + rng.normal(0, 2, size=(6, 4))) for _ in range(4000)]
+    assert np.mean([f.within for f in found]) == pytest.approx(4, rel=0.03)
+    assert np.mean([f.between for f in found]) == pytest.approx(9, rel=0.05)
+    alike = [variance_components(rng.normal(0, 2, size=(3, 3))) for _ in range(4000)]
+    assert np.mean([f.p < 0.05 for f in alike]) == pytest.approx(0.05, abs=0.02)
+    assert np.mean([f.between == 0 for f in alike]) > 0.4
+    exact = variance_components([[1.0, 1.0], [3.0, 3.0]])
+    assert (exact.within, exact.between) == (0, 2)
+    assert math.isnan(exact.p)
+    with pytest.raises(ValueError, match="two groups of two"):
+        variance_components([[1.0, 2.0]])
