@@ -276,9 +276,9 @@ def search(configfile: ConfigFile = DEFAULT) -> None:
 @app.command()
 def overlap(configfile: ConfigFile = DEFAULT) -> None:
     """Write how alike the rankings of heads are, against chance."""
-    from lofit.report import node
+    from lofit.report.overlap import write_overlap
 
-    node.write_overlap_table(_table(configfile))
+    write_overlap(_table(configfile))
 
 
 @app.command()

@@ -86,6 +86,7 @@ def run(table: RunTable) -> None:
     from lofit.fit import node as fit
     from lofit.localize import node as localize
     from lofit.report import node as report
+    from lofit.report.overlap import write_overlap
     from lofit.report.page import write_report
 
     for reading in table.activations.values():
@@ -103,5 +104,5 @@ def run(table: RunTable) -> None:
     report.write_main_tables(table)
     report.write_suite_table(table)
     if len(table.localize) > 1:
-        report.write_overlap_table(table)
+        write_overlap(table)
     write_report(table)

@@ -10,15 +10,12 @@ from rich.console import Console
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import Protocol, table_name
 from lofit.files import need, read_json
-from lofit.localize.overlap import overlap_table
-from lofit.localize.ranking import read_ranking
 from lofit.methods import load_method
 from lofit.report.collect import EvaluatedRun, collect, read_results
 from lofit.report.differences import retention_table, suite_table, write_retention, write_suite
 from lofit.report.items import collect_items
 from lofit.report.outputs import outputs
 from lofit.report.paths import headline, items_path, results_path
-from lofit.report.plain import write_plain_table
 from lofit.report.tables import main_table, print_table, write_table
 from lofit.report.transfer import draw_transfer, transfer_matrix
 from lofit.runs import MAIN, TRANSFER, EvalNode, RunTable, TunedNode
@@ -97,29 +94,6 @@ def write_retention_table(table: RunTable) -> None:
     in_nats = [name for name, task in found.items() if task.plain_text]
     results, items = _collected(table, MAIN)
     write_retention(retention_table(results, items, chosen, in_nats), table.config.results / "tables" / "retention")
-
-
-def write_overlap_table(table: RunTable) -> None:
-    """Write tables/overlap.{csv,md,tex}: every two rankings of a model, at every number of heads that is edited."""
-    parts = []
-    for model, counts in table.head_counts().items():
-        rankings = {
-            "/".join(node.id.split("/")[1:]): frame
-            for node in table.localize.values()
-            if node.model == model and len(frame := read_ranking(table.localize_dir(node) / "heads.parquet"))
-        }
-        parts.append(overlap_table(rankings, counts).assign(model=model))
-    frame = pd.concat(parts)
-    frame = frame[["model", *(name for name in frame.columns if name != "model")]]
-    stem = table.config.results / "tables" / "overlap"
-    shown = frame.copy()
-    for name in frame.select_dtypes("float"):
-        shown[name] = frame[name].map("{:.3g}".format)
-    legend = (
-        "Two rankings of all heads of a model: heads shared among the first k, their Jaccard index, what random heads "
-        "would have and how rarely they share as many, and Spearman's correlation of the scores."
-    )
-    write_plain_table(frame, shown, stem, title="Overlap of head rankings", legend=legend)
 
 
 def draw_transfer_figure(table: RunTable) -> None:

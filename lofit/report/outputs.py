@@ -9,6 +9,7 @@ from typing import Literal
 from lofit.evaluate.protocol import table_name
 from lofit.expected import counterparts
 from lofit.experiments import TABLES
+from lofit.localize.pairs import compares_tasks
 from lofit.runs import RunTable
 
 
@@ -52,6 +53,8 @@ def outputs(table: RunTable) -> list[Output]:
         found.append(Output("table", "expected", "Published values and ours"))
     if len(table.localize) > 1:
         found.append(Output("table", "overlap", "Overlap of head rankings"))
+    if compares_tasks(table):
+        found.append(Output("figure", "overlap", "Overlap of head rankings across tasks"))
     if table.tuned:
         found.append(Output("table", "search", "What searches tried and chose"))
     return found

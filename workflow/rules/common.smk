@@ -16,6 +16,7 @@ from lofit.errors import ConfigError
 from lofit.evaluate.protocol import HARNESS, OPEN, table_name
 from lofit.expected import counterparts
 from lofit.files import write_text
+from lofit.localize.pairs import compares_tasks
 from lofit.methods import load_method
 from lofit.report.outputs import outputs
 from lofit.runs import ActivationsNode, RunTable, short_hash

@@ -99,7 +99,7 @@ rule overlap:
     input:
         all_rankings(),
     output:
-        table_outputs("overlap"),
+        table_outputs("overlap") + (figure_outputs("overlap") if compares_tasks(TABLE) else []),
     log:
         f"{RESULTS}/logs/overlap.log",
     conda:

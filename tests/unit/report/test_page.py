@@ -22,10 +22,10 @@ from lofit.report.node import (
     collect_results,
     draw_transfer_figure,
     write_main_tables,
-    write_overlap_table,
     write_suite_table,
 )
 from lofit.report.outputs import outputs
+from lofit.report.overlap import write_overlap
 from lofit.report.page import write_report
 from lofit.report.search import write_search_table
 from lofit.runs import RunTable
@@ -93,7 +93,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
         write_experiment(made, name)
     with pytest.raises(ReportError, match=r"overlap\.md is not there"):
         write_report(made)
-    write_overlap_table(made)
+    write_overlap(made)
     return made
 
 
