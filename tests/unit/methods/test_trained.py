@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
+from lofit import methods
 from lofit.errors import EditError
 from lofit.evaluate.node import load_fitted
-from lofit.interventions import parameter_counts
+from lofit.interventions import head_norms, parameter_counts
 from lofit.methods import load_method, method_names
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import apart
@@ -32,7 +35,7 @@ STORED = {
     "bitfit": L * (D + KV + KV + D + F + F + D),
     "full": sum(p.numel() for p in tiny_model("llama", vocab_size=259).parameters()),
 }
-TRAINED = sorted(set(method_names()) - {"base", "fewshot", "iti", "repe", "repe_contrast", "lofit"})
+TRAINED = sorted(set(method_names()) - {"base", "fewshot", "iti", "repe", "repe_contrast", "lofit", "lofit_scaled"})
 
 
 def test_every_method_is_here_or_tested_elsewhere() -> None:
@@ -89,3 +92,24 @@ def test_full_fine_tuning_is_checked_for_effect_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
     with pytest.raises(EditError, match="no effect"):
         fit("full", session())
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("lofit", {"offset"}), ("lofit_scaled", {"offset", "scale"})])
+def test_lofit_trains_on_its_heads_alone(name: str, kinds: set[str], tmp_path: Path) -> None:
+    scores = np.arange(12.0).reshape(L, H)  # the best three are heads 3, 2 and 1 of the last layer
+    method, opened = load_method(name), session()
+    assert method.fit is not None
+    bench = workbench(opened, tmp_path, k=(3,), scores=scores)
+    fitted = method.fit(bench, method.Params(lr=0.02, epochs=3, batch_size=4))
+    assert fitted.record["validation_loss"][-1] < fitted.record["validation_loss"][0]
+    assert fitted.record["trained_params"] == parameter_counts(fitted.model)["stored"] == 3 * d * len(kinds)
+    for kind in sorted(kinds):
+        norms = head_norms(fitted.model, which=kind)
+        assert set(zip(*np.nonzero(norms), strict=True)) == {(2, 1), (2, 2), (2, 3)}
+
+
+def test_the_two_recipes_of_lofit_are_the_same() -> None:
+    """The ablation changes the scaling factors alone."""
+    folder = Path(methods.__file__).parent
+    both = [yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("lofit", "lofit_scaled")]
+    assert both[0] == both[1]

@@ -1,0 +1,34 @@
+"""LoFiT with scaling factors in step V too: an ablation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lofit.methods.lofit import Params
+from lofit.methods.spec import Method, trains
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+    from lofit.fit.workbench import Workbench
+
+
+def adapter(params: Params, bench: Workbench) -> PeftConfig:
+    """Scaling factors a and offsets v, both of shape [head dim], on each selected head."""
+    from lofit.interventions import LofitConfig
+
+    (k,) = bench.k
+    return LofitConfig(heads=bench.heads(k), scale=True, offset=True, init_std=params.init_std, init_seed=bench.seed)
+
+
+METHOD = Method(
+    name="lofit_scaled",
+    summary="scaling factors and offset vectors, trained together on the top-K heads of a localizer",
+    source="LoFiT (arXiv 2406.01563), section 3, without discarding the scaling factors in its second step",
+    Params=Params,
+    learns="z' = (1 + a) z + v on each of K heads, by gradient",
+    parameters="2 K d",
+    deviations="a starts anew in step V, it is not taken over from step A",
+    localizer="lofit",
+    fit=trains(adapter),
+)
