@@ -80,29 +80,26 @@ def fetch(table: RunTable) -> None:
 
 
 def run(table: RunTable) -> None:
-    """Run every node that computes, and write the tables and the report."""
+    """Run every node that computes, and write the tables, the figures and the report."""
     from lofit.activations import node as activations
     from lofit.evaluate import node as evaluate
+    from lofit.fit import choice
     from lofit.fit import node as fit
     from lofit.localize import node as localize
-    from lofit.report import node as report
-    from lofit.report.overlap import write_overlap
-    from lofit.report.page import write_report
+    from lofit.report.node import collect_results, write_outputs
 
     for reading in table.activations.values():
         activations.run(table, reading)
     for ranking in table.localize.values():
         localize.run(table, ranking)
     for fitted in table.fits.values():
-        if load_method(fitted.method).fit:
+        if load_method(fitted.method).fit and fitted.id not in table.tuned:
             fit.run(table, fitted)
             print(f"{fitted.id}: {fit.summary_line(table.run_dir(fitted))}")
+    for tuned in table.tuned.values():
+        choice.run(table, tuned)
     for scored in table.evaluations.values():
         evaluate.run(table, scored)
     for part in table.parts():
-        report.collect_results(table, part)
-    report.write_main_tables(table)
-    report.write_suite_table(table)
-    if len(table.localize) > 1:
-        write_overlap(table)
-    write_report(table)
+        collect_results(table, part)
+    write_outputs(table)

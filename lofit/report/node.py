@@ -117,6 +117,31 @@ def draw_transfer_figure(table: RunTable) -> None:
     draw_transfer(matrix, config.results / "figures" / "transfer", headline=chosen, n_heads=n_heads)
 
 
+def write_outputs(table: RunTable) -> None:
+    """Write everything of ``outputs`` and the report, from results that are collected."""
+    from lofit.report.expected import write_expected_table
+    from lofit.report.experiments import write_experiment
+    from lofit.report.overlap import write_overlap
+    from lofit.report.page import write_report
+    from lofit.report.search import write_search_table
+
+    write_main_tables(table)
+    others = {
+        "suite": write_suite_table,
+        "retention": write_retention_table,
+        "expected": write_expected_table,
+        "overlap": write_overlap,
+        "search": write_search_table,
+        "transfer": draw_transfer_figure,
+    }
+    for name in dict.fromkeys(output.name for output in outputs(table)):
+        if name in others:
+            others[name](table)
+        elif name in table.config.experiments:
+            write_experiment(table, name)
+    write_report(table)
+
+
 def print_results(table: RunTable) -> None:
     """Print the main tables, and where the files are."""
     results = table.config.results
