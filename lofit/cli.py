@@ -36,6 +36,10 @@ def _table(configfile: Path):  # type: ignore[no-untyped-def]  # the return type
 
 def _table_for_compute(configfile: Path, threads: int | None):  # type: ignore[no-untyped-def]
     table = _table(configfile)
+    if table.config.device != "cpu":
+        from lofit.gpus import take_gpu
+
+        take_gpu()
     set_up_computing(threads or table.config.threads)
     return table
 

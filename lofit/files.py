@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -19,18 +21,52 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it becomes ``target`` only if the block succeeds.
 
     The caller creates a file or a folder at the yielded path. An existing file at ``target`` is
-    replaced; an existing folder at ``target`` is removed first. On any error nothing is left behind.
+    replaced; an existing folder at ``target`` is removed first. On any error nothing is left behind, and what a
+    killed writer of the same target left behind is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    prefix = f".{target.name}."
+    with _held_scratch(target.parent, prefix) as scratch:
+        for other in target.parent.glob(f"{glob.escape(prefix)}*"):
+            _remove_if_dead(other)
         part = scratch / target.name
         yield part
         if part.is_dir() and target.is_dir():
             shutil.rmtree(target)
         os.replace(part, target)
+
+
+@contextlib.contextmanager
+def _held_scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """A scratch folder with a lock that ends with this process, however it ends."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        held = os.open(scratch, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if scratch.exists():
+            break
+        os.close(held)  # another writer took it for a dead one's before it was locked
+    try:
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        os.close(held)
+
+
+def _remove_if_dead(scratch: Path) -> None:
+    """Remove a scratch folder that no process holds."""
+    try:
+        handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return  # gone by now, or not a scratch folder
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(scratch, ignore_errors=True)
+    except OSError:
+        pass  # its writer lives, or locks are not known here
+    finally:
+        os.close(handle)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -8,8 +8,15 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def track(title: str, total: int, show: bool = True) -> Iterator[Callable[[str], None]]:
-    """Yield ``advance(note)``; a bar is drawn on a terminal, and a line every tenth of the way elsewhere."""
+def track(title: str, total: int, show: bool = True, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """Yield ``advance(note)``; a bar is drawn on a terminal, and a line every tenth of the way elsewhere.
+
+    Args:
+        title: what is done.
+        total: how many steps there are.
+        show: whether to draw a bar at all.
+        done: how many of them are done already.
+    """
     if show and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,10 +29,9 @@ def track(title: str, total: int, show: bool = True) -> Iterator[Callable[[str],
             TextColumn("{task.description}"),
         )
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total)
+            task = bar.add_task("", total=total, completed=done)
             yield lambda note: bar.update(task, advance=1, description=note)
         return
-    done = 0
 
     def advance(note: str) -> None:
         nonlocal done

@@ -9,7 +9,7 @@ from lofit.errors import ConfigError
 from lofit.files import atomic_path, read_json, write_json
 from lofit.fit.cost import environment
 from lofit.fit.outcome import outcome
-from lofit.fit.workbench import open_workbench
+from lofit.fit.workbench import open_workbench, save_point_file
 from lofit.methods import load_method
 from lofit.runs import FitNode, RunTable, TunedNode
 
@@ -34,6 +34,7 @@ def run(table: RunTable, node: FitNode) -> None:
             report |= _fit(table, node, adapter)
     write_json(folder / "run.json", node.identity)
     write_json(folder / "fit.json", report)
+    save_point_file(table, node).unlink(missing_ok=True)
 
 
 def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:

@@ -45,4 +45,7 @@ class ComputeParams(NoParams):
     )
     prefix_disk_gb: float = Field(default=20, ge=0, description="room for it on disk (TMPDIR) instead")
     checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
+    save_minutes: float | None = Field(
+        default=10, ge=0, description="between save points, from which a killed fit goes on; null: none are written"
+    )
     compile: bool = Field(default=False, description="torch.compile of the trained layers; pays in long fits only")

@@ -141,6 +141,7 @@ class Session:
         seed: seed of initialisation and batch order.
         progress: whether to show bars (only ever on a terminal).
         compute: how training is computed.
+        save_to: file for save points of training; None: none are written.
     """
 
     model: PreTrainedModel
@@ -151,6 +152,7 @@ class Session:
     seed: int
     progress: bool = True
     compute: ComputeParams = field(default_factory=ComputeParams)
+    save_to: Path | None = None
 
 
 def open_session(
@@ -163,6 +165,7 @@ def open_session(
     dtype: str = "auto",
     progress: bool = True,
     compute: ComputeParams | None = None,
+    save_to: Path | None = None,
 ) -> Session:
     """Load model, tokenizer and the training and validation rows of one split.
 
@@ -184,4 +187,5 @@ def open_session(
         seed=seed,
         progress=progress,
         compute=compute or ComputeParams(),
+        save_to=save_to,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from lofit.fit.examples import Row, encode_rows
 from lofit.fit.forward import Forward
 from lofit.fit.objectives import DpoObjective, Objective, SftObjective
 from lofit.fit.prefix import GB
+from lofit.fit.savepoint import SavePoint, fingerprint
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import apart
 from lofit.progress import track
@@ -28,7 +30,18 @@ if TYPE_CHECKING:
     from lofit.fit.params import LossParams, TrainParams
     from lofit.fit.session import Session
 
-Penalty = Callable[[], torch.Tensor]
+
+@dataclass(frozen=True)
+class Penalty:
+    """What a method adds to the training loss.
+
+    Attributes:
+        value: called with the number of the step, from 0; returns a scalar with gradient.
+        generator: that the method draws from in training.
+    """
+
+    value: Callable[[int], torch.Tensor]
+    generator: torch.Generator
 
 
 @dataclass(frozen=True)
@@ -110,15 +123,16 @@ def train(
 
     AdamW, linear decay to zero, gradient-norm clipping; the L1 penalty is the *sum* of absolute values over all
     trained parameters (fc2869/lo-fit, utils/trainers.py) and is part of the training loss only. The last epoch's
-    weights are kept. Dropout is off.
+    weights are kept. Dropout is off. With ``session.save_to`` training goes on from a save point that a killed one left
+    there.
 
     Args:
         session: model, tokenizer and rows.
         config: the adapter to train; None trains the model itself.
         params: hyperparameters.
         title: what the progress bar says.
-        penalty: called once with the fresh adapter model; what it returns is called at every training step, and its
-            value, a scalar, is added to the loss.
+        penalty: called once with the fresh adapter model; the value of what it returns is added to the loss of every
+            step.
 
     Raises:
         FitError: a loss or a trained value is not finite.
@@ -139,7 +153,10 @@ def train(
     forward.keep_prefix([*rows, *validation.rows], params.batch_size, memory, disk)
     extra = penalty(model) if penalty else None  # type: ignore[arg-type]
     with economical(model, compute):
-        record = _loop(session, forward, rows, validation, params, meter, title, extra)
+        texts = [[text.ids for text in row] for row in [*rows, *validation.rows]]
+        start = fingerprint(live.base, texts)
+        save_point = SavePoint(session.save_to, start, compute.save_minutes)
+        record = _loop(session, forward, rows, validation, params, meter, title, extra, save_point)
     record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if config is None:  # frozen, as it was when it was measured: torch rounds differently for weights that are not
         model.requires_grad_(False)
@@ -176,30 +193,46 @@ def _loop(
     meter: Meter,
     title: str,
     penalty: Penalty | None,
+    save_point: SavePoint,
 ) -> dict[str, Any]:
     trained = [p for p in forward.model.parameters() if p.requires_grad]
     objective, part_size = validation.objective, session.compute.micro_batch or params.batch_size
     steps = params.epochs * math.ceil(len(rows) / params.batch_size)
     optimizer = torch.optim.AdamW(trained, lr=params.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=params.weight_decay)
     warmup = round(params.warmup * steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup))
-    generator = torch.Generator().manual_seed(session.seed)
-    losses: list[float] = []
-    tokens = 0
-    away = 0.0  # seconds spent on validation, which is not part of the cost of training
+    order = torch.Generator().manual_seed(session.seed)
+    drawn = penalty.generator if penalty else None
+    state: dict[str, Any] = {"train_loss": [], "validation_loss": [], "tokens": 0, "seconds": 0.0}
+    losses: list[float] = state["train_loss"]
+    away = 0.0  # seconds spent on validation and on saving, which are not part of the cost of training
 
-    def validate() -> float | None:
+    def validate() -> None:
         nonlocal away
         before = meter.seconds()
-        value = validation.loss(forward)
+        state["validation_loss"].append(validation.loss(forward))
         away += meter.seconds() - before
         meter.forget()
-        return value
 
-    held_out = [validate()]
-    with track(title, steps, session.progress) as advance:
-        for _ in range(params.epochs):
-            for batch in batches(rows, params.batch_size, generator):
+    def save() -> None:
+        nonlocal away
+        before = meter.seconds()
+        save_point.save(trained, optimizer, drawn, state | {"seconds": state["seconds"] + before - away})
+        away += meter.seconds() - before
+
+    if found := save_point.load(trained, optimizer, drawn):
+        state.update(found)
+        losses = state["train_loss"]
+        print(f"{title}: going on from step {len(losses)} of {steps}", file=sys.stderr, flush=True)
+    else:
+        validate()
+    done = len(losses)
+    with track(title, steps, session.progress, done) as advance:
+        for epoch in range(params.epochs):
+            for number, batch in enumerate(batches(rows, params.batch_size, order)):
+                step = epoch * steps // params.epochs + number
+                if step < done:
+                    continue
+                optimizer.param_groups[0]["lr"] = params.lr * learning_rate_factor(step, steps, warmup)
                 optimizer.zero_grad(set_to_none=True)
                 count, loss = objective.terms(batch), 0.0
                 for start in range(0, len(batch), part_size):
@@ -209,7 +242,7 @@ def _loop(
                 if params.l1 or penalty:
                     rest = params.l1 * torch.stack([p.abs().sum() for p in trained]).sum()
                     if penalty:
-                        rest = rest + penalty()
+                        rest = rest + penalty.value(step)
                     rest.backward()
                     loss += rest.item()
                 losses.append(loss)
@@ -217,20 +250,22 @@ def _loop(
                     raise FitError(f"loss is {loss} at step {len(losses)} of {steps}; lower the learning rate")
                 torch.nn.utils.clip_grad_norm_(trained, params.max_grad_norm)
                 optimizer.step()
-                schedule.step()
                 meter.sample()
-                tokens += sum(len(example.ids) - 1 for row in batch for example in row)
+                state["tokens"] += sum(len(example.ids) - 1 for row in batch for example in row)
                 advance(f"loss {losses[-1]:.3f}")
-            held_out.append(validate())
+                if save_point.due:
+                    save()
+            if len(state["validation_loss"]) <= epoch + 1:
+                validate()
     if not all(p.isfinite().all() for p in trained):
         raise FitError(f"a trained value is not finite after {steps} steps; lower the learning rate")
     cost = meter.report()
-    cost["seconds"] -= away
+    cost["seconds"] += state["seconds"] - away
     return {
         "train_loss": losses,
-        "validation_loss": held_out,
+        "validation_loss": state["validation_loss"],
         "steps": steps,
-        "tokens_per_second": tokens / cost["seconds"],
+        "tokens_per_second": state["tokens"] / cost["seconds"],
         **cost,
     }
 
@@ -248,7 +283,7 @@ class LiveCheck:
 
     def __init__(self, session: Session, row: Row) -> None:
         self._probe = apart([row[0]], pad_id=row[0].ids[0], device=session.model.device)
-        self._base = self._logits(session.model)
+        self.base = self._logits(session.model)
 
     @torch.no_grad()
     def _logits(self, model: nn.Module) -> torch.Tensor:
@@ -260,11 +295,11 @@ class LiveCheck:
         Raises:
             EditError: it gives the unmodified model's outputs, or its adapter cannot be switched off.
         """
-        if torch.equal(self._logits(model), self._base):
+        if torch.equal(self._logits(model), self.base):
             raise EditError(
                 "the fitted edit has no effect on the model's output; its layers are not where they were looked for"
             )
         if hasattr(model, "disable_adapter"):
             with model.disable_adapter():
-                if not torch.equal(self._logits(model), self._base):
+                if not torch.equal(self._logits(model), self.base):
                     raise EditError("with the adapter switched off the model is not the unmodified one")

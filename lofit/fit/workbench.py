@@ -79,6 +79,12 @@ class Workbench:
         return top_heads(self.ranking_dir / "heads.parquet", k)
 
 
+def save_point_file(table: RunTable, node: LocalizeNode | FitNode) -> Path:
+    """Where the training of a node is saved until its results are written."""
+    folder = table.run_dir(node) if isinstance(node, FitNode) else table.localize_dir(node)
+    return folder / "savepoint.safetensors"
+
+
 def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) -> Session:
     """The loaded model, tokenizer and rows of a node."""
     from lofit.fit.session import open_session
@@ -94,6 +100,7 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) 
         dtype=node.dtype,
         progress=table.config.progress,
         compute=table.config.training,
+        save_to=None if isinstance(node, ActivationsNode) else save_point_file(table, node),
     )
 
 

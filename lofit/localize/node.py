@@ -8,7 +8,7 @@ import numpy as np
 
 from lofit.files import read_json, write_json
 from lofit.fit.outcome import outcome
-from lofit.fit.workbench import open_workbench
+from lofit.fit.workbench import open_workbench, save_point_file
 from lofit.localize import load_localizer
 from lofit.localize.ranking import rank_heads, top_heads, write_ranking
 from lofit.runs import LocalizeNode, RunTable
@@ -29,6 +29,7 @@ def run(table: RunTable, node: LocalizeNode) -> None:
     write_json(folder / "run.json", node.identity)
     write_json(folder / "localize.json", report)
     write_ranking(ranking, folder / "heads.parquet")
+    save_point_file(table, node).unlink(missing_ok=True)
 
 
 def summary_line(folder: Path) -> str:

@@ -50,15 +50,12 @@ def fit(bench: Workbench, params: Params) -> Fitted:
     def penalty(model: object) -> Penalty:
         gates.append(Gates(model, seed=bench.seed))
         share = 1 / bench.n_heads if params.compat_double_normalisation else 1.0
-        step = -1
 
-        def value() -> torch.Tensor:
-            nonlocal step
-            step += 1
+        def value(step: int) -> torch.Tensor:
             offset, scale = penalty_weights(params, step)
             return share * (offset * gates[0].open_share("offset") + scale * gates[0].open_share("scale"))
 
-        return value
+        return Penalty(value, gates[0].generator)
 
     fitted = train(bench.session, config, params, bench.title, penalty)
     fitted.record["closed_gates"] = gates[0].close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from lofit.errors import TaskError
-from lofit.files import atomic_path, read_jsonl, write_jsonl
+from lofit.files import atomic_path, read_jsonl, write_jsonl, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -40,3 +43,34 @@ def test_malformed_line_is_named(tmp_path: Path, line: str, what: str) -> None:
     file.write_text('{"a": 1}\n' + line + "\n")
     with pytest.raises(TaskError, match=f"x.jsonl:2: {what}"):
         read_jsonl(file)
+
+
+KILLED = """
+import os, signal, sys
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from lofit.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    assert subprocess.run([sys.executable, "-c", KILLED, target], check=False).returncode == -signal.SIGKILL
+    assert [p.name[:7] for p in tmp_path.iterdir()] == [".a.txt."]
+    write_text(target, "whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_living_writer_of_the_same_file_is_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    with atomic_path(target) as part:
+        part.write_text("first")
+        write_text(target, "second")
+        assert part.read_text() == "first"
+    assert target.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

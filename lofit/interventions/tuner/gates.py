@@ -59,19 +59,19 @@ class Gates:
 
     Args:
         model: a PEFT model with one active LOFIT adapter.
-        seed: of the initial values and of the noise.
+        seed: of :attr:`generator`, from which the initial values and the noise come.
     """
 
     def __init__(self, model: Any, seed: int) -> None:
         (self._adapter,) = model.active_adapters
-        generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         self._gates: dict[str, list[tuple[nn.Module, HardConcrete]]] = {"scale": [], "offset": []}
         for module in model.modules():
             if not isinstance(module, EditLayer):
                 continue
             for kind, vectors in (("scale", module.lofit_scale), ("offset", module.lofit_offset)):
                 values = vectors[self._adapter]
-                gate = HardConcrete(len(values), generator).to(values.device)
+                gate = HardConcrete(len(values), self.generator).to(values.device)
                 parametrize.register_parametrization(vectors, self._adapter, gate)
                 self._gates[kind].append((vectors, gate))
 

@@ -1,0 +1,116 @@
+"""Save points of training: a killed fit goes on from the last one, bit for bit as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lofit.files import atomic_path
+
+GENERATOR = "generator"
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 of the model and data that training starts from: tensors by their bytes, the rest by its ``repr``."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+class SavePoint:
+    """One safetensors file that holds where a training loop is.
+
+    That is every trained parameter, the optimizer's state of it, the state of a generator if training draws from one,
+    and the loop's own record as JSON. It is replaced atomically, so a kill leaves the one before.
+    """
+
+    def __init__(self, file: Path | None, start: str, minutes: float | None) -> None:
+        """Nothing is read or written yet.
+
+        Args:
+            file: where; None: training is not saved.
+            start: :func:`fingerprint` of what training starts from; a save point of another start is not used.
+            minutes: between two save points; None: training is not saved.
+        """
+        self.file = None if minutes is None else file
+        self.start = start
+        self._pause = 60 * (minutes or 0)
+        self._last = time.perf_counter()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return self.file is not None and time.perf_counter() - self._last >= self._pause
+
+    def save(
+        self,
+        trained: Sequence[torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator | None,
+        record: dict[str, Any],
+    ) -> None:
+        """Write it.
+
+        Args:
+            trained: the parameters, in the optimizer's order.
+            optimizer: with a state for every parameter.
+            generator: that training draws from, beside the order of batches.
+            record: of the loop, plain data.
+        """
+        assert self.file is not None
+        tensors = {f"{at}/value": p.detach() for at, p in enumerate(trained)}
+        for at, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{at}/{name}": torch.as_tensor(value) for name, value in state.items()}
+        if generator is not None:
+            tensors[GENERATOR] = generator.get_state()
+        with atomic_path(self.file) as part:
+            # Two names of one tensor are not allowed in the format, so each is a copy.
+            copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+            save_file(copies, part, {"start": self.start, "record": json.dumps(record)})
+        self._last = time.perf_counter()
+
+    def load(
+        self,
+        trained: Sequence[torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator | None,
+    ) -> dict[str, Any] | None:
+        """Put parameters, optimizer and generator back to where they were.
+
+        Returns:
+            the loop's record; None, and nothing changed, if there is no save point of this start.
+        """
+        if self.file is None or not self.file.is_file():
+            return None
+        try:
+            with safe_open(self.file, framework="pt") as stored:
+                about = stored.metadata() or {}
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
+        except SafetensorError:
+            return None
+        if about.get("start") != self.start:
+            return None
+        state: dict[int, dict[str, torch.Tensor]] = {at: {} for at in range(len(trained))}
+        if generator is not None:
+            generator.set_state(tensors.pop(GENERATOR))
+        for name, tensor in tensors.items():
+            at, key = name.split("/")
+            state[int(at)][key] = tensor
+        with torch.no_grad():
+            for at, parameter in enumerate(trained):
+                parameter.copy_(state[at].pop("value"))
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        found: dict[str, Any] = json.loads(about["record"])
+        return found

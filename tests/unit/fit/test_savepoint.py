@@ -1,0 +1,110 @@
+"""A killed fit goes on from its last save point, and ends bit for bit where it would have ended."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lofit.fit import trainer
+from lofit.fit.params import ComputeParams
+from lofit.fit.savepoint import SavePoint
+from lofit.fit.session import Session
+from lofit.fit.trainer import Fitted
+from lofit.methods import load_method
+from tests.sessions import PAIRS, ROWS, session, workbench
+
+EPOCHS = 3
+
+
+class Killed(BaseException):
+    """What no handler of the product catches."""
+
+
+def fit(method: str, opened: Session) -> Fitted:
+    found = load_method(method)
+    assert found.fit is not None
+    bench = workbench(opened)
+    return found.fit(bench, found.Params(lr=0.02, epochs=EPOCHS, batch_size=4, weight_decay=0.01))
+
+
+def opened(save_to: Path | None, objective: str = "sft", **changes: Any) -> Session:
+    rows = {"train": PAIRS[:5], "validation": PAIRS[5:]} if objective == "dpo" else {}
+    fields = {"objective": objective, "compute": ComputeParams(save_minutes=0), "save_to": save_to}
+    return session(**(fields | rows | changes))
+
+
+def values(fitted: Fitted) -> list[torch.Tensor]:
+    return [value.clone() for _, value in sorted(fitted.model.state_dict().items())]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Kill the training once it was saved ``after`` times."""
+    save, count = SavePoint.save, 0
+
+    def saved(self: SavePoint, *args: Any) -> None:
+        nonlocal count
+        save(self, *args)
+        count += 1
+        if count == after:
+            raise Killed
+
+    monkeypatch.setattr(SavePoint, "save", saved)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    ("method", "objective"),
+    [("lora", "sft"), ("red", "sft"), ("jola", "sft"), ("loreft", "sft"), ("full", "sft"), ("lora", "dpo")],
+)
+def test_an_interrupted_fit_equals_an_undisturbed_one(
+    method: str, objective: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = fit(method, opened(None, objective))
+    with monkeypatch.context() as patched:
+        interrupt(patched, after)
+        with pytest.raises(Killed):
+            fit(method, opened(tmp_path / "s", objective))
+    steps, step = [], torch.optim.AdamW.step
+
+    def counted(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    resumed = fit(method, opened(tmp_path / "s", objective))
+    assert len(steps) == plain.record["steps"] - after, "it went on, it did not start again"
+    assert all(torch.equal(a, b) for a, b in zip(values(plain), values(resumed), strict=True))
+    for key in ("train_loss", "validation_loss", "steps", "trained_params"):
+        assert resumed.record[key] == plain.record[key]
+
+
+def test_another_start_is_not_mistaken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt(patched, 4)
+        with pytest.raises(Killed):
+            fit("lora", opened(tmp_path / "s"))
+    rows = copy.deepcopy(ROWS[:8])
+    rows[3]["target"] = " 7"
+    plain = fit("lora", opened(None, train=rows))
+    resumed = fit("lora", opened(tmp_path / "s", train=rows))
+    assert all(torch.equal(a, b) for a, b in zip(values(plain), values(resumed), strict=True))
+    assert resumed.record["train_loss"] == plain.record["train_loss"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}", b"rubbish" * 9])
+def test_a_damaged_save_point_is_not_used(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(damage)
+    plain, resumed = fit("lora", opened(None)), fit("lora", opened(tmp_path / "s"))
+    assert all(torch.equal(a, b) for a, b in zip(values(plain), values(resumed), strict=True))
+
+
+def test_save_points_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit("lora", opened(tmp_path / "s", compute=ComputeParams(save_minutes=None)))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(trainer.SavePoint, "save", None)
+    fit("lora", opened(tmp_path / "s", compute=ComputeParams(save_minutes=10)))  # ends sooner
+    assert list(tmp_path.iterdir()) == []
