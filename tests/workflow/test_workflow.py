@@ -52,13 +52,19 @@ class Workflow:
             "threads": 1,
         }
 
-    def snakemake(self, *arguments: str, config: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, config: dict[str, Any] | None = None) -> list[str]:
         file = self.folder / "config.yaml"
         file.write_text(yaml.safe_dump(config or self.config))
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile", str(REPOSITORY / "Snakefile")]
         command += ["--directory", str(self.folder), "--configfile", str(file)]
-        command += ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default"), *arguments]
-        env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        return [*command, "--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default"), *arguments]
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def snakemake(self, *arguments: str, config: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+        command = self.command(*arguments, config=config)
+        env = self.environment()
         return subprocess.run(command, capture_output=True, text=True, env=env, cwd=self.folder, check=False)
 
     def run(self, config: dict[str, Any] | None = None) -> str:

@@ -1,0 +1,172 @@
+"""Random SIGKILLs of Snakemake and of its nodes; the results must be those of an undisturbed run.
+
+``python -m tests.faults.kills --kills 100`` prints its counts. A killed Snakemake leaves its nodes running, and the
+next one starts while they still write: nobody waits for them in real life either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+
+from tests.workflow.test_workflow import TRAINING, Workflow
+
+TIMES = ("seconds", "memory", "tokens_per_second")
+"""What columns of cost have in their names; nothing else may differ."""
+LONGEST_PAUSE = 8.0
+"""Seconds before a kill, at most: about as long as a node."""
+
+
+def miniature(folder: Path) -> Workflow:
+    """A workflow of every kind of node, whose training is saved after every step.
+
+    All of them share one checkpoint, since its path is part of what a result is called by.
+    """
+    folder.mkdir(parents=True)
+    made = Workflow(folder)
+    shared = folder.parent / "checkpoint"
+    if not shared.exists():
+        (folder / "checkpoint").rename(shared)
+    made.config["model_sources"]["tiny"]["source"]["path"] = str(shared)
+    trained = TRAINING | {"epochs": 3, "batch_size": 2}
+    made.config["methods"] = {
+        "base": None,
+        "iti": {"heads": {"k": [3]}},
+        "lofit": {"heads": {"k": [3], "params": trained}, "params": trained},
+        "lora": {"params": trained},
+    }
+    del made.config["transfer"]
+    made.config["training"] = {"save_minutes": 0}
+    return made
+
+
+def outcome(made: Workflow) -> tuple[list[str], pd.DataFrame]:
+    """All files of a finished run but logs and timings, and its scores without costs."""
+    files = [
+        str(path.relative_to(made.folder))
+        for top in ("results", "resources")
+        for path in (made.folder / top).rglob("*")
+        if not {"logs", "benchmarks"} & set(path.relative_to(made.folder).parts)
+    ]
+    results = pd.read_parquet(made.folder / "results" / "results.parquet")
+    results = results[[name for name in results if not any(part in name for part in TIMES)]]
+    order = ["run_id", "eval_task", "protocol", "metric"]
+    return sorted(files), results.sort_values(order).reset_index(drop=True)
+
+
+def nodes_of(driver: psutil.Process) -> list[psutil.Process]:
+    """The running nodes that a driver started."""
+    found = []
+    for process in driver.children(recursive=True):
+        try:
+            if process.cmdline()[1:3] == ["-m", "lofit"]:
+                found.append(process)
+        except psutil.Error:
+            continue  # it ended meanwhile
+    return found
+
+
+class Storm:
+    """Runs of a workflow in new folders under random kills, until there were enough of them."""
+
+    def __init__(self, folder: Path, reference: tuple[list[str], pd.DataFrame], seed: int) -> None:
+        self.folder, self.reference = folder, reference
+        self.random = random.Random(seed)
+        self.kills: Counter[str] = Counter()
+        self.starts, self.finished = 0, 0
+
+    def run(self, kills: int) -> None:
+        """Kill at random that often, and let every run come to its end.
+
+        Raises:
+            AssertionError: a run ended otherwise than the undisturbed one.
+        """
+        while self.kills.total() < kills:
+            made = miniature(self.folder / f"run{self.finished}")
+            orphans: list[psutil.Process] = []
+            while not self._start(made, kills, orphans):
+                unlocked = made.snakemake("--unlock")
+                assert unlocked.returncode == 0, unlocked.stderr[-2000:]
+            psutil.wait_procs(orphans, timeout=120)
+            self._compare(made)
+            self.finished += 1
+            print(f"run {self.finished}: equal; {self.counts()}", flush=True)
+
+    def counts(self) -> str:
+        """How much was killed, and what."""
+        killed = ", ".join(f"{count} x {name}" for name, count in sorted(self.kills.items()))
+        return f"{self.kills.total()} kills ({killed}) in {self.starts} starts, {self.finished} finished runs"
+
+    def _start(self, made: Workflow, kills: int, orphans: list[psutil.Process]) -> bool:
+        """Start Snakemake once, and kill it or nodes of it; whether it came to its end."""
+        self.starts += 1
+        log = made.folder / "driver.log"
+        with log.open("w") as file:
+            driver = psutil.Popen(made.command(), env=made.environment(), cwd=made.folder, stdout=file, stderr=file)
+        while True:
+            if self.kills.total() >= kills:
+                code = driver.wait()
+            else:
+                try:
+                    code = driver.wait(timeout=self.random.uniform(0, LONGEST_PAUSE))
+                except psutil.TimeoutExpired:
+                    if self._kill(driver, orphans):
+                        driver.wait()
+                        return False
+                    continue
+            killed_nodes = "Killed" in log.read_text() or "exit status 137" in log.read_text()
+            assert code == 0 or killed_nodes, log.read_text()[-4000:]
+            return bool(code == 0)
+
+    def _kill(self, driver: psutil.Popen, orphans: list[psutil.Process]) -> bool:
+        """Kill the driver, or one of its nodes; whether it was the driver."""
+        try:
+            nodes = nodes_of(driver)
+            victim = self.random.choice([driver, *nodes])
+            name = "snakemake" if victim is driver else f"lofit {victim.cmdline()[3]}"
+            victim.kill()
+        except psutil.NoSuchProcess:
+            return False
+        self.kills[name] += 1
+        if victim is driver:
+            orphans += nodes
+        return victim is driver
+
+    def _compare(self, made: Workflow) -> None:
+        files, results = outcome(made)
+        assert files == self.reference[0], set(files) ^ set(self.reference[0])
+        pd.testing.assert_frame_equal(results, self.reference[1], check_exact=True)
+        again = made.planned()
+        assert again == Counter(), f"a finished run has something to do: {again}"
+
+
+def undisturbed(folder: Path) -> tuple[list[str], pd.DataFrame]:
+    """What a run without kills ends with."""
+    made = miniature(folder)
+    made.run()
+    return outcome(made)
+
+
+def main(arguments: Any = None) -> None:
+    """Run and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="lofit-kills-") as folder:
+        storm = Storm(Path(folder), undisturbed(Path(folder) / "undisturbed"), options.seed)
+        storm.run(options.kills)
+    print(f"{storm.counts()}: every results.parquet equal, no stray file; {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
