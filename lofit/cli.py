@@ -34,14 +34,13 @@ def _table(configfile: Path):  # type: ignore[no-untyped-def]  # the return type
     return RunTable(load_config(configfile))
 
 
-def _table_for_compute(configfile: Path, threads: int | None):  # type: ignore[no-untyped-def]
-    table = _table(configfile)
+def _set_up(table, model: str, threads: int | None) -> None:  # type: ignore[no-untyped-def]
+    """Set this process up for a node that runs a model, GPUs included."""
     if table.config.device != "cpu":
-        from lofit.gpus import take_gpu
+        from lofit.gpus import take_gpus
 
-        take_gpu()
+        take_gpus(table.config.model_entry(model).gpus)
     set_up_computing(threads or table.config.threads)
-    return table
 
 
 def set_up_computing(threads: int) -> None:
@@ -131,10 +130,11 @@ def prepare(run: RunId, configfile: ConfigFile = DEFAULT) -> None:
 @app.command()
 def activations(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
     """Read a model's activations on right and wrong answers of one task."""
-    table = _table_for_compute(configfile, threads)
+    table = _table(configfile)
+    found = table.find(table.activations, run)
+    _set_up(table, found.model, threads)
     from lofit.activations import node
 
-    found = table.find(table.activations, run)
     node.run(table, found)
     print(f"{run}: {node.summary_line(table.activations_dir(found))}")
 
@@ -142,10 +142,11 @@ def activations(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads =
 @app.command()
 def localize(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
     """Rank the attention heads of a model on one task."""
-    table = _table_for_compute(configfile, threads)
+    table = _table(configfile)
+    found = table.find(table.localize, run)
+    _set_up(table, found.model, threads)
     from lofit.localize import node
 
-    found = table.find(table.localize, run)
     node.run(table, found)
     print(f"{run}: {node.summary_line(table.localize_dir(found))}")
 
@@ -153,10 +154,11 @@ def localize(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = No
 @app.command()
 def fit(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
     """Fit one method: train it, or estimate it."""
-    table = _table_for_compute(configfile, threads)
+    table = _table(configfile)
+    found = table.find(table.fits, run)
+    _set_up(table, found.model, threads)
     from lofit.fit import node
 
-    found = table.find(table.fits, run)
     node.run(table, found)
     print(f"{run}: {node.summary_line(table.run_dir(found))}")
 
@@ -182,10 +184,11 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Score one fitted method on a task's test items with lm-evaluation-harness."""
-    table = _table_for_compute(configfile, threads)
+    table = _table(configfile)
+    found = table.evaluation(table.find(table.fits, run), on, fold, protocol)
+    _set_up(table, found.fit.model, threads)
     from lofit.evaluate import node
 
-    found = table.evaluation(table.find(table.fits, run), on, fold, protocol)
     node.run(table, found)
     print(f"{found.id}: {node.summary_line(table.eval_dir(found))}")
 
@@ -208,7 +211,7 @@ def train(
 
     made = RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror))
     trainer.fetch(made)
-    set_up_computing(threads)
+    _set_up(made, made.config.models[0], threads)
     trainer.run(made)
     print_results(made)
 
@@ -224,7 +227,8 @@ def export(
     configfile: ConfigFile = DEFAULT,
 ) -> None:
     """Write a fitted run as a folder for use elsewhere, with a model card."""
-    table = _table_for_compute(configfile, None)
+    table = _table(configfile)
+    set_up_computing(table.config.threads)
     from lofit import export as exporter
 
     exporter.export(table, table.find(table.fits, run), out, form)

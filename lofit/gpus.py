@@ -1,10 +1,10 @@
-"""A GPU of its own for every node on a machine with several: Snakemake counts GPUs, but hands out no ids."""
+"""GPUs of its own for every node on a machine with several: Snakemake counts GPUs, but hands out no ids."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -41,47 +41,57 @@ def lock_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"lofit-gpus-{os.getuid()}"
 
 
-def take_gpu(devices: Sequence[str] | None = None, wait_seconds: float = 3600.0) -> str | None:
-    """Take one GPU for this process, until it ends, and make it the only one that CUDA shows it.
+def take_gpus(count: int, devices: Sequence[str] | None = None, wait_seconds: float = 3600.0) -> list[str]:
+    """Take GPUs for this process, until it ends, and make them the only ones that CUDA shows it.
 
-    To be called before torch is imported. Waits while all are taken.
+    To be called before torch is imported. Waits while too few are free.
 
     Args:
+        count: how many.
         devices: to choose from; None: :func:`visible_gpus`.
         wait_seconds: how long to wait at most.
 
     Returns:
-        the id that was taken; None if there is no choice to be made: fewer than two GPUs.
+        the ids that were taken; none if there is no choice to be made, since there are no more than ``count``.
 
     Raises:
-        LofitError: none became free in time.
+        LofitError: not enough became free in time.
     """
     choice = list(visible_gpus() if devices is None else devices)
-    if len(choice) < 2:
-        return None
+    if len(choice) <= count:
+        return []
     folder = lock_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     end = time.monotonic() + wait_seconds
-    while True:
-        for device in choice:
-            if device in _held or _lock(device, folder / f"{device}.lock"):
-                os.environ["CUDA_VISIBLE_DEVICES"] = device
-                print(f"GPU {device}", file=sys.stderr, flush=True)
-                return device
+    while len(taken := _lock(choice, count, folder)) < count:
         if time.monotonic() >= end:
             raise LofitError(
-                f"all {len(choice)} GPUs are taken by other nodes of this user for {wait_seconds:.0f} s; "
+                f"{count} of {len(choice)} GPUs wanted, and not so many became free in {wait_seconds:.0f} s; "
                 f"start Snakemake with --resources gpu={len(choice)}, or look who holds the files in {folder}"
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(
+            POLL_SECONDS * (1 + random.random())
+        )  # two that each hold half of what they want must not meet again
+    _held.update(taken)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+    print(f"GPU {', '.join(taken)}", file=sys.stderr, flush=True)
+    return list(taken)
 
 
-def _lock(device: str, file: Path) -> bool:
-    """Take the lock of a device, if it is free."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _held[device] = handle
-        return True
-    os.close(handle)
-    return False
+def _lock(devices: Sequence[str], count: int, folder: Path) -> dict[str, int]:
+    """Lock the first ``count`` devices that are free, or none."""
+    taken: dict[str, int] = {}
+    for device in devices:
+        if len(taken) == count:
+            break
+        handle = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken[device] = handle
+        except BlockingIOError:
+            os.close(handle)
+    if len(taken) < count:
+        for handle in taken.values():
+            os.close(handle)
+        return {}
+    return taken

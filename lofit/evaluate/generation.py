@@ -108,7 +108,7 @@ class _Roomy(DynamicLayer):
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop all other rows."""
-        self._room = [x[rows] for x in self._room]
+        self._room = [x[rows.to(x.device)] for x in self._room]
         self._show()
 
 
@@ -200,13 +200,12 @@ def _read_prompts(
                 places.append(torch.cat([torch.zeros(longest - len(columns), dtype=torch.long), columns]))
                 row_of.append(batch.cell_row[path[0]])
             nodes += len(tries[t])
-        at = (torch.stack(row_of)[:, None], slice(None), torch.stack(places).to(model.device))
-        parts.append(
-            [
-                (layer.keys[at].transpose(1, 2), layer.values[at].transpose(1, 2))
-                for layer in cast("list[Any]", cache.layers)
-            ]
-        )
+        at_row, at_column = torch.stack(row_of)[:, None], torch.stack(places)
+        parts.append([])
+        for layer in cast("list[Any]", cache.layers):
+            # A model may be spread over several devices, and its keys and values with it.
+            at = (at_row.to(layer.keys.device), slice(None), at_column.to(layer.keys.device))
+            parts[-1].append((layer.keys[at].transpose(1, 2), layer.values[at].transpose(1, 2)))
         order += [i for row in part for t in row for i in families[t]]
     layers = [
         (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*parts, strict=True)

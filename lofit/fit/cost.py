@@ -22,13 +22,14 @@ PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "scikit-lear
 class Meter:
     """Wall time and memory of a stretch of work; call :meth:`sample` once per step.
 
-    Memory is in bytes. On GPU it is what the allocator held, at most, since the last sample. On CPU a sample is the
+    Memory is in bytes. On GPU it is what the allocator held, at most, since the last sample, on all GPUs together that
+    the model is spread over. On CPU a sample is the
     resident set of the process at that moment, and the peak is that of the whole process, the loading of the model
     included (``getrusage``): it is what the machine must have.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self._gpus = range(torch.cuda.device_count()) if device.type == "cuda" else range(0)
         self._process = psutil.Process()
         self._samples: list[int] = []
         self.forget()
@@ -36,21 +37,19 @@ class Meter:
 
     def forget(self) -> None:
         """Leave what a GPU held until now out of the next sample."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
 
     def sample(self) -> None:
         """Record the memory in use."""
-        on_gpu = self.device.type == "cuda"
-        self._samples.append(
-            torch.cuda.max_memory_allocated(self.device) if on_gpu else self._process.memory_info().rss
-        )
+        held = sum(torch.cuda.max_memory_allocated(gpu) for gpu in self._gpus)
+        self._samples.append(held if self._gpus else self._process.memory_info().rss)
         self.forget()
 
     def seconds(self) -> float:
         """Seconds since the meter was made, after pending GPU work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        for gpu in self._gpus:
+            torch.cuda.synchronize(gpu)
         return time.perf_counter() - self._start
 
     def report(self) -> dict[str, Any]:
@@ -59,7 +58,7 @@ class Meter:
         self.sample()
         samples = torch.tensor(self._samples, dtype=torch.float64)
         highest = int(samples.max())
-        if self.device.type != "cuda":
+        if not self._gpus:
             highest = max(highest, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return {
             "seconds": seconds,

@@ -51,9 +51,10 @@ def precision_of(model: Any) -> str:
 
 
 def _loading(dtype: Precision, device: torch.device) -> dict[str, Any]:
-    """What makes transformers load weights in a precision."""
+    """What makes transformers load weights in a precision, and to several GPUs if this process was given several."""
+    spread = device.type == "cuda" and torch.cuda.device_count() > 1
     if isinstance(dtype, torch.dtype):
-        return {"dtype": dtype}
+        return {"dtype": dtype, **({"device_map": "balanced"} if spread else {})}
     from transformers import BitsAndBytesConfig
     from transformers.utils import is_bitsandbytes_available
 
@@ -65,7 +66,11 @@ def _loading(dtype: Precision, device: torch.device) -> dict[str, Any]:
         if dtype == "int8"
         else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=computed)
     )
-    return {"dtype": computed, "quantization_config": quantized, "device_map": {"": str(device)}}
+    return {
+        "dtype": computed,
+        "quantization_config": quantized,
+        "device_map": "balanced" if spread else {"": str(device)},
+    }
 
 
 def load_model(folder: Path, device: torch.device, dtype: Precision, source: Path | None = None) -> PreTrainedModel:
@@ -73,7 +78,7 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
 
     Args:
         folder: of the weights.
-        device: where to.
+        device: where to; a model for ``cuda`` is spread, layer by layer, over all GPUs that this process is shown.
         dtype: precision of the weights; quantised ones are computed with in the device's usual precision.
         source: folder that says where the model comes from, and so whether its code is trusted; None: ``folder``.
 
@@ -101,7 +106,7 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes' fast path for 4 bits on CPU has no backward, and says nothing when one is asked of it.
             cast(Any, module).support_avx512bf16_for_cpu = False
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and not hasattr(model, "hf_device_map"):
         model.to(device)  # type: ignore[arg-type]  # the decorated method's types are lost
     return model.eval()
 

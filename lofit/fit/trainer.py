@@ -240,7 +240,7 @@ def _loop(
                     part.backward()
                     loss += part.item()
                 if params.l1 or penalty:
-                    rest = params.l1 * torch.stack([p.abs().sum() for p in trained]).sum()
+                    rest = params.l1 * torch.stack([p.abs().sum().to(session.model.device) for p in trained]).sum()
                     if penalty:
                         rest = rest + penalty.value(step)
                     rest.backward()

@@ -35,13 +35,13 @@ class Spans:
     generating: bool
 
     def of(self, x: torch.Tensor) -> Spans:
-        """The spans of the positions of ``x`` [batch, length, features].
+        """The spans of the positions of ``x`` [batch, length, features], on its device.
 
         Raises:
             EditError: ``x`` is of another batch than the one announced.
         """
         if x.shape[:2] == self.prompt.shape:
-            return self
+            return Spans(self.prompt.to(x.device), self.answer.to(x.device), self.generating)
         if self.generating and x.shape[:2] == (len(self.prompt), 1):
             none = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
             return Spans(none, ~none, generating=True)

@@ -21,6 +21,8 @@ class ModelEntry(BaseModel):
     """Query heads per layer."""
     billions: PositiveFloat | None = None
     """Parameters, in 1e9, for the estimates of ``lofit plan``."""
+    gpus: PositiveInt = 1
+    """GPUs that it is spread over, layer by layer, where ``device`` is cuda."""
 
 
 @cache

@@ -263,5 +263,5 @@ def model_mb(wildcards, attempt):
 
 
 def gpus(wildcards):
-    """One GPU where the configuration asks for GPUs."""
-    return 1 if CONFIG.device == "cuda" else 0
+    """GPUs that the node's model is spread over, where the configuration asks for GPUs."""
+    return CONFIG.model_entry(wildcards.model).gpus if CONFIG.device == "cuda" else 0

@@ -64,6 +64,7 @@ class Gates:
 
     def __init__(self, model: Any, seed: int) -> None:
         (self._adapter,) = model.active_adapters
+        self._device = model.device
         self.generator = torch.Generator().manual_seed(seed)
         self._gates: dict[str, list[tuple[nn.Module, HardConcrete]]] = {"scale": [], "offset": []}
         for module in model.modules():
@@ -77,7 +78,7 @@ class Gates:
 
     def open_share(self, kind: Literal["scale", "offset"]) -> torch.Tensor:
         """Mean probability, over all heads, that the gate of this kind of vector is open: a scalar with gradient."""
-        return torch.cat([gate.open_probability() for _, gate in self._gates[kind]]).mean()
+        return torch.cat([gate.open_probability().to(self._device) for _, gate in self._gates[kind]]).mean()
 
     @torch.no_grad()
     def close(self) -> dict[str, float]:
@@ -88,7 +89,7 @@ class Gates:
         """
         shares = {}
         for kind, placed in self._gates.items():
-            shares[kind] = float(torch.cat([gate.gate() == 0 for _, gate in placed]).float().mean())
+            shares[kind] = float(torch.cat([gate.gate().cpu() == 0 for _, gate in placed]).float().mean())
             for vectors, _ in placed:
                 parametrize.remove_parametrizations(vectors, self._adapter, leave_parametrized=True)
         return shares
