@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
 from lofit import methods
-from lofit.runs import DataNode, FitNode, LocalizeNode, RunTable
+from lofit.runs import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode, RunTable
 
 RATES = {"cpu": 0.157, "auto": 0.157, "cuda": 125.0}
 """Sustained TFLOP/s by configured device. CPU: 90% of the 174 GFLOP/s of matrix products of two cores, as measured for
@@ -32,6 +32,10 @@ FROZEN = 4
 """The same with the gradients of activations alone: the weights are frozen."""
 FULL = 6
 """The same with the gradients of all weights."""
+
+
+ModelNode = ActivationsNode | LocalizeNode | FitNode | EvalNode
+"""A node that runs a model."""
 
 
 @cache
@@ -72,24 +76,39 @@ def costs(table: RunTable) -> tuple[dict[str, Cost], list[str]]:
     found = {kind: Cost(nodes) for kind, nodes in table.counts().items()}
     unknown: dict[str, None] = {}
 
-    def add(kind: str, model: str, data: DataNode, operations: Callable[[Mapping[str, float]], float]) -> None:
-        """Add a node, whose ``operations`` are given per parameter of the model."""
-        billions, task = table.config.model_entry(model).billions, _sizes(data)
-        unknown.update({name: None for name, known in ((model, billions), (data.task, task)) if not known})
-        if billions and task:
-            found[kind].operations += 1e9 * billions * operations(task)
-            found[kind].starting += START_SECONDS + BYTES * billions / GB_PER_SECOND
+    def add(kind: str, nodes: Iterable[ModelNode]) -> None:
+        for node in nodes:
+            model = _model_of(node)
+            known = ((model, table.config.model_entry(model).billions), (node.data.task, _sizes(node.data)))
+            unknown.update({name: None for name, size in known if not size})
+            if cost := node_cost(table, node):
+                found[kind].operations += cost.operations
+                found[kind].starting += cost.starting
 
-    for node in table.activations.values():
-        add("activations", node.model, node.data, _reading)
-    for ranking in table.localize.values():
-        add("localize", ranking.model, ranking.data, partial(_training, ranking))
-    for fit in table.fits.values():
-        if methods.load_method(fit.method).fit and fit.id not in table.tuned:
-            add("fit", fit.model, fit.data, partial(_training, fit))
-    for scored in table.evaluations.values():
-        add("evaluate", scored.fit.model, scored.data, lambda task: FORWARD * task["test"] * task["item_tokens"])
+    add("activations", table.activations.values())
+    add("localize", table.localize.values())
+    fits = (fit for fit in table.fits.values() if methods.load_method(fit.method).fit and fit.id not in table.tuned)
+    add("fit", fits)
+    add("evaluate", table.evaluations.values())
     return found, list(unknown)
+
+
+def node_cost(table: RunTable, node: ModelNode) -> Cost | None:
+    """What one node that runs a model takes; None if the size of the model or of the task is not known."""
+    billions, task = table.config.model_entry(_model_of(node)).billions, _sizes(node.data)
+    if not billions or not task:
+        return None
+    if isinstance(node, EvalNode):
+        operations = FORWARD * task["test"] * task["item_tokens"]
+    elif isinstance(node, ActivationsNode):
+        operations = _reading(task)
+    else:
+        operations = _training(node, task)
+    return Cost(1, 1e9 * billions * operations, START_SECONDS + BYTES * billions / GB_PER_SECOND)
+
+
+def _model_of(node: ModelNode) -> str:
+    return node.fit.model if isinstance(node, EvalNode) else node.model
 
 
 def _reading(task: Mapping[str, float]) -> float:

@@ -16,8 +16,8 @@ rule activations:
         "../../environment.yml"
     threads: CONFIG.threads
     resources:
-        mem_mb=model_mb,
-        runtime=240,
+        mem_mb=memory(activations_node),
+        runtime=minutes(activations_node),
         gpu=gpus,
     params:
         run=activations_id,

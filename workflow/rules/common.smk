@@ -19,6 +19,7 @@ from lofit.files import write_text
 from lofit.localize.pairs import compares_tasks
 from lofit.methods import load_method
 from lofit.report.outputs import outputs
+from lofit.resources import LIGHT_MB, LIGHT_MINUTES, fetching_mb, fetching_minutes, memory_mb, runtime_minutes
 from lofit.runs import ActivationsNode, RunTable, short_hash
 
 try:
@@ -88,6 +89,27 @@ def activations_id(wildcards):
     return f"{wildcards.model}/{wildcards.task}/fold{wildcards.fold}/seed{wildcards.seed}-{wildcards.hash}"
 
 
+def activations_node(wildcards):
+    """The activations node a path belongs to."""
+    return TABLE.find(TABLE.activations, activations_id(wildcards))
+
+
+def ranking_node(wildcards):
+    """The localize node a path belongs to."""
+    return TABLE.find(TABLE.localize, ranking_id(wildcards))
+
+
+def fit_node(wildcards):
+    """The fit node a path belongs to."""
+    return TABLE.find(TABLE.fits, run_id(wildcards))
+
+
+def evaluation_node(wildcards):
+    """The evaluate node a path belongs to."""
+    w = wildcards
+    return TABLE.find(TABLE.evaluations, f"{run_id(w)}/eval/{w.protocol}/{w.eval_task}/fold{w.eval_fold}-{w.eval_hash}")
+
+
 def model_file(model):
     """The file that says a model is there."""
     return str(TABLE.model_dir(model) / "source.json")
@@ -117,17 +139,17 @@ def training_inputs(node):
 
 def activations_inputs(wildcards):
     """What an activations node reads."""
-    return training_inputs(TABLE.find(TABLE.activations, activations_id(wildcards)))
+    return training_inputs(activations_node(wildcards))
 
 
 def localize_inputs(wildcards):
     """What a localize node reads."""
-    return training_inputs(TABLE.find(TABLE.localize, ranking_id(wildcards)))
+    return training_inputs(ranking_node(wildcards))
 
 
 def fit_inputs(wildcards):
     """What a fit node reads."""
-    node = TABLE.find(TABLE.fits, run_id(wildcards))
+    node = fit_node(wildcards)
     inputs = training_inputs(node)
     if node.heads_from:
         inputs["heads"] = ranking_files(node.heads_from)
@@ -146,9 +168,7 @@ def choose_inputs(wildcards):
 
 def evaluate_inputs(wildcards):
     """Model, test data, adapter and examples of an evaluate node."""
-    w = wildcards
-    fold = f"fold{w.eval_fold}-{w.eval_hash}"
-    node = TABLE.find(TABLE.evaluations, f"{run_id(w)}/eval/{w.protocol}/{w.eval_task}/{fold}")
+    node = evaluation_node(wildcards)
     method = load_method(node.fit.method)
     inputs = {"model": model_file(node.fit.model), "data": data_files(node.data, "test")}
     if method.fit:
@@ -257,9 +277,24 @@ def all_outputs():
     return [f"{RESULTS}/results.parquet", f"{RESULTS}/report.html", *drawn(), *all_fits(), *all_rankings()]
 
 
-def model_mb(wildcards, attempt):
-    """Memory of a node that runs the model, in MB; more at each attempt."""
-    return 4000 * attempt
+def memory(node_of):
+    """Memory of a node that runs a model, in MB; more at each attempt."""
+    return lambda wildcards, attempt: memory_mb(TABLE, node_of(wildcards), attempt)
+
+
+def minutes(node_of):
+    """Time limit of a node that runs a model; more at each attempt."""
+    return lambda wildcards, attempt: runtime_minutes(TABLE, node_of(wildcards), attempt)
+
+
+def light_mb(wildcards, attempt):
+    """Memory of a node that runs no model, in MB; more at each attempt."""
+    return LIGHT_MB * attempt
+
+
+def light_minutes(wildcards, attempt):
+    """Time limit of a node that runs no model; more at each attempt."""
+    return LIGHT_MINUTES * attempt
 
 
 def gpus(wildcards):

@@ -17,8 +17,8 @@ rule evaluate:
         "../../environment.yml"
     threads: CONFIG.threads
     resources:
-        mem_mb=model_mb,
-        runtime=240,
+        mem_mb=memory(evaluation_node),
+        runtime=minutes(evaluation_node),
         gpu=gpus,
     params:
         run=run_id,

@@ -19,8 +19,8 @@ rule fit:
         "../../environment.yml"
     threads: CONFIG.threads
     resources:
-        mem_mb=model_mb,
-        runtime=240,
+        mem_mb=memory(fit_node),
+        runtime=minutes(fit_node),
         gpu=gpus,
     params:
         run=run_id,
@@ -41,8 +41,8 @@ rule choose:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         run=run_id,
     shell:

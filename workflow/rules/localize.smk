@@ -17,8 +17,8 @@ rule localize:
         "../../environment.yml"
     threads: CONFIG.threads
     resources:
-        mem_mb=model_mb,
-        runtime=240,
+        mem_mb=memory(ranking_node),
+        runtime=minutes(ranking_node),
         gpu=gpus,
     params:
         run=ranking_id,

@@ -13,8 +13,8 @@ rule collect:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         runs=short_hash(sorted(TABLE.evaluations)),
     shell:
@@ -33,8 +33,8 @@ rule collect_part:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         runs=lambda wildcards: short_hash(sorted(TABLE.part(wildcards.part))),
     shell:
@@ -51,8 +51,8 @@ rule main_table:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         tasks=list(CONFIG.tasks),
     shell:
@@ -69,8 +69,8 @@ rule suite:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         tasks=CONFIG.suite or list(CONFIG.tasks),
     shell:
@@ -87,8 +87,8 @@ rule retention:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         tasks=list(CONFIG.retention),
     shell:
@@ -105,8 +105,8 @@ rule overlap:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         rankings=short_hash(sorted(TABLE.localize)),
         k=TABLE.head_counts(),
@@ -124,8 +124,8 @@ rule search:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         searches=short_hash(sorted(TABLE.tuned)),
     shell:
@@ -142,8 +142,8 @@ rule expected:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         values=[row.value for row, _ in counterparts(TABLE)],
     shell:
@@ -160,8 +160,8 @@ rule transfer:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         transfer=CONFIG.transfer.model_dump_json() if CONFIG.transfer else None,
     shell:
@@ -180,8 +180,8 @@ rule experiment_table:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         spec=lambda wildcards: CONFIG.experiment(wildcards.table).model_dump_json(),
     shell:
@@ -200,8 +200,8 @@ rule experiment_figure:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         spec=lambda wildcards: CONFIG.experiment(wildcards.figure).model_dump_json(),
     shell:
@@ -220,8 +220,8 @@ rule page:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         configuration=short_hash(CONFIG.model_dump(mode="json", exclude={"data_mirror"})),
     shell:

@@ -13,8 +13,8 @@ rule model:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=model_mb,
-        runtime=120,
+        mem_mb=lambda wildcards, attempt: fetching_mb(CONFIG, wildcards.model, attempt),
+        runtime=lambda wildcards, attempt: fetching_minutes(CONFIG, wildcards.model, attempt),
     params:
         entry=lambda wildcards: CONFIG.model_entry(wildcards.model).model_dump_json(),
     shell:
@@ -36,8 +36,8 @@ rule prepare:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=light_mb,
+        runtime=light_minutes,
     params:
         run=data_id,
     shell:
