@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
 from lofit import grid, localize, methods, registry, tasks
@@ -15,12 +15,14 @@ from lofit.errors import ConfigError, TaskError
 from lofit.evaluate.protocol import OPEN, OURS, PAPER, VLLM, Backend, Protocol
 from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names, resolved
 from lofit.fit.params import ComputeParams
-from lofit.forms import Form, HeadCount, HeadsConfig, MethodConfig, SearchConfig
+from lofit.forms import Form, HeadCount, HeadsConfig, MethodConfig, SearchConfig, Seed
 from lofit.recipes import resolve
 from lofit.sources.catalog import ModelEntry, load_catalog
+from lofit.strict_yaml import read_yaml
 from lofit.tasks.base import Task
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+"""Of what becomes part of a file name."""
 
 
 class TaskConfig(Form):
@@ -59,7 +61,7 @@ class Config(Form):
     )
     tasks: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(min_length=1)
     methods: dict[str, MethodConfig | None] = Field(min_length=1)
-    seeds: list[Annotated[StrictInt, Field(ge=0)]] = Field(default=[42], min_length=1)
+    seeds: list[Seed] = Field(default=[42], min_length=1)
     protocols: list[Protocol] = Field(
         default=[PAPER], min_length=1, description="how a method is scored on its own task; each has tables of its own"
     )
@@ -94,7 +96,7 @@ class Config(Form):
         description="what scores: ours, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
     )
     training: ComputeParams = Field(default=ComputeParams(), description="how training is computed; not what")
-    threads: int = Field(default=2, ge=1, description="CPU threads of a node that runs the model")
+    threads: int = Field(default=2, ge=1, le=4096, description="CPU threads of a node that runs the model")
     eval_batch_size: int = Field(default=16, ge=1)
     progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")
 
@@ -128,15 +130,7 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: one line naming file, key and remedy.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}: not valid YAML{where}; mend the file") from None
-    return parse_config(raw, origin=str(path))
+    return parse_config(read_yaml(path, ConfigError), origin=str(path))
 
 
 def parse_config(raw: Any, origin: str = "config") -> Config:
@@ -170,7 +164,12 @@ def _one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") -
     if first["type"] == "too_short":
         return f"{key}: empty; give at least {first['ctx']['min_length']} entry"
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{key}: {message}; found {first['input']!r}".replace("\n", " ")
+    return f"{key}: {message}; found {_SHORT.repr(first['input'])}"
+
+
+_SHORT = reprlib.Repr()
+"""For values in messages: a wrong one may be huge."""
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def _form_at(form: type[BaseModel], location: list[str]) -> type[BaseModel]:
@@ -307,6 +306,9 @@ def _search_problems(config: Config, name: str, entry: MethodConfig, searched: S
         return
     if grid.size(searched) < (least := config.search_points or 2):
         yield f"{key}: {grid.size(searched)} settings to choose from, at least {least} are needed; give more values"
+    if grid.size(searched) > grid.MAX_SIZE:
+        yield f"{key}: {grid.size(searched)} settings, more than {grid.MAX_SIZE}; give fewer values"
+        return
     if searched.k and (not method.localizer or method.chooses_k):
         yield f"{key}.k: {name} {'chooses from heads.k' if method.chooses_k else 'selects no heads'}; remove the key"
     if searched.localizer and not method.localizer:

@@ -4,9 +4,36 @@ The command line prints them as ``error: <message>`` and exits non-zero. Anythin
 is a bug and is shown with its traceback.
 """
 
+from __future__ import annotations
+
+import os
+import re
+
+MAX_LENGTH = 2000
+"""Characters of a message; of a longer one the middle is left out."""
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def redacted(text: str) -> str:
+    """The text without access tokens of the hub and without the user part of URLs."""
+    for token in filter(None, map(os.environ.get, _TOKENS)):
+        text = text.replace(token, "<token>")
+    text = re.sub(r"hf_[A-Za-z0-9]{8,}", "<token>", text)
+    return re.sub(r"(\w://)[^\s/@'\"]+@", r"\1<credentials>@", text)
+
+
+def one_line(text: str) -> str:
+    """The text on one line of bounded length, characters that a terminal would obey written as escapes."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
+    half = MAX_LENGTH // 2
+    return line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"
+
 
 class LofitError(Exception):
-    """Base of every error whose message says what is wrong, where, and what to do."""
+    """Base of every error whose message says what is wrong, where, and what to do: one line, without secrets."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(redacted(str(message))))
 
 
 class ConfigError(LofitError):

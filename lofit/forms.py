@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
 
 HeadCount = Annotated[
-    int | float,
+    StrictInt | StrictFloat,
     Field(
         gt=0, description="number of heads kept (integer of 1 or more), or their share of all heads (between 0 and 1)"
     ),
 ]
 
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes."""
+
 
 class Form(BaseModel):
-    """Base of all parts: unknown keys are errors, values do not change."""
+    """Base of all parts: unknown keys are errors, numbers are finite, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class HeadsConfig(Form):

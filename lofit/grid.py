@@ -13,6 +13,9 @@ from lofit.forms import HeadsConfig, MethodConfig, SearchConfig
 UNSEARCHABLE = ("beta", "max_length")
 """Hyperparameters that change what the validation loss measures, so that settings cannot be compared by it."""
 
+MAX_SIZE = 10_000
+"""Settings that the whole grid of a search may have."""
+
 
 def size(search: SearchConfig) -> int:
     """Number of settings of the whole grid."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, StrictInt
 
-from lofit.forms import Form, HeadCount, MethodConfig
+from lofit.forms import Form, HeadCount, MethodConfig, Seed
 
 FOLDER = Path(__file__).parent
 Kind = Literal["table", "curve", "layers", "pareto", "variance"]
@@ -41,7 +41,7 @@ class ExperimentConfig(Form):
     n_train: list[Annotated[StrictInt, Field(ge=1)]] | None = Field(
         default=None, min_length=1, description="curve: numbers of training examples, instead of the tasks' own"
     )
-    training_seeds: list[Annotated[StrictInt, Field(ge=0)]] | None = Field(
+    training_seeds: list[Seed] | None = Field(
         default=None,
         min_length=2,
         description="variance: seeds of training on every subset; null: the configured seeds",

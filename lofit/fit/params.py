@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class NoParams(BaseModel):
     """Hyperparameters of a method that has none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LossParams(NoParams):
@@ -26,7 +26,7 @@ class TrainParams(LossParams):
     linear decay to zero without warm-up, gradient-norm clip 1.0, batch 8, 5 epochs, DPO beta 0.5.
     """
 
-    lr: float = Field(gt=0, allow_inf_nan=False, description="peak learning rate")
+    lr: float = Field(gt=0, description="peak learning rate")
     epochs: int = Field(default=5, ge=1)
     warmup: float = Field(default=0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(default=0.0, ge=0)

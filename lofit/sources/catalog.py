@@ -13,7 +13,7 @@ from lofit.sources.spec import ModelSource
 class ModelEntry(BaseModel):
     """Where a model comes from and its shape, known before it is fetched."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     source: ModelSource
     n_layers: PositiveInt

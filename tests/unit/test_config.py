@@ -116,6 +116,24 @@ BROKEN = {
         ["methods.iti: tries 10 settings and methods.lora 2", "equal"],
     ),
     "not a mapping": ([1], ["mapping"]),
+    "infinite number": (put("training", {"prefix_memory_gb": float("inf")}), ["training.prefix_memory_gb", "finite"]),
+    "infinite value to choose from": (
+        put("methods/iti", {"params": {"alpha": [float("inf")]}}),
+        ["methods.iti.params.alpha.0", "finite"],
+    ),
+    "yes for a number of heads": (put("methods/lofit/heads/k", [True]), ["methods.lofit.heads.k.0", "found True"]),
+    "seed that generators do not take": (put("seeds", [2**32]), ["seeds.0", "less than 4294967296"]),
+    "threads that torch does not take": (put("threads", 2**40), ["threads", "less than or equal to 4096"]),
+    "name too long for a folder": (
+        put("model_sources", {"x" * 300: {"source": {"kind": "local", "path": "m"}, "n_layers": 1, "n_heads": 1}}),
+        ["model_sources", "pattern"],
+    ),
+    "search without end": (
+        put("methods/lora", search(lr=[1.0] * 300, l1=[1.0] * 300)),
+        ["methods.lora.search: 90000 settings, more than 10000"],
+    ),
+    "key of two lines": (put("mod\nels", 1), ["mod\\nels", "unknown key"]),
+    "value without end": (put("device", "x" * 10**6), ["device", "..."]),
 }
 
 

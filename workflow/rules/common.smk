@@ -21,9 +21,13 @@ from lofit.methods import load_method
 from lofit.report.outputs import outputs
 from lofit.resources import LIGHT_MB, LIGHT_MINUTES, fetching_mb, fetching_minutes, memory_mb, runtime_minutes
 from lofit.runs import ActivationsNode, RunTable, short_hash
+from lofit.strict_yaml import read_yaml
 
+CONFIGFILES = [Path(file) for file in workflow.overwrite_configfiles or ["config.yaml"]]
 try:
-    CONFIG = parse_config(config, origin=str((workflow.overwrite_configfiles or ["config.yaml"])[0]))
+    for file in CONFIGFILES:
+        read_yaml(file, ConfigError)  # Snakemake has read it already, and keeps the last of several equal keys
+    CONFIG = parse_config(config, origin=str(CONFIGFILES[0]))
 except ConfigError as error:
     sys.exit(f"error: {error}")
 validate(CONFIG.model_dump(mode="json"), "../schemas/config.schema.yaml", set_default=False)

@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
+from lofit.strict_yaml import read_yaml
 from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
 from lofit.tasks.splits import cut_by, with_ids
 
@@ -88,11 +88,7 @@ def _describe(path: Path) -> tuple[Path, Description]:
     if path.is_dir():
         return path, Description()
     try:
-        return path.parent, Description.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read ({error.strerror}); give a folder or a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise TaskError(f"{path}: not valid YAML; mend it, or give a folder of JSON lines") from None
+        return path.parent, Description.model_validate(read_yaml(path, TaskError))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise TaskError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; mend the file") from None

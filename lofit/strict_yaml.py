@@ -1,0 +1,109 @@
+"""YAML that a person wrote: read safely, and refused where it would silently mean something else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lofit.errors import LofitError
+
+MAX_NODES = 100_000
+"""Values that a document may hold once its aliases are expanded."""
+MAX_DEPTH = 50
+"""Levels of mappings and lists in each other."""
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that no file name and no UTF-8 file can hold."""
+
+
+def read_yaml(path: Path, error: type[LofitError]) -> Any:
+    """Read one YAML document of plain data (no Python objects).
+
+    Args:
+        path: of the file.
+        error: class of the error to raise.
+
+    Raises:
+        LofitError: of class ``error``: the file cannot be read, is not UTF-8, or is not YAML; a key stands twice in one
+            mapping; an alias holds itself; it is too large or too deeply nested; a number has more than 64 bits; or a
+            text holds NUL or half a character.
+    """
+    try:
+        return _load(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise error(f"{path}: cannot be read ({fault.strerror}); give an existing file") from None
+    except UnicodeDecodeError as fault:
+        raise error(f"{path}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
+    except RecursionError:
+        raise error(f"{path}: not valid YAML (nested too deeply); mend the file") from None
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(fault, "problem", None) or getattr(fault, "reason", None) or "cannot be read"
+        raise error(f"{path}: not valid YAML{where} ({problem}); mend the file") from None
+
+
+def _load(text: str) -> Any:
+    loader = _StrictLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check(root, {})
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Refuse what PyYAML would let pass.
+
+    Returns:
+        Number of values below the node, counted as often as aliases use them, and number of levels.
+    """
+    found = known.get(id(node), (0, 0))
+    if found is None:
+        raise _refusal("an alias holds itself", node)
+    if found[0]:
+        return found
+    known[id(node)] = None
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        keys = set()
+        for key, value in node.value:
+            if (key.tag, str(key.value)) in keys:
+                raise _refusal(f"the key '{key.value}' stands twice", key)
+            keys.add((key.tag, str(key.value)))
+            parts += [key, value]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif _UNWRITABLE.search(node.value):
+        raise _refusal("text with NUL or half a character", node)
+    sizes, depths = zip((0, 0), *(_check(part, known) for part in parts), strict=True)
+    size, depth = known[id(node)] = (1 + sum(sizes), 1 + max(depths))
+    if size > MAX_NODES:
+        raise _refusal(f"more than {MAX_NODES} values", node)
+    if depth > MAX_DEPTH:
+        raise _refusal(f"more than {MAX_DEPTH} levels", node)
+    return size, depth
+
+
+def _refusal(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which by itself lets Python's errors through for values that only look like numbers."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build a value; one that looks like a number or a date and is none is an error of the document."""
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
+            kind = node.tag.rpartition(":")[2]
+            raise _refusal(f"not a value of type {kind}; quote it if it is text", node) from None
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise _refusal("a number of more than 64 bits", node)
+        return value

@@ -1,0 +1,18 @@
+"""A few broken inputs of every kind, the same in every run; ``python -m tests.faults.fuzz`` tries many."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.fuzz import KINDS
+from tests.faults.kinds import Kind, tally
+
+EXAMPLES = {"configurations": 150}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_broken_inputs_are_refused_in_one_line(kind: Kind) -> None:
+    found = tally(kind, EXAMPLES[kind.name], seeded=0)
+    assert not found.crashes, "\n".join(crash[:2000] for crash in found.crashes)
+    assert found.accepted >= EXAMPLES[kind.name] / 20, "hardly anything is taken: the good inputs are not good"
+    assert found.refused >= EXAMPLES[kind.name] / 4, "hardly anything is refused: the broken inputs are not broken"
