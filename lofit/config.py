@@ -155,7 +155,10 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
 def _one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") -> str:
     """The first problem pydantic found, as ``key: problem; remedy``."""
     first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"] if part not in ("hub", "local", "pypi_gguf", "int", "float")]
+    places = zip(("", *first["loc"]), first["loc"], strict=False)
+    location = [str(part) for before, part in places if before != "source" or part not in ("hub", "local", "pypi_gguf")]
+    if len(location) > 1 and location[-1] in ("int", "float") and first["type"] != "extra_forbidden":
+        location.pop()  # which of the two a number could not be
     key = ".".join([prefix.rstrip("."), *location] if prefix else location)
     if first["type"] == "extra_forbidden":
         return f"{key}: {registry.unknown('key', location[-1], _form_at(form, location[:-1]).model_fields)}"

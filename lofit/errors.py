@@ -29,6 +29,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"
 
 
+def brief(error: BaseException) -> str:
+    """First line of an error's message, or its kind where it has none, at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 class LofitError(Exception):
     """Base of every error whose message says what is wrong, where, and what to do: one line, without secrets."""
 

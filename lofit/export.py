@@ -12,6 +12,7 @@ from lofit.errors import FitError
 from lofit.evaluate.node import load_fitted
 from lofit.files import atomic_path, need, read_json
 from lofit.fit.card import write_card
+from lofit.fit.saved import verify
 from lofit.fit.session import load_tokenizer, pick_dtype
 from lofit.interventions import export_merged
 from lofit.methods import load_method
@@ -28,6 +29,7 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
 
     Raises:
         FitError: there is nothing to export, or the fit failed.
+        SourceError: what was fitted has been altered since.
         EditError: the edit cannot be folded into a model of this family.
     """
     method, folder = load_method(node.method), table.run_dir(node)
@@ -37,6 +39,7 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
     if report["status"] != "ok":
         raise FitError(f"{node.id}: the fit failed ({report['reason']}), so there is nothing to export")
     fitted, model_dir = folder / "adapter", table.model_dir(node.model)
+    verify(fitted, report.get("sha256"))
     is_adapter = (fitted / "adapter_config.json").is_file()
     scores = table.eval_dir(table.own_evaluation(node)) / "results.json"
     metrics = read_json(scores)["metrics"] if scores.is_file() else {}

@@ -91,9 +91,16 @@ def need(path: Path, command: str) -> Path:
     return path
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON document."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, refusal: type[LofitError] = LofitError) -> Any:
+    """Read one JSON document.
+
+    Raises:
+        LofitError: of class ``refusal``: it is damaged; the message names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise refusal(f"{path} is not valid JSON ({error}); remove it and run what writes it again") from None
 
 
 def write_jsonl(target: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -105,17 +112,31 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines.
 
     Raises:
-        TaskError: a line is not a JSON object; the message names file and line.
+        TaskError: the file cannot be read, or a line is not a JSON object of whole characters; the message names file
+            and line.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise TaskError(f"{path}:{number}: not valid JSON ({error.msg}); mend or remove the line") from None
-        if not isinstance(row, dict):
-            raise TaskError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-        rows.append(row)
-    return rows
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror}); give a file of JSON lines") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise TaskError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
+    return [_row(line, f"{path}:{number}") for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    """One JSON object; half a character, which JSON can escape, could not be written again."""
+    try:
+        row = json.loads(line)
+        if "\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise TaskError(f"{where}: not valid JSON ({error.msg}); mend or remove the line") from None
+    except UnicodeEncodeError:
+        raise TaskError(f"{where}: half a character (a lone surrogate); mend or remove the line") from None
+    except (ValueError, RecursionError):
+        raise TaskError(f"{where}: a number too long or nesting too deep; mend or remove the line") from None
+    if not isinstance(row, dict):
+        raise TaskError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row

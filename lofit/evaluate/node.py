@@ -20,6 +20,7 @@ from lofit.evaluate.text import mean_of, score_text
 from lofit.files import need, read_json, read_jsonl, write_json, write_text
 from lofit.fit.cost import Meter, environment
 from lofit.fit.outcome import outcome
+from lofit.fit.saved import load_adapter, verify
 from lofit.fit.session import Precision, load_model, load_tokenizer, pick_device, pick_dtype
 from lofit.methods import load_method
 from lofit.runs import EvalNode, RunTable
@@ -37,6 +38,7 @@ def run(table: RunTable, node: EvalNode) -> None:
             status = read_json(need(table.run_dir(fit) / "fit.json", f"fit --run {fit.id}"))
             if status["status"] != "ok":
                 raise FitError(status["reason"])
+            verify(table.run_dir(fit) / "adapter", status.get("sha256"))
         scores, samples = _score(table, node)
         report |= scores
     report = {"n_items": 0, "metrics": {}, **report, "run": node.identity}
@@ -124,12 +126,15 @@ def load_fitted(
         fitted: folder of the adapter or checkpoint; None for the base model itself.
         device: where to.
         dtype: precision of the weights.
+
+    Raises:
+        SourceError: the model, the adapter or the checkpoint is damaged, or they do not belong together.
     """
     if fitted is None:
         return load_model(model_dir, device, dtype)
     if not (fitted / "adapter_config.json").is_file():
         return load_model(fitted, device, dtype, source=model_dir)
-    return PeftModel.from_pretrained(load_model(model_dir, device, dtype), str(fitted)).eval()
+    return load_adapter(load_model(model_dir, device, dtype), fitted)
 
 
 def summary_line(folder: Path) -> str:

@@ -39,6 +39,7 @@ def run(table: RunTable, node: FitNode) -> None:
 
 def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
     from lofit.fit.card import write_card
+    from lofit.fit.saved import checksums
     from lofit.interventions import parameter_counts
 
     method = load_method(node.method)
@@ -53,6 +54,7 @@ def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
         "n_heads": k,
         "heads": heads,
         **{f"{kind}_params": count for kind, count in parameter_counts(fitted.model, method.foldable).items()},
+        "sha256": checksums(adapter),
         **fitted.record,
         **environment(bench.session.model),
     }

@@ -31,9 +31,15 @@ def _memory_errors() -> Iterator[None]:
     """Turn running out of memory, on GPU or host, into a failure of this node alone."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise FitError(f"out of memory ({(str(error).splitlines() or ['host'])[0]})") from None
-    except RuntimeError as error:
-        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise FitError(f"out of memory ({str(error).splitlines()[0]})") from None
+        raise FitError(f"out of memory ({(str(error).splitlines() or ['host'])[0]})") from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on GPU or host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in words)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 
-from lofit.errors import ConfigError, SourceError
+from lofit.errors import ConfigError, SourceError, brief
 from lofit.files import need, read_json, read_jsonl
+from lofit.fit.outcome import is_out_of_memory
 from lofit.fit.params import ComputeParams
 from lofit.runs import DTYPES
 
@@ -88,16 +89,24 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    options, trusted = _loading(dtype, device), _trusted(source or folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            **_loading(dtype, device),
+            **options,
             local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=_trusted(source or folder),
+            trust_remote_code=trusted,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{folder}: no loadable causal language model ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # damaged weights and configurations can make transformers raise anything
+        if is_out_of_memory(error):
+            raise
+        raise SourceError(f"{folder}: no loadable causal language model ({brief(error)})") from None
+    model, info = loaded
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info[kind]:  # transformers gives such weights random values
+            raise SourceError(f"{folder}: weights do not fit config.json ({kind}: {sorted(map(str, info[kind]))[0]})")
     # Of a checkpoint's habits of generation only the special tokens count: greedy must be greedy for every model.
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     model.generation_config = GenerationConfig(**{name: getattr(model.generation_config, name, None) for name in names})
@@ -107,7 +116,7 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
             # bitsandbytes' fast path for 4 bits on CPU has no backward, and says nothing when one is asked of it.
             cast(Any, module).support_avx512bf16_for_cpu = False
     if isinstance(dtype, torch.dtype) and not hasattr(model, "hf_device_map"):
-        model.to(device)  # type: ignore[arg-type]  # the decorated method's types are lost
+        model.to(device)
     return model.eval()
 
 
@@ -127,8 +136,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=_trusted(folder))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{folder}: no loadable tokenizer ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # likewise
+        raise SourceError(f"{folder}: no loadable tokenizer ({brief(error)})") from None
     if not tokenizer.is_fast:
         raise SourceError(f"{folder}: the tokenizer gives no character offsets; use a model with a fast tokenizer")
     return tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -222,11 +221,9 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        document = read_json(path)
+        document = read_json(path, ReportError)
     except FileNotFoundError:
         raise ReportError(f"{path} does not exist; run the node that writes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path} is not valid JSON ({error}); run the node that writes it again") from None
     if not isinstance(document, dict):
         raise ReportError(f"{path} must hold a JSON object, found {type(document).__name__}")
     return document

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lofit.errors import SourceError
+from lofit.errors import SourceError, brief
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -35,7 +35,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(origin, gguf_file=name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError, ImportError) as error:
         raise SourceError(
-            f"transformers cannot read {gguf} ({_one_line(error)}); use a GGUF architecture that it supports, "
+            f"transformers cannot read {gguf} ({brief(error)}); use a GGUF architecture that it supports, "
             "or a hub or local model"
         ) from error
     _strip_quantisation(model)
@@ -67,8 +67,3 @@ def _check_reload(folder: Path, gguf: Path) -> None:
     if faults:
         listed = "; ".join(f"{kind}: {', '.join(keys[:3])}" for kind, keys in sorted(faults.items()))
         raise SourceError(f"the model converted from {gguf} does not reload completely ({listed}); use another source")
-
-
-def _one_line(error: BaseException) -> str:
-    """First line of an error's message, at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -132,6 +132,7 @@ BROKEN = {
         put("methods/lora", search(lr=[1.0] * 300, l1=[1.0] * 300)),
         ["methods.lora.search: 90000 settings, more than 10000"],
     ),
+    "unknown key that is a word of the form": (put("hub", {}), ["hub: unknown key 'hub'"]),
     "key of two lines": (put("mod\nels", 1), ["mod\\nels", "unknown key"]),
     "value without end": (put("device", "x" * 10**6), ["device", "..."]),
 }
