@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lofit.activations.store import TEXT_COLUMNS
+from lofit.errors import FitError
 from lofit.fit.cost import Meter
 from lofit.fit.examples import Example, encode
 from lofit.fit.session import Session
@@ -68,6 +69,9 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
 
     Returns:
         seconds, peak and 99th percentile of memory in bytes, number of texts and tokens.
+
+    Raises:
+        FitError: an activation is not finite.
     """
     model = session.model
     site = find_site(model, "head")
@@ -90,8 +94,14 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
             rows = order[start : start + batch_size]
             answer_logits(model, apart([examples[i] for i in rows], pad, model.device))
             for layer in range(site.n_layers):
-                out_heads[layer, rows] = last["head", layer].unflatten(-1, (site.groups, site.width)).numpy()
-                out_blocks[layer, rows] = last["block", layer].numpy()
+                heads_now, block_now = last["head", layer], last["block", layer]
+                if not (heads_now.isfinite().all() and block_now.isfinite().all()):
+                    raise FitError(
+                        f"activations of layer {layer} are not finite; the weights are damaged or overflow in this "
+                        "precision (dtype)"
+                    )
+                out_heads[layer, rows] = heads_now.unflatten(-1, (site.groups, site.width)).numpy()
+                out_blocks[layer, rows] = block_now.numpy()
             meter.sample()
             advance("")
     out_heads.flush()

@@ -12,10 +12,10 @@ from typing import Any
 
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
-from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 
 from lofit.errors import ConfigError, EditError
+from lofit.evaluate.finite import FiniteLM
 from lofit.evaluate.lm import LocalizedLM
 from lofit.evaluate.protocol import OURS, STOCK, VLLM, Backend
 from lofit.fit.session import precision_of
@@ -44,7 +44,7 @@ def model_class(backend: Backend) -> Iterator[Callable[..., LM]]:
 def _stock(pretrained: Any, **kwargs: Any) -> LM:
     if needs_spans(pretrained) or counts_tokens(pretrained):
         raise EditError("lm-eval's hf cannot tell the prompt from the answer, as this edit must; set backend to lofit")
-    return HFLM(pretrained=pretrained, **kwargs)
+    return FiniteLM(pretrained=pretrained, **kwargs)
 
 
 def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:

@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from lofit.evaluate.finite import require_finite
 from lofit.evaluate.prefixes import LEAST_PREFIX, shared_prefix
 from lofit.fit.examples import Example
 from lofit.interventions.spans import given_spans
@@ -51,6 +52,9 @@ def generate(
 
     Yields:
         The index of a prompt, and its continuation.
+
+    Raises:
+        FitError: a prediction is not finite.
     """
     prefix = shared_prefix([Example((*prompt, pad_id), len(prompt)) for prompt in prompts])
     if prefix < LEAST_PREFIX:
@@ -129,7 +133,7 @@ def _decode(
     cache.layers = [_Roomy(keys, values, n_tokens) for keys, values in layers]
     lengths = torch.tensor([len(prompts[i]) for i in order], device=logits.device)
     mask = (torch.arange(longest, device=logits.device) >= longest - lengths[:, None]).long()
-    tokens = logits.argmax(-1)
+    tokens = _likeliest(logits)
     found: dict[int, list[int]] = {i: [] for i in order}
     rows = list(order)  # the prompt of each row that is still computed
     active = set(order)
@@ -158,8 +162,13 @@ def _decode(
                 past_key_values=cache,
                 use_cache=True,
             )
-        tokens, lengths = output.logits[:, -1].argmax(-1), lengths + 1
+        tokens, lengths = _likeliest(output.logits[:, -1]), lengths + 1
     yield from found.items()
+
+
+def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+    require_finite(logits.amax(-1))
+    return logits.argmax(-1)
 
 
 def _read_prompts(

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
+from lofit.evaluate.finite import FiniteLM
 from lofit.evaluate.generation import generate
 from lofit.evaluate.scoring import Score, Scorer, score_packed, score_rows, sums_by_text
 from lofit.fit.examples import Example
@@ -24,7 +24,7 @@ from lofit.progress import track
 Settings = tuple[list[str], int, bool]
 
 
-class LocalizedLM(HFLM):
+class LocalizedLM(FiniteLM):
     """The stock ``hf`` model, except for how its results are computed.
 
     Requests, their encoding and their results are those of the stock model. The answers to one question share a row and

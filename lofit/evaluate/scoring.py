@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lofit.evaluate.finite import require_finite
 from lofit.evaluate.prefixes import by_prefix
 from lofit.fit.examples import Example
 from lofit.packing.forward import KeyValues, answer_logits, prefill, repeated
@@ -46,9 +47,14 @@ def sums_by_text(logits: torch.Tensor, rows: Rows, n_texts: int) -> list[Score]:
         logits: float32 [rows, width, vocabulary], as :func:`lofit.packing.forward.answer_logits` gives them.
         rows: the batch.
         n_texts: texts in it.
+
+    Raises:
+        FitError: a prediction is not finite.
     """
     at = (rows.row, rows.column)
-    log_probs = logits[(*at, rows.label)] - logits.logsumexp(-1)[at]
+    totals = logits.logsumexp(-1)[at]
+    require_finite(totals)
+    log_probs = logits[(*at, rows.label)] - totals
     missed = (logits.argmax(-1)[at] != rows.label).to(log_probs.dtype)
     sums = torch.zeros(2, n_texts, device=log_probs.device)
     sums.index_add_(1, rows.text, torch.stack([log_probs, missed]))

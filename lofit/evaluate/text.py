@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lofit.evaluate.finite import require_finite
 from lofit.interventions.spans import given_spans
 from lofit.progress import track
 
@@ -44,6 +45,9 @@ def score_text(
 
     Returns:
         As :func:`lofit.evaluate.harness.evaluate`; an item is a window.
+
+    Raises:
+        FitError: a prediction is not finite.
     """
     windows = [(f"{row['id']}-{i}", ids) for row in rows for i, ids in enumerate(_windows(tokenizer, row["text"]))]
     samples: list[dict[str, Any]] = []
@@ -75,7 +79,9 @@ def _log_probs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     everywhere = torch.ones(tokens.shape[0], tokens.shape[1], dtype=torch.bool, device=tokens.device)
     with given_spans(prompt=everywhere, answer=everywhere):
         logits = model(input_ids=tokens, use_cache=False).logits
-    return torch.log_softmax(logits[0, :-1].float(), -1)
+    log_probs = torch.log_softmax(logits[0, :-1].float(), -1)
+    require_finite(log_probs.amax(-1))
+    return log_probs
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ def train(
             step.
 
     Raises:
-        FitError: a loss or a trained value is not finite.
+        FitError: a loss, a gradient or a trained value is not finite.
         EditError: the edit has no effect, the disabled adapter is not the unmodified model, or the session was used
             before.
     """
@@ -248,8 +248,12 @@ def _loop(
                 losses.append(loss)
                 if not math.isfinite(loss):
                     raise FitError(f"loss is {loss} at step {len(losses)} of {steps}; lower the learning rate")
-                torch.nn.utils.clip_grad_norm_(trained, params.max_grad_norm)
-                optimizer.step()
+                norm = torch.nn.utils.clip_grad_norm_(trained, params.max_grad_norm).item()
+                if not math.isfinite(norm):
+                    raise FitError(
+                        f"norm of the gradient is {norm} at step {len(losses)} of {steps}; lower the learning rate"
+                    )
+                _step(optimizer, f"step {len(losses)} of {steps}")
                 meter.sample()
                 state["tokens"] += sum(len(example.ids) - 1 for row in batch for example in row)
                 advance(f"loss {losses[-1]:.3f}")
@@ -268,6 +272,15 @@ def _loop(
         "tokens_per_second": state["tokens"] / cost["seconds"],
         **cost,
     }
+
+
+def _step(optimizer: torch.optim.Optimizer, name: str) -> None:
+    try:
+        optimizer.step()
+    except RuntimeError as error:  # a rate that float32 cannot hold, divided by the bias correction
+        if "without overflow" not in str(error):
+            raise
+        raise FitError(f"an update of the weights overflows at {name}; lower the learning rate") from None
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:

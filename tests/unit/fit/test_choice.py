@@ -129,7 +129,8 @@ def test_a_search_without_a_winner_is_a_failed_run(tmp_path: Path) -> None:
         evaluate_node.run(made, node)
     collect_results(made, MAIN)
     results = pd.read_parquet(results_path(made, MAIN)).set_index("method")
-    assert results["status"]["lora"].startswith("failed: none of 2 settings can be chosen; the first: loss is")
+    assert results["status"]["lora"].startswith("failed: none of 2 settings can be chosen; the first: ")
+    assert results["status"]["lora"].endswith("lower the learning rate")
     assert comparison(made, "paper").set_index("method")["listops"]["lora"] == "failed"
     assert (search_table(made)["chosen"] == "no").all()
 
