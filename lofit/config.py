@@ -37,6 +37,20 @@ class TaskConfig(Form):
     )
 
 
+class LimitsConfig(Form):
+    """What one node that runs a model may take; one that needs more is a failed run in the tables."""
+
+    minutes: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="of wall time, loading the model included; null: any"
+    )
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="1e9 bytes that its process allocates: of the host's memory on CPU, the GPU's on GPU; null: any",
+    )
+
+
 class JudgesConfig(Form):
     """Models that read a model's own answers, under the protocol ``open``."""
 
@@ -96,6 +110,7 @@ class Config(Form):
         description="what scores: ours, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
     )
     training: ComputeParams = Field(default=ComputeParams(), description="how training is computed; not what")
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="of one node; a change of them reruns nothing")
     threads: int = Field(default=2, ge=1, le=4096, description="CPU threads of a node that runs the model")
     eval_batch_size: int = Field(default=16, ge=1)
     progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")

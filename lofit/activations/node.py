@@ -12,7 +12,9 @@ from lofit.activations.store import TEXT_COLUMNS
 from lofit.files import atomic_path, read_json, write_json
 from lofit.fit.cost import environment
 from lofit.fit.outcome import outcome
+from lofit.fit.session import pick_device
 from lofit.fit.workbench import session_of
+from lofit.limits import limited
 from lofit.runs import ActivationsNode, RunTable
 
 
@@ -25,7 +27,7 @@ def run(table: RunTable, node: ActivationsNode) -> None:
     folder = table.activations_dir(node)
     texts = pd.DataFrame(columns=list(TEXT_COLUMNS))
     with atomic_path(folder / "heads.npy") as heads, atomic_path(folder / "blocks.npy") as blocks:
-        with outcome() as report:
+        with outcome() as report, limited(table.config.limits, pick_device(table.config.device)):
             session = session_of(table, node)
             texts = contrast_texts({"train": session.train, "validation": session.validation})
             report |= capture(session, texts, heads, blocks)

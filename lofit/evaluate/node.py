@@ -22,6 +22,7 @@ from lofit.fit.cost import Meter, environment
 from lofit.fit.outcome import outcome
 from lofit.fit.saved import load_adapter, verify
 from lofit.fit.session import Precision, load_model, load_tokenizer, pick_device, pick_dtype
+from lofit.limits import limited
 from lofit.methods import load_method
 from lofit.runs import EvalNode, RunTable
 
@@ -33,7 +34,7 @@ def run(table: RunTable, node: EvalNode) -> None:
     """Write ``results.json`` and ``samples.jsonl``; a fit that failed gives a status instead of scores."""
     folder, fit = table.eval_dir(node), node.fit
     samples: list[dict[str, Any]] = []
-    with outcome() as report:
+    with outcome() as report, limited(table.config.limits, pick_device(table.config.device)):
         if load_method(fit.method).fit:
             status = read_json(need(table.run_dir(fit) / "fit.json", f"fit --run {fit.id}"))
             if status["status"] != "ok":

@@ -9,7 +9,9 @@ from lofit.errors import ConfigError
 from lofit.files import atomic_path, read_json, write_json
 from lofit.fit.cost import environment
 from lofit.fit.outcome import outcome
+from lofit.fit.session import pick_device
 from lofit.fit.workbench import open_workbench, save_point_file
+from lofit.limits import limited
 from lofit.methods import load_method
 from lofit.runs import FitNode, RunTable, TunedNode
 
@@ -30,7 +32,7 @@ def run(table: RunTable, node: FitNode) -> None:
         raise ConfigError(f"{node.id}: the best of several fits; use `lofit choose`")
     with atomic_path(folder / "adapter") as adapter:
         adapter.mkdir()
-        with outcome() as report:
+        with outcome() as report, limited(table.config.limits, pick_device(table.config.device)):
             report |= _fit(table, node, adapter)
     write_json(folder / "run.json", node.identity)
     write_json(folder / "fit.json", report)

@@ -31,15 +31,16 @@ def _memory_errors() -> Iterator[None]:
     """Turn running out of memory, on GPU or host, into a failure of this node alone."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise FitError(f"out of memory ({(str(error).splitlines() or ['host'])[0]})") from None
+    except (MemoryError, RuntimeError) as error:
+        if reason := out_of_memory(error):
+            raise FitError(reason) from None
+        raise
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on GPU or host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in words)
+def out_of_memory(error: BaseException) -> str | None:
+    """What an error says of memory that was wanted, on GPU or host; None if it is of another kind."""
+    line = (str(error).splitlines() or ["host"])[0]
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if known or any(said in str(error) for said in ("not enough memory", "can't allocate memory")):
+        return f"out of memory ({line})"
+    return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lofit.errors import SourceError, brief
-from lofit.fit.outcome import is_out_of_memory
+from lofit.fit.outcome import out_of_memory
 from lofit.sources.download import sha256_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         model = PeftModel.from_pretrained(base, str(folder))
         expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     except Exception as error:  # a damaged configuration can make PEFT raise anything
-        if is_out_of_memory(error):
+        if out_of_memory(error):
             raise
         raise SourceError(f"{folder}: the adapter does not fit the model ({brief(error)}); {REMEDY}") from None
     for name in sorted({*expected, *stored}):

@@ -10,7 +10,7 @@ import torch
 
 from lofit.errors import ConfigError, SourceError, brief
 from lofit.files import need, read_json, read_jsonl
-from lofit.fit.outcome import is_out_of_memory
+from lofit.fit.outcome import out_of_memory
 from lofit.fit.params import ComputeParams
 from lofit.runs import DTYPES
 
@@ -100,7 +100,7 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
             output_loading_info=True,
         )
     except Exception as error:  # damaged weights and configurations can make transformers raise anything
-        if is_out_of_memory(error):
+        if out_of_memory(error):
             raise
         raise SourceError(f"{folder}: no loadable causal language model ({brief(error)})") from None
     model, info = loaded

@@ -8,7 +8,9 @@ import numpy as np
 
 from lofit.files import read_json, write_json
 from lofit.fit.outcome import outcome
+from lofit.fit.session import pick_device
 from lofit.fit.workbench import open_workbench, save_point_file
+from lofit.limits import limited
 from lofit.localize import load_localizer
 from lofit.localize.ranking import rank_heads, top_heads, write_ranking
 from lofit.runs import LocalizeNode, RunTable
@@ -21,7 +23,7 @@ def run(table: RunTable, node: LocalizeNode) -> None:
     """
     folder, localizer = table.localize_dir(node), load_localizer(node.localizer)
     ranking = rank_heads(np.zeros((0, 1)))
-    with outcome() as report:
+    with outcome() as report, limited(table.config.limits, pick_device(table.config.device)):
         bench = open_workbench(table, node, f"{node.localizer} heads on {node.data.task}")
         scores = localizer.score(bench, localizer.Params.model_validate(node.params))
         ranking = rank_heads(scores.values)
