@@ -19,9 +19,10 @@ from lofit.evaluate import node as evaluate_node
 from lofit.evaluate.finite import FiniteLM
 from lofit.evaluate.lm import LocalizedLM
 from lofit.evaluate.text import score_text
-from lofit.files import read_json
+from lofit.files import read_json, write_json
 from lofit.fit import trainer
 from lofit.fit.outcome import outcome
+from lofit.fit.saved import checksums
 from lofit.localize.lofit import LOCALIZER, Params
 from lofit.methods import load_method
 from lofit.methods.lofit import Params as StepV
@@ -142,10 +143,12 @@ def test_damaged_weights_of_the_base_fail_every_run_and_nothing_crashes(tmp_path
     assert reasons["full"].startswith("failed: validation loss is nan")
 
 
-def test_an_adapter_with_nan_has_no_score_and_the_base_keeps_its_own(tmp_path: Path) -> None:
+def test_an_adapter_that_overflows_has_no_score_and_the_base_keeps_its_own(tmp_path: Path) -> None:
     table = fitted_table(tiny_config(tmp_path, {"base": None, "lora": {"params": TRAINING}}))
-    file = table.run_dir(find(table, "lora")) / "adapter" / "adapter_model.safetensors"
-    save_file({name: torch.full_like(value, math.nan) for name, value in load_file(file).items()}, file)
+    run = table.run_dir(find(table, "lora"))
+    file = run / "adapter" / "adapter_model.safetensors"
+    save_file({name: torch.full_like(value, 1e30) for name, value in load_file(file).items()}, file)
+    write_json(run / "fit.json", read_json(run / "fit.json") | {"sha256": checksums(run / "adapter")})
     results = evaluated(table)
     assert results["status"].to_dict()["base"] == "ok"
     assert results["status"].to_dict()["lora"].startswith("failed: the model predicts NaN or infinity")
