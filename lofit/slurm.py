@@ -12,8 +12,8 @@ import psutil
 
 from lofit.errors import LofitError
 
-COMMENTS = ("rule_", "group_")
-"""How snakemake-executor-plugin-slurm begins the comment of a job; its name is a number of the workflow's run."""
+COMMENT = "rule_"
+"""How the plugin begins a job's comment, also a group's. The job's name is that of the whole run of the workflow."""
 COLUMNS = "%i\t%T\t%M\t%Z\t%k"
 """squeue's columns: id, state, time, working folder, comment."""
 
@@ -46,7 +46,7 @@ def orphans(folder: Path) -> list[Job]:
     found = []
     for line in listed.splitlines():
         job, state, time, workdir, comment = line.split("\t", 4)
-        if Path(workdir).resolve() == place and comment.startswith(COMMENTS):
+        if Path(workdir).resolve() == place and comment.startswith(COMMENT):
             found.append(Job(job, state, time, comment))
     if found and (driver := _driver(place)):
         raise LofitError(

@@ -51,14 +51,14 @@ def test_jobs_of_this_folder_that_snakemake_submitted_are_found(tmp_path: Path, 
         "squeue",
         queue(
             ("7", "RUNNING", "1:02", here, "rule_fit_wildcards_tiny_listops_0_42_lofit_abc"),
-            ("8", "PENDING", "0:00", tmp_path / "link", "group_tiny"),
+            ("8", "PENDING", "0:00", tmp_path / "link", "rule_tiny_evaluate_fit"),
             ("9", "RUNNING", "3:00", other, "rule_fit_wildcards_tiny"),
             ("10", "RUNNING", "3:00", here, "my own job"),
         ),
     )
     assert orphans(here) == orphans(tmp_path / "link") == [
         Job("7", "RUNNING", "1:02", "rule_fit_wildcards_tiny_listops_0_42_lofit_abc"),
-        Job("8", "PENDING", "0:00", "group_tiny"),
+        Job("8", "PENDING", "0:00", "rule_tiny_evaluate_fit"),
     ]  # fmt: skip
     assert [job.id for job in orphans(other)] == ["9"]
     assert "--noheader" in calls.read_text()
