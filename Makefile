@@ -75,6 +75,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lofit
 	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/hadolint Dockerfile
 	$(RUN) snakemake --lint --configfile $(CONFIG)
 
 docs: $(STAMP)

@@ -20,7 +20,7 @@ class ModelEntry(BaseModel):
     n_heads: PositiveInt
     """Query heads per layer."""
     billions: PositiveFloat | None = None
-    """Parameters, in 1e9, for the estimates of ``lofit plan``."""
+    """Parameters, in 1e9, for the estimates of ``lofit plan`` and for the memory and time that nodes ask for."""
     gpus: PositiveInt = 1
     """GPUs that it is spread over, layer by layer, where ``device`` is cuda."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -134,8 +136,6 @@ def sacct(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_stand_in_answers_the_questions_of_the_plugin(program: Program) -> None:
-    import shlex
-
     from snakemake_executor_plugin_slurm.job_status_query import query_job_status_sacct
 
     calls = program("squeue", "echo '7|COMPLETED'")
@@ -168,3 +168,23 @@ def test_the_profile_keeps_to_what_works() -> None:
     assert profile["slurm-status-command"] == "squeue"
     assert not [key for key in profile if "array" in key]
     assert not [path for path in (REPOSITORY / "workflow" / "rules").glob("*.smk") if "retries:" in path.read_text()]
+
+
+def test_settings_of_a_site_take_effect_when_uncommented(tmp_path: Path) -> None:
+    text = (REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml").read_text()
+    head, site, rest = re.split(r"^# ----.*\n", text, flags=re.MULTILINE)
+    (tmp_path / "config.yaml").write_text(head + re.sub(r"^# ", "", site, flags=re.MULTILINE) + rest)
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--profile", str(tmp_path)]
+    command += ["--configfile", "config.yaml", "--directory", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    jobs = re.findall(
+        r"^(?:local)?rule (\w+):.*?resources: ([^\n]*)", done.stdout + done.stderr, re.MULTILINE | re.DOTALL
+    )
+    for rule, resources in jobs:
+        on_gpu = rule in ("activations", "localize", "fit", "evaluate")
+        if rule != "all":
+            assert f"slurm_partition={'gpu' if on_gpu else 'cpu'}" in resources
+            assert "slurm_account=my-project" in resources
+            assert ("gpu_model=a100" in resources) == on_gpu
+    assert {"fit", "evaluate", "localize", "prepare", "collect"} <= {rule for rule, _ in jobs}
