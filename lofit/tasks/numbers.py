@@ -7,15 +7,17 @@ from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+MAX_DIGITS = 50
+"""In front of and behind the point of a number: ``1e999999`` would be a text of a million."""
 
 
 def parse(text: str) -> Decimal | None:
-    """The number that a text is, commas and a dollar sign aside; None if it is none."""
+    """The number that a text is, commas and a dollar sign aside; None if it is none, or one of absurd size."""
     try:
         number = Decimal(text.strip().replace(",", "").lstrip("$").rstrip("."))
     except InvalidOperation:
         return None
-    return number if number.is_finite() else None
+    return number if number.is_finite() and abs(number.adjusted()) <= MAX_DIGITS else None
 
 
 def plain(number: Decimal) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lofit.errors import TaskError
-from lofit.files import atomic_path, read_jsonl, write_jsonl, write_text
+from lofit.errors import LofitError, TaskError
+from lofit.files import atomic_path, read_json, read_jsonl, write_jsonl, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -47,9 +47,6 @@ def test_malformed_line_is_named(tmp_path: Path, line: str, what: str) -> None:
 
 KILLED = """
 import os, signal, sys
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from lofit.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as part:
@@ -74,3 +71,32 @@ def test_a_living_writer_of_the_same_file_is_left_alone(tmp_path: Path) -> None:
         assert part.read_text() == "first"
     assert target.read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b'{"a": "\\ud800"}', "half a character"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number too long"),
+        (b"[" * 5000, "nesting too deep"),
+        (b'{"a": "\xff"}', "not UTF-8 text"),
+    ],
+)
+def test_a_line_that_could_not_be_written_again_is_named(tmp_path: Path, line: bytes, what: str) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(TaskError, match=f"x.jsonl:2: .*{what}"):
+        read_jsonl(file)
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="cannot be read"):
+        read_jsonl(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\ufeff{}", "[" * 5000])
+def test_damaged_json_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    with pytest.raises(LofitError, match=r"x\.json is not valid JSON"):
+        read_json(file)

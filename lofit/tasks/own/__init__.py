@@ -139,6 +139,8 @@ def _with_contrast(row: Row, rows: list[Row], item: Row, where: str) -> Row:
     right = [_spaced(row["prompt"], answer) for answer in row["answers"]]
     if "wrong" in item:
         wrong = list_field(item, "wrong", where)
+        if not all(isinstance(answer, str) and answer.strip() for answer in wrong):
+            raise TaskError(f"{where}: 'wrong' must be non-empty strings, found {wrong!r}; mend or remove the row")
     else:
         taken = {answer.strip().lower() for answer in row["answers"]}
         others = sorted({other["answers"][0] for other in rows} - {a for a in row["answers"]})

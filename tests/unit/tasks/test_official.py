@@ -223,3 +223,8 @@ def test_wrong_numbers_are_wrong_and_numbers(answer: Decimal, texts: list[str]) 
     assert 1 <= len(wrong) <= 3
     assert all((number := parse(text)) is not None and number != answer for text in wrong)
     assert parse(plain(answer)) == answer
+
+
+@pytest.mark.parametrize("text", ["1e999999", "1e-999999", "-Infinity", "NaN", "9" * 60, ""])
+def test_a_number_of_absurd_size_is_none(text: str) -> None:
+    assert parse(text) is None

@@ -110,6 +110,8 @@ def test_scores(tmp_path: Path, score: Any, monkeypatch: pytest.MonkeyPatch) -> 
         ([{"prompt": "a", "choices": ["x", "y"], "gold": 2}] * 2, "'gold' must be the index of one of 2 choices"),
         ([{"prompt": "a", "choices": ["x", "y"], "gold": True}] * 2, "'gold' must be the index"),
         ([{"prompt": "a", "answers": ["x", 3]}] * 2, "'answers' must be non-empty strings"),
+        ([{"prompt": "a", "answer": "x", "wrong": ["y", 3]}] * 2, "'wrong' must be non-empty strings"),
+        ([{"prompt": "a", "answer": "x", "wrong": [""]}] * 2, "'wrong' must be non-empty strings"),
         ([{"prompt": "a", "answer": "x"}] * 2, "no other row has another answer; name wrong ones under 'wrong'"),
         ([{"prompt": "a", "chosen": "x", "rejected": None}] * 2, "field 'rejected'"),
     ],
