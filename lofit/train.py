@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lofit.errors import ConfigError
 from lofit.methods import load_method
 from lofit.runs import RunTable
 from lofit.sources.catalog import load_catalog
+from lofit.sources.models import text_config
 
 
 def configuration(
@@ -29,7 +29,8 @@ def configuration(
         data_mirror: folder that stands in for the network.
 
     Raises:
-        ConfigError: the model is unknown, its folder unreadable, or a name cannot be used.
+        ConfigError: the model is unknown, its folder holds none, or a name cannot be used.
+        SourceError: the model's configuration is damaged.
     """
     name = task_dir.stem if task_dir.is_file() else task_dir.resolve().name
     raw: dict[str, Any] = {
@@ -56,11 +57,9 @@ def _with_heads(method: str, k: float) -> dict[str, Any] | None:
 
 
 def _model_source(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}/config.json cannot be read ({error}); give a transformers folder") from None
-    text = config.get("text_config", config)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder}/config.json cannot be read (there is none); give a transformers folder")
+    text = text_config(folder)
     return {
         "source": {"kind": "local", "path": str(folder)},
         "n_layers": text.get("num_hidden_layers", text.get("n_layer")),

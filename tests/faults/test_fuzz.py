@@ -7,7 +7,7 @@ import pytest
 from tests.faults.fuzz import KINDS
 from tests.faults.kinds import Kind, tally
 
-EXAMPLES = {"configurations": 150, "adapters": 60, "rows": 150}
+EXAMPLES = {"configurations": 150, "adapters": 60, "rows": 150, "downloads": 120}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

