@@ -21,6 +21,8 @@ from tests.workflow.test_workflow import TRAINING, Workflow
 
 TIMES = ("seconds", "memory", "tokens_per_second")
 """What columns of cost have in their names; nothing else may differ."""
+DRIVERS = 0.3
+"""Share of kills that are meant for Snakemake itself."""
 LONGEST_PAUSE = 8.0
 """Seconds before a kill, at most: about as long as a node."""
 
@@ -130,7 +132,12 @@ class Storm:
         """Kill the driver, or one of its nodes; whether it was the driver."""
         try:
             nodes = nodes_of(driver)
-            victim = self.random.choice([driver, *nodes])
+            if self.random.random() < DRIVERS:
+                victim = driver
+            elif nodes:
+                victim = self.random.choice(nodes)
+            else:
+                return False
             name = "snakemake" if victim is driver else f"lofit {victim.cmdline()[3]}"
             victim.kill()
         except psutil.NoSuchProcess:
