@@ -22,9 +22,11 @@ from tests.cluster.cluster import Cluster, JobRecord, wait_for
 REPOSITORY = Path(__file__).parents[2]
 PROFILES = REPOSITORY / "workflow" / "profiles"
 TRAINING = {"epochs": 1, "lr": 0.01}
-SHORT = {"model": "sources", "prepare": "sources", "collect_part": "report", "main_table": "report"}
-"""Rules whose jobs take a moment, to the groups in which they travel here."""
+SHORT = ["model=sources", "prepare=sources", "collect_part=report", "main_table=report"]
+"""Groups of rules whose jobs take a moment."""
 TARGET = "results/tables/main.csv"
+PATIENCE = 300
+"""Seconds."""
 MEASURED = ["seconds", "memory", "tokens_per_second"]
 """Parts of the names of columns that differ from run to run."""
 
@@ -87,10 +89,6 @@ class Workflow:
         lines = file.read_text().splitlines() if file.exists() else []
         return [(job, command) for job, _, command in (line.partition("\t") for line in lines)]
 
-    def running(self, verb: str) -> str | None:
-        """SLURM job of the latest execution of this verb."""
-        return next((job for job, command in reversed(self.executions()) if command.split()[0] == verb), None)
-
     def results(self) -> pd.DataFrame:
         """Rows of the results, without what was measured."""
         frame = pd.read_parquet(self.folder / "results" / "collected" / "main" / "results.parquet")
@@ -105,10 +103,6 @@ class Workflow:
         return (self.folder / TARGET).read_text()
 
 
-def grouped(groups: dict[str, str]) -> list[str]:
-    return ["--groups", *(f"{rule}={group}" for rule, group in groups.items())]
-
-
 def wait_in(workflow: Workflow, driver: subprocess.Popen[bytes], what: str, done: Callable[[], object]) -> None:
     """Wait for something that happens while the driver is at work."""
 
@@ -116,15 +110,15 @@ def wait_in(workflow: Workflow, driver: subprocess.Popen[bytes], what: str, done
         assert driver.poll() is None, f"{what}: snakemake has ended\n{workflow.log.read_text()[-4000:]}"
         return done()
 
-    wait_for(what, seen, 90)
+    wait_for(what, seen, PATIENCE)
 
 
-def finish(driver: subprocess.Popen[bytes], workflow: Workflow, seconds: float) -> int:
+def finish(driver: subprocess.Popen[bytes], workflow: Workflow) -> int:
     try:
-        return driver.wait(seconds)
+        return driver.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         driver.kill()
-        raise AssertionError(f"not done within {seconds} s:\n{workflow.log.read_text()[-4000:]}") from None
+        raise AssertionError(f"not done within {PATIENCE} s:\n{workflow.log.read_text()[-4000:]}") from None
 
 
 @pytest.fixture(scope="module")
@@ -134,32 +128,52 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-class Local:
-    """The same workflow on this machine alone; it can be at work while the cluster waits."""
+class Background:
+    """A workflow that is at work while others wait."""
 
-    def __init__(self, workflow: Workflow) -> None:
+    def __init__(self, workflow: Workflow, start: Callable[[Workflow], subprocess.Popen[bytes]]) -> None:
         self.workflow = workflow
         self.driver: subprocess.Popen[bytes] | None = None
+        self._start = start
 
-    def start(self) -> None:
+    def start(self) -> subprocess.Popen[bytes]:
         """Start it, unless it was."""
-        self.driver = self.driver or self.workflow.start("--cores", "2", before=["nice"])
+        self.driver = self.driver or self._start(self.workflow)
+        return self.driver
 
     def done(self) -> Workflow:
         """The workflow, ended well."""
-        self.start()
-        assert self.driver
-        assert finish(self.driver, self.workflow, 180) == 0, self.workflow.log.read_text()[-4000:]
+        assert finish(self.start(), self.workflow) == 0, self.workflow.log.read_text()[-4000:]
         return self.workflow
+
+    def stop(self) -> None:
+        if self.driver:
+            self.driver.kill()
+            self.driver.wait()
 
 
 @pytest.fixture(scope="module")
-def local(folder: Path) -> Iterator[Local]:
-    made = Local(Workflow(folder / "local", folder / "checkpoint"))
+def local(folder: Path) -> Iterator[Background]:
+    """On this machine alone."""
+    workflow = Workflow(folder / "local", folder / "checkpoint")
+    made = Background(workflow, lambda workflow: workflow.start("--cores", "2", before=["nice"]))
     yield made
-    if made.driver:
-        made.driver.kill()
-        made.driver.wait()
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def grouped(folder: Path, cluster: Cluster, show: Callable[[str, Path], None]) -> Iterator[Background]:
+    """On the cluster, undisturbed: with the grouped profile, and short nodes in groups of their own."""
+    profile = yaml.safe_load((PROFILES / "grouped" / "config.yaml").read_text())
+    profile["groups"] += SHORT
+    (folder / "profile").mkdir()
+    (folder / "profile" / "config.yaml").write_text(yaml.safe_dump(profile))
+    workflow = Workflow(folder / "grouped", folder / "checkpoint")
+    place = str(folder / "profile")
+    made = Background(workflow, lambda workflow: workflow.start_on_cluster("--workflow-profile", place))
+    yield made
+    made.stop()
+    show("in groups, undisturbed", workflow.folder)
 
 
 @dataclass
@@ -180,38 +194,53 @@ class Troubled:
 
 
 @pytest.fixture(scope="module")
-def troubled(folder: Path, cluster: Cluster, local: Local, show: Callable[[str, Path], None]) -> Iterator[Troubled]:
+def troubled(
+    folder: Path, cluster: Cluster, local: Background, grouped: Background, show: Callable[[str, Path], None]
+) -> Iterator[Troubled]:
     workflow = Workflow(folder / "troubled", folder / "checkpoint")
-    options = [*grouped(SHORT), "--set-resources", "fit:gpu=1"]
+    options = ["--groups", *SHORT, "--set-resources", "fit:gpu=1"]
     hurt: dict[str, str] = {}
+
+    def active() -> bool:
+        return any(job.state in ("PENDING", "RUNNING", "COMPLETING") for job in cluster.jobs(workflow.folder))
+
+    def started(verb: str, part: str = "") -> list[str]:
+        """SLURM jobs of all executions of a verb so far."""
+        return [job for job, command in workflow.executions() if command.split()[0] == verb and part in command]
 
     workflow.fault("hang", "evaluate", "/base-")
     workflow.fault("hang", "localize")
     driver = workflow.start_on_cluster(*options)
+    grouped.start()
     try:
-        wait_in(workflow, driver, "two nodes at work", lambda: len(workflow.executions()) == 4)
+        wait_in(workflow, driver, "two nodes at work", lambda: started("localize") and started("evaluate"))
         driver.kill()  # SIGKILL
         driver.wait()
-        orphans = sorted(
-            job for job, command in workflow.executions() if command.split()[0] in ("evaluate", "localize")
-        )
+        orphans = sorted([*started("localize"), *started("evaluate")])
         listed = workflow.lofit("slurm", "orphans")
         workflow.lofit("slurm", "orphans", "--cancel")
-        wait_for("an empty queue", lambda: not cluster.ask("squeue", "--noheader", "--format=%i"), 30)
+        wait_for("no active job", lambda: not active(), 60)
         left = workflow.lofit("slurm", "orphans")
-        assert workflow.start("--unlock", "--cores", "1").wait(60) == 0
+        assert workflow.start("--unlock", "--cores", "1").wait(PATIENCE) == 0
 
         workflow.fault("fail", "localize")
         workflow.fault("hang", "evaluate", "/base-")
         workflow.fault("hang", "fit")
         driver = workflow.start_on_cluster(*options)
-        before = len(workflow.executions())
-        wait_in(workflow, driver, "two nodes at work", lambda: len(workflow.executions()) == before + 2)
-        hurt["failed"], hurt["timeout"] = str(workflow.running("localize")), str(workflow.running("evaluate"))
+        wait_in(
+            workflow,
+            driver,
+            "two more",
+            lambda: len(started("localize")) == 2 and len(started("evaluate", "/base-")) == 2,
+        )
+        hurt["failed"], hurt["timeout"] = started("localize")[1], started("evaluate", "/base-")[1]
         cluster.ask("scontrol", "update", f"JobId={hurt['timeout']}", "TimeLimit=1")
         local.start()
-        wait_in(workflow, driver, "the fit", lambda: workflow.running("fit"))
-        hurt["cancelled"] = str(workflow.running("fit"))
+        wait_in(workflow, driver, "the fit", lambda: started("fit"))
+        hurt["cancelled"] = started("fit")[0]
+        cluster.ask("scancel", hurt["cancelled"])
+        wait_in(workflow, driver, "an attempt after the time limit", lambda: len(started("evaluate", "/base-")) == 3)
+        grouped.done()  # before the controller is away
         said = len(workflow.log.read_bytes())
         cluster.stop_controller()
         asked = "a question to the absent controller"
@@ -219,8 +248,7 @@ def troubled(folder: Path, cluster: Cluster, local: Local, show: Callable[[str, 
         cluster.start_controller()
         wait_for("the controller", cluster.answers, 30)
         outage = workflow.log.read_bytes()[said:].decode()
-        cluster.ask("scancel", hurt["cancelled"])
-        exit_code = finish(driver, workflow, 240)
+        exit_code = finish(driver, workflow)
         yield Troubled(workflow, cluster.jobs(workflow.folder), orphans, listed, left, hurt, outage, exit_code)
     finally:
         show("killed driver, failing node, time limit, scancel, controller away", workflow.folder)
@@ -246,6 +274,24 @@ def assert_nothing_twice(workflow: Workflow, jobs: list[JobRecord], reference: W
     expected = [command for _, command in reference.executions()]
     assert produced == Counter(expected)
     assert max(produced.values()) == 1
+
+
+def test_an_undisturbed_run_in_groups_equals_a_local_run(
+    troubled: Troubled, grouped: Background, local: Background, cluster: Cluster
+) -> None:
+    workflow = grouped.done()
+    jobs = cluster.jobs(workflow.folder)
+    assert states(jobs) == ["COMPLETED"] * 4
+    assert sorted(job.comment for job in jobs) == [
+        "rule_report_collect_part_main_table",
+        "rule_sources_model",
+        "rule_sources_prepare",
+        "rule_tiny_evaluate_fit_localize",
+    ]
+    submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", workflow.log.read_text())
+    assert sorted(submitted, key=int) == [job.id for job in jobs]
+    assert_same(workflow, local.done())
+    assert_nothing_twice(workflow, jobs, local.done())
 
 
 def test_a_killed_driver_leaves_jobs_that_are_found_and_cancelled(troubled: Troubled) -> None:
@@ -285,31 +331,7 @@ def test_the_controller_may_be_away(troubled: Troubled) -> None:
     assert "Falling back to 'sacct' for status queries (MinJobAge=None" in troubled.outage
 
 
-def test_after_all_that_the_results_are_those_of_a_local_run(troubled: Troubled, local: Local) -> None:
+def test_after_all_that_the_results_are_those_of_a_local_run(troubled: Troubled, local: Background) -> None:
     assert troubled.exit_code == 0, troubled.workflow.log.read_text()[-4000:]
     assert_same(troubled.workflow, local.done())
     assert_nothing_twice(troubled.workflow, troubled.jobs, local.done())
-
-
-def test_a_run_in_groups_equals_a_local_run(
-    folder: Path, cluster: Cluster, local: Local, show: Callable[[str, Path], None]
-) -> None:
-    """The grouped profile, and short nodes in groups of their own: three jobs in all."""
-    reference = local.done()
-    workflow = Workflow(folder / "groups", folder / "checkpoint")
-    profile = yaml.safe_load((PROFILES / "grouped" / "config.yaml").read_text())
-    profile["groups"] += [f"{rule}={group}" for rule, group in SHORT.items()]
-    (folder / "profile").mkdir()
-    (folder / "profile" / "config.yaml").write_text(yaml.safe_dump(profile))
-    driver = workflow.start_on_cluster("--workflow-profile", str(folder / "profile"))
-    try:
-        assert finish(driver, workflow, 200) == 0, workflow.log.read_text()[-4000:]
-        jobs = cluster.jobs(workflow.folder)
-    finally:
-        show("three groups", workflow.folder)
-    assert states(jobs) == ["COMPLETED"] * 3
-    assert [job.comment.partition("_")[0] for job in jobs] == ["group"] * 3
-    submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", workflow.log.read_text())
-    assert submitted == [job.id for job in jobs]
-    assert_same(workflow, reference)
-    assert_nothing_twice(workflow, jobs, reference)
