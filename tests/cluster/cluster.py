@@ -1,4 +1,4 @@
-"""A SLURM cluster of one node with fake CPUs and a fake GPU: real munged, slurmctld and slurmd on loopback."""
+"""A SLURM cluster of one node with fake CPUs and fake GPUs: real munged, slurmctld and slurmd on loopback."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ JobAcctGatherFrequency=2
 JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 Gres=gpu:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=1440 DefaultTime=5 State=UP
 """
 
@@ -137,7 +137,7 @@ class Cluster:
         head = f"{MARK}{self.folder}\n"
         ETC.mkdir(exist_ok=True)
         (ETC / "slurm.conf").write_text(head + SETTINGS.format(host=_host(), folder=self.folder))
-        (ETC / "gres.conf").write_text(head + "Name=gpu File=/dev/null\n")
+        (ETC / "gres.conf").write_text(head + "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
         self._start("munged", "--foreground", *(f"--{name}={path}" for name, path in self._munge_files().items()))
         wait_for("munged", (self.folder / "munge.socket").exists, 10)
         self.start_controller()

@@ -169,8 +169,9 @@ def grouped(folder: Path, cluster: Cluster, show: Callable[[str, Path], None]) -
     (folder / "profile").mkdir()
     (folder / "profile" / "config.yaml").write_text(yaml.safe_dump(profile))
     workflow = Workflow(folder / "grouped", folder / "checkpoint")
-    place = str(folder / "profile")
-    made = Background(workflow, lambda workflow: workflow.start_on_cluster("--workflow-profile", place))
+    options = ["--workflow-profile", str(folder / "profile"), "--set-resources"]
+    options += [f"{rule}:gpu=1" for rule in ("localize", "fit", "evaluate")]
+    made = Background(workflow, lambda workflow: workflow.start_on_cluster(*options))
     yield made
     made.stop()
     show("in groups, undisturbed", workflow.folder)
@@ -288,6 +289,8 @@ def test_an_undisturbed_run_in_groups_equals_a_local_run(
         "rule_sources_prepare",
         "rule_tiny_evaluate_fit_localize",
     ]
+    [chain] = [job for job in jobs if job.comment.startswith("rule_tiny_")]
+    assert chain.extra == "gres:gpu:1", "two of its nodes could run at once on two GPUs, and one must be enough"
     submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", workflow.log.read_text())
     assert sorted(submitted, key=int) == [job.id for job in jobs]
     assert_same(workflow, local.done())
