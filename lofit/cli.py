@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from lofit.errors import ConfigError, LofitError
+from lofit.errors import ConfigError, LofitError, redacted
 
 app = typer.Typer(
     help="LoFiT Bench: localized fine-tuning on LLM representations, compared under one protocol.",
@@ -378,10 +379,13 @@ def orphans(
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's error is one line and a non-zero exit."""
+    """Run the command line; a user's error is one line, a bug its traceback, both without secrets and not zero."""
     try:
         app(standalone_mode=True)
     except LofitError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Exception:
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)

@@ -16,9 +16,10 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 def redacted(text: str) -> str:
     """The text without access tokens of the hub and without the user part of URLs."""
-    for token in filter(None, map(os.environ.get, _TOKENS)):
-        text = text.replace(token, "<token>")
-    text = re.sub(r"hf_[A-Za-z0-9]{8,}", "<token>", text)
+    for token in (os.environ.get(name, "").strip() for name in _TOKENS):
+        if len(token) >= 8:  # anything shorter is none, and would be found in ordinary words
+            text = text.replace(token, "<token>")
+    text = re.sub(r"(hf|api_org)_[A-Za-z0-9]{8,}", "<token>", text)
     return re.sub(r"(\w://)[^\s/@'\"]+@", r"\1<credentials>@", text)
 
 
@@ -30,8 +31,8 @@ def one_line(text: str) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """First line of an error's message, or its kind where it has none, at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """First line of an error's message, or its kind where it has none, without secrets, at most 200 characters."""
+    return (redacted(str(error)).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class LofitError(Exception):

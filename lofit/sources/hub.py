@@ -1,7 +1,7 @@
 """Models and datasets of the Hugging Face hub, at a pinned revision.
 
 Model files stay in the hub client's own cache (HF_HOME), so a model that is already there is not fetched again.
-Every failure becomes one clear line; no message ever holds the access token.
+Every failure becomes one clear line; that no message holds the access token is seen to in lofit/errors.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from lofit.errors import SourceError
+from lofit.errors import SourceError, brief
 from lofit.sources.spec import HubDataset, HubModel
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -102,7 +102,7 @@ def _explain(error: BaseException, kind: Literal["model", "dataset"], repo: str,
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     elsewhere = "use a local model source" if kind == "model" else "set data_mirror"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    text = _scrub(str(error))
+    text = brief(error)
     if isinstance(error, GatedRepoError) or "gated dataset" in text:
         return f"{what} is gated: accept its licence at {page} and set HF_TOKEN to a token of that account"
     if isinstance(error, RevisionNotFoundError) or re.match(r"Revision '.*' doesn't exist", text):
@@ -119,14 +119,3 @@ def _explain(error: BaseException, kind: Literal["model", "dataset"], repo: str,
     if status is not None:
         return f"{what}: {constants.ENDPOINT} answers HTTP {status}; try again later, or {elsewhere}"
     return f"{what} at {revision} cannot be read ({type(error).__name__}: {text})"
-
-
-def _scrub(text: str) -> str:
-    """First line of ``text``, at most 200 characters, without anything that looks like an access token."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    line = (text.strip().splitlines() or ["no message"])[0]
-    if token:
-        line = line.replace(token, "<token>")
-    return re.sub(r"hf_[A-Za-z0-9]{8,}", "<token>", line)[:200]
