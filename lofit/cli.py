@@ -340,6 +340,29 @@ def summary(configfile: ConfigFile = DEFAULT) -> None:
 
 
 @app.command()
+def settle(
+    run: Annotated[list[str] | None, typer.Option(help="Id of a node; as often as wanted.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every node that was started, has what it needs and left no result.")
+    ] = False,
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Make nodes that were killed failed runs, so that the next run of the workflow goes on without them.
+
+    In the folder that the workflow was run in. What it writes can be deleted to have a node computed again.
+    """
+    if bool(run) == everything:
+        raise ConfigError("settle: name nodes with --run, or give --all")
+    from lofit import settle as settling
+
+    count = 0
+    for name in settling.settle(_table_for_compute(configfile, None), None if everything else run):
+        print(f"failed from now on: {name}")
+        count += 1
+    print(f"{count} settled; `snakemake` goes on without them" if count else "nothing to settle")
+
+
+@app.command()
 def schema() -> None:
     """Print the configuration's JSON schema as YAML (workflow/schemas/config.schema.yaml)."""
     import yaml

@@ -13,6 +13,7 @@ import torch
 from lofit.config import LimitsConfig
 from lofit.errors import FitError
 from lofit.fit.outcome import out_of_memory
+from lofit.fit.session import pick_device
 
 GB = 1e9
 AGAIN = 5.0
@@ -20,7 +21,7 @@ AGAIN = 5.0
 
 
 @contextlib.contextmanager
-def limited(limits: LimitsConfig, device: torch.device) -> Iterator[None]:
+def limited(limits: LimitsConfig, device: str) -> Iterator[None]:
     """Within this, the process may take as long, and allocate as much, as configured. In the main thread only.
 
     Memory is what the process itself allocates: on CPU with the heap (``RLIMIT_DATA``; files that are mapped, such as
@@ -28,7 +29,7 @@ def limited(limits: LimitsConfig, device: torch.device) -> Iterator[None]:
 
     Args:
         limits: what is configured; without a bound nothing is changed.
-        device: where the model runs.
+        device: where the model runs, as configured.
 
     Raises:
         FitError: the node took more.
@@ -37,7 +38,7 @@ def limited(limits: LimitsConfig, device: torch.device) -> Iterator[None]:
         if limits.minutes is not None:
             stack.enter_context(_time_limit(limits.minutes))
         if limits.memory_gb is not None:
-            stack.enter_context(_memory_limit(limits.memory_gb, device))
+            stack.enter_context(_memory_limit(limits.memory_gb, pick_device(device)))
         yield
 
 

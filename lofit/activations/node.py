@@ -9,25 +9,32 @@ import pandas as pd
 
 from lofit.activations.capture import capture, contrast_texts
 from lofit.activations.store import TEXT_COLUMNS
+from lofit.errors import FitError
 from lofit.files import atomic_path, read_json, write_json
 from lofit.fit.cost import environment
 from lofit.fit.outcome import outcome
-from lofit.fit.session import pick_device
 from lofit.fit.workbench import session_of
 from lofit.limits import limited
 from lofit.runs import ActivationsNode, RunTable
 
 
-def run(table: RunTable, node: ActivationsNode) -> None:
+def run(table: RunTable, node: ActivationsNode, killed: str | None = None) -> None:
     """Write ``texts.parquet``, ``heads.npy``, ``blocks.npy``, ``activations.json`` and ``run.json``.
 
     Only training and validation questions are read. A node that fails for its own reason leaves empty arrays and a
     status that says why.
+
+    Args:
+        table: of the configuration.
+        node: what to read.
+        killed: why it failed, of a node that could not say so itself; nothing is read.
     """
     folder = table.activations_dir(node)
     texts = pd.DataFrame(columns=list(TEXT_COLUMNS))
     with atomic_path(folder / "heads.npy") as heads, atomic_path(folder / "blocks.npy") as blocks:
-        with outcome() as report, limited(table.config.limits, pick_device(table.config.device)):
+        with outcome() as report, limited(table.config.limits, table.config.device):
+            if killed:
+                raise FitError(killed)
             session = session_of(table, node)
             texts = contrast_texts({"train": session.train, "validation": session.validation})
             report |= capture(session, texts, heads, blocks)

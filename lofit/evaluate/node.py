@@ -30,11 +30,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def run(table: RunTable, node: EvalNode) -> None:
-    """Write ``results.json`` and ``samples.jsonl``; a fit that failed gives a status instead of scores."""
+def run(table: RunTable, node: EvalNode, killed: str | None = None) -> None:
+    """Write ``results.json`` and ``samples.jsonl``; a fit that failed gives a status instead of scores.
+
+    Args:
+        table: of the configuration.
+        node: what to score.
+        killed: why it failed, of a node that could not say so itself; nothing is scored.
+    """
     folder, fit = table.eval_dir(node), node.fit
     samples: list[dict[str, Any]] = []
-    with outcome() as report, limited(table.config.limits, pick_device(table.config.device)):
+    with outcome() as report, limited(table.config.limits, table.config.device):
+        if killed:
+            raise FitError(killed)
         if load_method(fit.method).fit:
             status = read_json(need(table.run_dir(fit) / "fit.json", f"fit --run {fit.id}"))
             if status["status"] != "ok":

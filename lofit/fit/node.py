@@ -5,22 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lofit.errors import ConfigError
+from lofit.errors import ConfigError, FitError
 from lofit.files import atomic_path, read_json, write_json
 from lofit.fit.cost import environment
 from lofit.fit.outcome import outcome
-from lofit.fit.session import pick_device
 from lofit.fit.workbench import open_workbench, save_point_file
 from lofit.limits import limited
 from lofit.methods import load_method
 from lofit.runs import FitNode, RunTable, TunedNode
 
 
-def run(table: RunTable, node: FitNode) -> None:
+def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
     """Write ``adapter/``, ``fit.json`` and ``run.json``.
 
     ``adapter/`` holds a PEFT adapter, or a whole checkpoint where all weights were trained; after a fit that failed
     for its own reason it is empty, and ``fit.json`` says why.
+
+    Args:
+        table: of the configuration.
+        node: what to fit.
+        killed: why it failed, of a node that could not say so itself; nothing is fitted.
 
     Raises:
         ConfigError: the method has nothing to fit, or the node is the choice among fits.
@@ -32,7 +36,9 @@ def run(table: RunTable, node: FitNode) -> None:
         raise ConfigError(f"{node.id}: the best of several fits; use `lofit choose`")
     with atomic_path(folder / "adapter") as adapter:
         adapter.mkdir()
-        with outcome() as report, limited(table.config.limits, pick_device(table.config.device)):
+        with outcome() as report, limited(table.config.limits, table.config.device):
+            if killed:
+                raise FitError(killed)
             report |= _fit(table, node, adapter)
     write_json(folder / "run.json", node.identity)
     write_json(folder / "fit.json", report)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lofit.errors import FitError
 from lofit.files import read_json, write_json
 from lofit.fit.outcome import outcome
-from lofit.fit.session import pick_device
 from lofit.fit.workbench import open_workbench, save_point_file
 from lofit.limits import limited
 from lofit.localize import load_localizer
@@ -16,21 +16,28 @@ from lofit.localize.ranking import rank_heads, top_heads, write_ranking
 from lofit.runs import LocalizeNode, RunTable
 
 
-def run(table: RunTable, node: LocalizeNode) -> None:
+def run(table: RunTable, node: LocalizeNode, killed: str | None = None) -> None:
     """Write ``heads.parquet``, ``localize.json`` and ``run.json``.
 
     A localization that fails for its own reason leaves an empty ranking and a status that says why.
+
+    Args:
+        table: of the configuration.
+        node: what to rank.
+        killed: why it failed, of a node that could not say so itself; nothing is ranked.
     """
     folder, localizer = table.localize_dir(node), load_localizer(node.localizer)
     ranking = rank_heads(np.zeros((0, 1)))
-    with outcome() as report, limited(table.config.limits, pick_device(table.config.device)):
+    with outcome() as report, limited(table.config.limits, table.config.device):
+        if killed:
+            raise FitError(killed)
         bench = open_workbench(table, node, f"{node.localizer} heads on {node.data.task}")
         scores = localizer.score(bench, localizer.Params.model_validate(node.params))
         ranking = rank_heads(scores.values)
         report |= scores.record
     write_json(folder / "run.json", node.identity)
-    write_json(folder / "localize.json", report)
     write_ranking(ranking, folder / "heads.parquet")
+    write_json(folder / "localize.json", report)
     save_point_file(table, node).unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ from lofit.runs import ALL, MAIN, RunTable
 from tests.fitted import find, fitted_table, tiny_config
 from tests.workflow.test_workflow import Workflow
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 SECOND = 1 / 60
 
 
@@ -112,9 +112,10 @@ def test_a_lower_limit_of_the_system_stays() -> None:
 def test_the_share_of_a_gpu_is_limited_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
     total = type("Properties", (), {"total_memory": 80 * 10**9})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: total)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
-    with outcome() as report, limited(LimitsConfig(memory_gb=20), torch.device("cuda")):
+    with outcome() as report, limited(LimitsConfig(memory_gb=20), "cuda"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
     assert shares == [0.25, 1.0]
     assert report["reason"].startswith("out of memory (CUDA out of memory. Tried to allocate 2.00 GiB); more than ")

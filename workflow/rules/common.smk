@@ -277,8 +277,8 @@ def drawn():
 
 
 def all_outputs():
-    """Everything a plain run makes. Adapters and rankings are named too, so that a deleted one is made again."""
-    return [f"{RESULTS}/results.parquet", f"{RESULTS}/report.html", *drawn(), *all_fits(), *all_rankings()]
+    """Everything a plain run makes. What nodes say of themselves is named too, so that a deleted one is made again."""
+    return [f"{RESULTS}/results.parquet", f"{RESULTS}/report.html", *drawn(), *all_reports()]
 
 
 def memory(node_of):

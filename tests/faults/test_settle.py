@@ -1,0 +1,144 @@
+"""Nodes that are killed from outside: the workflow says which, and goes on without them once they are settled."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lofit import settle as settling
+from lofit.config import parse_config
+from lofit.errors import ConfigError, LofitError
+from lofit.files import read_json
+from lofit.localize.ranking import read_ranking
+from lofit.runs import RunTable
+from tests.fitted import find, fitted_table, tiny_config
+from tests.workflow.test_workflow import REPOSITORY, TRAINING, Workflow
+
+KILLER = """
+import os, signal, sys
+command = " ".join(sys.orig_argv)
+for part in os.environ.get("KILLED", "").split(";"):
+    if part and f"-m lofit {part}" in command:
+        if os.environ.get("KILL_DRIVER"):
+            import psutil
+            for parent in psutil.Process().parents():
+                if "snakemake" in parent.cmdline()[1:3]:
+                    parent.kill()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workflow:
+    """Four methods, and a ``sitecustomize`` that kills the nodes named in ``KILLED`` as soon as they start."""
+    (tmp_path / "injected").mkdir()
+    (tmp_path / "injected" / "sitecustomize.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "injected"), str(REPOSITORY)]))
+    found = Workflow(tmp_path)
+    found.config = copy.deepcopy(found.config)
+    found.config["methods"] = {name: found.config["methods"][name] for name in ("base", "lofit", "lora", "repe")}
+    found.config["methods"]["bitfit"] = {"params": TRAINING}
+    del found.config["transfer"]
+    return found
+
+
+def settle(made: Workflow, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lofit", "settle", "--configfile", "config.yaml", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=made.folder, check=False)
+
+
+def test_killed_nodes_of_every_kind_are_settled(made: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = made.table()
+    lora, bitfit, lofit = (made.fit(name) for name in ("lora", "bitfit", "lofit"))
+    assert lofit.heads_from
+    killed = [
+        *table.activations,
+        lofit.heads_from.id,
+        lora.id,
+        table.own_evaluation(bitfit).id,
+    ]
+    monkeypatch.setenv("KILLED", f"activations --run;localize --run;fit --run {lora.id};evaluate --run {bitfit.id}")
+    first = made.snakemake()
+    assert first.returncode != 0
+    for name in killed:
+        assert name in first.stdout + first.stderr
+    assert not (made.folder / "results" / "results.parquet").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (made.folder / "results" / "runs").rglob("*") if path.is_file()}
+    assert settle(made).returncode == 2
+    result = settle(made, "--all")
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"failed from now on: (.*)", result.stdout) == killed
+    assert settle(made, "--all").stdout == "nothing to settle\n"
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+    made.run()
+    results = pd.read_parquet(made.folder / "results" / "results.parquet").set_index("method")
+    status = results["status"].to_dict()
+    assert status["base"] == "ok"
+    assert status["lora"] == (
+        f"failed: no result: killed, or ended by an error (its log: results/logs/fit/{lora.id}.log)"
+    )
+    assert status["repe"].startswith("failed: no result: killed, or ended by an error (its log: results/logs/activa")
+    assert status["lofit"].startswith("failed: no result: killed, or ended by an error (its log: results/logs/locali")
+    assert status["bitfit"].startswith("failed: no result: killed, or ended by an error (its log: results/logs/evalu")
+    table_text = (made.folder / "results" / "tables" / "main.md").read_text()
+    assert re.search(r"lora +\| +failed", table_text)
+    assert f"results/logs/fit/{lora.id}.log" in (made.folder / "results" / "report.html").read_text()
+    assert read_ranking(made.path(table.localize_dir(lofit.heads_from)) / "heads.parquet").empty
+    assert made.planned() == Counter()
+    made.path(table.run_dir(lora)).joinpath("fit.json").unlink()
+    made.path(table.eval_dir(table.own_evaluation(bitfit))).joinpath("results.json").unlink()
+    planned = made.planned()
+    assert (planned["fit"], planned["evaluate"], planned["collect"]) == (1, 2, 1)
+
+
+def test_a_node_killed_together_with_the_workflow(made: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.config["methods"] = {"base": None, "bitfit": {"params": TRAINING}}
+    bitfit = made.fit("bitfit")
+    made.run(made.config | {"methods": {"base": None}})
+    monkeypatch.setenv("KILLED", "fit --run")
+    monkeypatch.setenv("KILL_DRIVER", "yes")
+    assert made.snakemake().returncode == -9
+    result = settle(made, "--run", bitfit.id)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert "snakemake --unlock" in result.stderr
+    assert not (made.path(made.table().run_dir(bitfit)) / "fit.json").exists()
+    assert made.snakemake("--unlock").returncode == 0
+    result = settle(made, "--run", bitfit.id)
+    assert result.returncode == 0, result.stderr
+    made.run()
+    assert read_json(made.path(made.table().run_dir(bitfit)) / "fit.json")["status"] == "failed"
+    assert "Nothing to be done" in made.run()
+
+
+def test_what_has_a_result_or_could_not_have_run_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path, {"base": None, "lora": {"params": TRAINING}})
+    monkeypatch.chdir(tmp_path)
+    table = RunTable(parse_config(config))
+    lora, base = (find(table, name) for name in ("lora", "base"))
+    with pytest.raises(LofitError, match=r"source\.json is not there yet, so it could not have run"):
+        list(settling.settle(table, [lora.id]))
+    assert list(settling.settle(table, None)) == []
+    fitted_table(config)
+    report = table.run_dir(lora) / "fit.json"
+    before = report.read_bytes()
+    with pytest.raises(ConfigError, match=r"fit\.json; delete that file to have it computed again"):
+        list(settling.settle(table, [table.own_evaluation(base).id, lora.id]))
+    with pytest.raises(ConfigError, match="no node 'tiny' in this configuration that runs a model"):
+        list(settling.settle(table, ["tiny"]))
+    assert list(settling.settle(table, None)) == [], "what was never started is not settled unless it is named"
+    assert report.read_bytes() == before
+    assert list(settling.settle(table, [table.own_evaluation(base).id])) == [table.own_evaluation(base).id]
+    settled = read_json(table.eval_dir(table.own_evaluation(base)) / "results.json")
+    assert (settled["status"], settled["metrics"]) == ("failed", {})
