@@ -353,10 +353,12 @@ def settle(
     """
     if bool(run) == everything:
         raise ConfigError("settle: name nodes with --run, or give --all")
+    table = _table(configfile)
+    set_up_computing(table.config.threads)
     from lofit import settle as settling
 
     count = 0
-    for name in settling.settle(_table_for_compute(configfile, None), None if everything else run):
+    for name in settling.settle(table, None if everything else run):
         print(f"failed from now on: {name}")
         count += 1
     print(f"{count} settled; `snakemake` goes on without them" if count else "nothing to settle")
