@@ -22,6 +22,7 @@ PYTEST_ARGS ?=
 LOCK := requirements/cpu-linux.lock
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
+TORCH = "$$(grep -o '^torch==[^ ]*' $(LOCK))"
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The rules call `python -m lofit`, so the environment comes first on PATH.
 RUN := PATH="$(BIN):$$PATH"
@@ -38,13 +39,16 @@ help:
 
 setup: $(STAMP)
 
+# Every archive is compared with its hash in the lock. Two are not: torch from TORCH_INDEX, installed first, and the
+# packages that a CUDA build of torch needs beside, which a lock for CPUs does not name, last.
 # Stale only when the pins, the dependencies or the entry points change; the package itself is editable.
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 		|| { echo "error: LoFiT Bench needs Python 3.11 or 3.12; name one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(PIP) install --quiet --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' $(LOCK))")
-	$(PIP) install --quiet --requirement $(LOCK)
+	$(if $(TORCH_INDEX),$(PIP) install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH))
+	$(PIP) install --quiet --no-deps --require-hashes --requirement $(LOCK)
+	$(PIP) install --quiet $(TORCH)
 	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 

@@ -36,7 +36,7 @@ def _check_sha256(value: str) -> str:
 
 def _check_relative(value: str) -> str:
     parts = value.split("/")
-    if not value or "\\" in value or "\0" in value or any(part in ("", ".", "..") for part in parts):
+    if not value or "\\" in value or not value.isprintable() or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"{value!r} is not a plain relative path; use folder/file without a leading '/' or '..'")
     return str(PurePosixPath(value))
 

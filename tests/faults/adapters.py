@@ -201,7 +201,8 @@ def use(case: Case, folder: Path) -> None:
                 raise UnclearError("passes for what was fitted")
         loaded = load_fitted(model, adapter, torch.device("cpu"), torch.float32)
     full = case.method == "full"  # a checkpoint brings its own configuration, and its values are not looked at
-    if case.damage in UNSEEN if full else case.damage in ("none", "flip", "config", "text"):
+    deeper = case.method == "lofit" and case.value == "five layers"  # has every head that the adapter names
+    if deeper or case.damage in (UNSEEN if full else ("none", "flip", "config", "text")):
         return _finite(loaded) if case.damage == "none" else None
     raise UnclearError("loaded all the same")
 
