@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import sys
 import tomllib
@@ -45,10 +46,13 @@ TEST = requirements(EXTRAS["test"])
 DEV = requirements(EXTRAS["dev"])
 
 
+LOCK = (ROOT / "requirements" / "cpu-linux.lock").read_text()
+
+
 @pytest.fixture(scope="module")
 def lock() -> dict[str, Version]:
-    text = (ROOT / "requirements" / "cpu-linux.lock").read_text()
-    return pins([line for line in text.splitlines() if line and not line.lstrip().startswith("#")])
+    lines = [line.removesuffix(" \\") for line in LOCK.splitlines()]
+    return pins([line for line in lines if line and not line.lstrip().startswith(("#", "--hash="))])
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,25 @@ def test_the_lock_pins_every_direct_dependency_within_its_range(lock):
         assert requirement.specifier.contains(lock[name]), (
             f"{name} {lock[name]} is outside {requirement}; run `make lock`"
         )
+
+
+def test_every_pin_has_the_hashes_of_its_archives(lock):
+    blocks = re.findall(r"(?m)^([A-Za-z0-9][\w.-]*)==\S+((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", LOCK)
+    assert {canonicalize_name(name) for name, _ in blocks} == set(lock), "run `make lock`"
+
+
+def test_hashes_can_be_taken_off_a_lock_and_put_back():
+    script = importlib.util.spec_from_file_location("lock", ROOT / "scripts" / "lock.py")
+    module = importlib.util.module_from_spec(script)
+    script.loader.exec_module(module)
+    bare = module.without_hashes(LOCK)
+    assert "--hash" not in bare
+    assert "torch==" in bare
+    found = {name: {digest for digest in "ab"} for name in module.parse_pins(bare)}
+    hashed = module.with_hashes(bare, found)
+    assert module.without_hashes(hashed) == bare
+    assert hashed.count("--hash=sha256:a \\\n    --hash=sha256:b\n") == len(found)
+    assert module.parse_pins(hashed) == module.parse_pins(bare)
 
 
 def test_environment_yml_pins_runtime_and_test_dependencies_as_the_lock_does(lock, conda_pins):
