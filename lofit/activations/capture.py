@@ -15,7 +15,7 @@ from torch import nn
 from lofit.activations.store import TEXT_COLUMNS
 from lofit.errors import FitError
 from lofit.fit.cost import Meter
-from lofit.fit.examples import Example, encode
+from lofit.fit.examples import Example, check_lengths, encode
 from lofit.fit.session import Session
 from lofit.interventions import find_site
 from lofit.packing.forward import answer_logits
@@ -45,12 +45,13 @@ def encode_texts(session: Session, texts: pd.DataFrame) -> list[Example]:
     """Each text as training encodes it, end-of-sequence included, which is a label and never an input.
 
     Raises:
-        TaskError: a text is longer than the model reads.
+        FitError: a text is longer than the model reads, or cannot be encoded.
     """
-    window = getattr(session.model.config.get_text_config(), "max_position_embeddings", None)
-    longest = window or session.tokenizer.model_max_length
     pairs = zip(texts["prompt"], texts["answer"], strict=True)
-    return [encode(session.tokenizer, prompt, answer, longest, f"text {prompt[:40]!r}") for prompt, answer in pairs]
+    named = [(f"text {prompt[:40]!r}", prompt, answer) for prompt, answer in pairs]
+    encoded = [(name, encode(session.tokenizer, prompt, answer, name)) for name, prompt, answer in named]
+    check_lengths(encoded, None, session.window)
+    return [text for _, text in encoded]
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from lofit.errors import TaskError
+from lofit.errors import EditError, TaskError
 from lofit.evaluate.lm import LocalizedLM
 from lofit.evaluate.scoring import Score, Scorer, score_rows
 from lofit.fit.examples import Example
@@ -89,7 +89,7 @@ class ContrastLM(LocalizedLM):
         return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
     def _apart(self, *args: Any) -> NoReturn:
-        raise TaskError(
+        raise EditError(
             "contrast vectors need a model that takes a block mask, and prompts within its attention window; choose "
             "another method or model"
         )
@@ -115,8 +115,13 @@ class ContrastLM(LocalizedLM):
         """The text with an instruction, which changes neither the cached beginning nor the tokens of the answer."""
         context, continuation = self._strings[text]
         ids, answer = self._encode_pair(with_instruction(context, instruction), continuation)
+        if len(ids) + len(answer) > self.max_length + 1:
+            raise EditError(
+                f"contrast vectors need prompts within the {self.max_length} tokens that the model reads, found "
+                f"{len(ids) + len(answer)}; choose another method or model"
+            )
         if tuple(answer) != text.ids[text.answer_start :] or tuple(ids[:prefix]) != text.ids[:prefix]:
-            raise TaskError(f"{continuation!r} is tokenised differently after {instruction!r}")
+            raise EditError(f"{continuation!r} is tokenised differently after {instruction!r}")
         return Example(tuple(ids + answer), len(ids))
 
     def generate_until(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Predictions that are no numbers end an evaluation: a score made of them would look like any other."""
+"""What cannot be scored ends an evaluation: a score of NaN or of half an answer would look like any other."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from lofit.errors import FitError
+from lofit.evaluate.window import check_answers, check_room
 
 
 def require_finite(values: torch.Tensor) -> None:
@@ -34,13 +37,27 @@ class _Finite(LogitsProcessor):
 
 
 class FiniteLM(HFLM):
-    """The stock ``hf`` model, which raises ``FitError`` where a prediction is no number."""
+    """The stock ``hf`` model, which raises ``FitError`` where a prediction is no number or an answer does not fit."""
 
-    def _loglikelihood_tokens(self, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(*args, **kwargs)
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        check_answers(requests, self.max_length)
+        scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **kwargs)
         if any(math.isnan(score) for score, _ in scores):
             require_finite(torch.tensor(math.nan))
         return scores
+
+    def generate_until(self, requests: list[Instance], *args: Any, **kwargs: Any) -> list[str]:
+        """Continue each prompt, up to and without a stop sequence.
+
+        Args:
+            requests: each with ``(context, settings of generation)``.
+            *args: of the stock code.
+            **kwargs: of the stock code.
+        """
+        for given in {repr(request.args[1]): request.args[1] for request in requests}.values():
+            check_room(int(normalize_gen_kwargs(given, self.max_gen_toks)["max_gen_toks"]), self.max_length)
+        texts: list[str] = super().generate_until(requests, *args, **kwargs)
+        return texts
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
         return super()._model_generate(*args, logits_processor=LogitsProcessorList([_Finite()]), **kwargs)

@@ -41,13 +41,15 @@ def evaluate(
         model_class: makes lm-eval's model, of the arguments of ``HFLM``; None for ours.
 
     Returns:
-        ``{"n_items", "metrics": {name: {"value", "stderr"}}, "task_version"}`` and one sample per item as
-        lm-eval gives them (document, arguments, responses, per-item metrics).
+        ``{"n_items", "n_truncated", "metrics": {name: {"value", "stderr"}}, "task_version"}``, where ``n_truncated``
+        counts the items whose prompt was longer than the model reads and was cut on the left; and one sample per item
+        as lm-eval gives them (document, arguments, responses, per-item metrics).
     """
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     from lofit.evaluate.lm import LocalizedLM
+    from lofit.evaluate.window import cut_items
 
     make_lm = model_class or LocalizedLM
     with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
@@ -58,8 +60,9 @@ def evaluate(
             definitions = [lm_eval_config(task, items, task.open_definition, cache_dir=cache)]
         else:
             definitions = stock_configs(task, items, Path(cache))
+        lm: Any = make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
         output = lm_eval.simple_evaluate(
-            model=make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal"),
+            model=lm,
             tasks=definitions,
             task_manager=TaskManager(include_defaults=False),
             log_samples=True,
@@ -78,7 +81,8 @@ def evaluate(
         samples += [{"task": name, **sample} for sample in scored]
         metrics |= {prefix + metric: value for metric, value in _metrics(output["results"][name]).items()}
     versions = {definition["task"]: output["versions"][definition["task"]] for definition in definitions}
-    return {"n_items": n_items, "metrics": metrics, "task_version": versions}, samples
+    scores = {"n_items": n_items, "n_truncated": cut_items(lm, samples), "metrics": metrics, "task_version": versions}
+    return scores, samples
 
 
 def stock_configs(task: Task, items: Path, cache: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lofit.evaluate.finite import FiniteLM
 from lofit.evaluate.generation import generate
 from lofit.evaluate.scoring import Score, Scorer, score_packed, score_rows, sums_by_text
+from lofit.evaluate.window import check_answers
 from lofit.fit.examples import Example
 from lofit.interventions.spans import generation_spans, needs_spans
 from lofit.packing.forward import answer_logits
@@ -43,6 +44,7 @@ class LocalizedLM(FiniteLM):
             disable_tqdm: passed on to the stock code; ours reports as all nodes do.
             override_bs: passed on to the stock code; rows have a size of their own.
         """
+        check_answers(requests, self.max_length)
         texts = [self._text(context, continuation) for _, context, continuation in requests]
         if self._packs and max((len(text.ids) for text in texts), default=0) <= longest_packable(self.model):
             results = self._packed(texts)
@@ -57,7 +59,7 @@ class LocalizedLM(FiniteLM):
         return answers
 
     def _text(self, context: list[int], continuation: list[int]) -> Example:
-        """Context and continuation, cut on the left to what the model can read."""
+        """Context and continuation, cut on the left to what the model can read; the continuation is whole."""
         ids = (context + continuation)[-(self.max_length + 1) :]
         return Example(tuple(ids), len(ids) - len(continuation))
 

@@ -152,4 +152,5 @@ def summary_line(folder: Path) -> str:
     if result["status"] != "ok":
         return f"failed: {result['reason']}"
     scores = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in sorted(result["metrics"].items()))
-    return f"{scores} on {result['n_items']} items; {result['seconds']:.0f} s"
+    cut = f" ({result['n_truncated']} with a prompt cut to what the model reads)" if result["n_truncated"] else ""
+    return f"{scores} on {result['n_items']} items{cut}; {result['seconds']:.0f} s"

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lofit.errors import FitError
 from lofit.evaluate.finite import require_finite
 from lofit.interventions.spans import given_spans
 from lofit.progress import track
@@ -47,9 +48,12 @@ def score_text(
         As :func:`lofit.evaluate.harness.evaluate`; an item is a window.
 
     Raises:
-        FitError: a prediction is not finite.
+        FitError: a prediction is not finite, or the model reads less than a window.
     """
     windows = [(f"{row['id']}-{i}", ids) for row in rows for i, ids in enumerate(_windows(tokenizer, row["text"]))]
+    reads = getattr(model.config.get_text_config(), "max_position_embeddings", None) or WINDOW
+    if (longest := max((len(ids) for _, ids in windows), default=0)) > reads:
+        raise FitError(f"a window of text has {longest} tokens and the model reads {reads}; choose one that reads more")
     samples: list[dict[str, Any]] = []
     with track("text", len(windows)) as advance:
         for number, (name, ids) in enumerate(windows):
@@ -66,7 +70,7 @@ def score_text(
             )
             advance("")
     metrics = {name: mean_of([sample[name] for sample in samples]) for name in ("cross_entropy", "kl")}
-    return {"n_items": len(samples), "metrics": metrics, "task_version": {task: WINDOW}}, samples
+    return {"n_items": len(samples), "n_truncated": 0, "metrics": metrics, "task_version": {task: WINDOW}}, samples
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:

@@ -15,7 +15,7 @@ class LossParams(NoParams):
     """How the loss of a task is computed."""
 
     batch_size: int = Field(default=8, ge=1, description="examples (or preference pairs) in one batch")
-    max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer; longer examples are refused")
+    max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer; what is longer fails the run")
     beta: float = Field(default=0.5, gt=0, description="DPO inverse temperature (DPO tasks only)")
 
 

@@ -168,6 +168,12 @@ class Session:
     compute: ComputeParams = field(default_factory=ComputeParams)
     save_to: Path | None = None
 
+    @property
+    def window(self) -> int | None:
+        """Most tokens that the model reads; None if it does not say."""
+        found: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found
+
 
 def open_session(
     model_dir: Path,

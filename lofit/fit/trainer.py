@@ -76,7 +76,9 @@ class Validation:
         if any(isinstance(module, BaseTunerLayer) for module in session.model.modules()):
             raise EditError("the session's model already has an adapter; open a new session, or unload the adapter")
         self.objective = make_objective(session, params)
-        self.rows = encode_rows(session.tokenizer, session.validation, session.objective, params.max_length)
+        self.rows = encode_rows(
+            session.tokenizer, session.validation, session.objective, params.max_length, session.window
+        )
         self.batch_size = params.batch_size
         pad = session.tokenizer.pad_token_id
         self._pad_id = session.tokenizer.eos_token_id if pad is None else pad
@@ -140,7 +142,7 @@ def train(
             before.
     """
     validation = Validation(session, params)
-    rows = encode_rows(session.tokenizer, session.train, session.objective, params.max_length)
+    rows = encode_rows(session.tokenizer, session.train, session.objective, params.max_length, session.window)
     if not rows:
         raise TaskError("there are no training rows; raise n_train")
     live = LiveCheck(session, rows[0])

@@ -14,7 +14,8 @@ from lofit.errors import ReportError
 
 _NEEDED = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads",
-    "tried", "n_train", "seed", "eval_task", "protocol", "metric", "value", "status", "trained_params",
+    "tried", "n_train", "n_items", "n_truncated", "seed", "eval_task", "protocol", "metric", "value", "status",
+    "trained_params",
 )  # fmt: skip
 
 

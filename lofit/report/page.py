@@ -63,6 +63,7 @@ def write_report(table: RunTable) -> Path:
         counts=table.counts(),
         sections=[_section(output, table.config.results) for output in outputs(table)],
         failures=failures(results),
+        cut=cut(results),
         n_runs=results["run_id"].nunique(),
         costs=costs.to_dict("records"),
         hours=costs["hours"].sum(),
@@ -90,6 +91,21 @@ def failures(results: pd.DataFrame) -> list[dict[str, str]]:
             "reason": row["status"].removeprefix("failed: "),
         }
         for row in failed.to_dict("records")
+    ]
+
+
+def cut(results: pd.DataFrame) -> list[dict[str, str]]:
+    """``run``, ``scored on`` and ``prompts`` of every evaluation in which prompts did not fit the model's window."""
+    found = results[results["n_truncated"].fillna(0) > 0].drop_duplicates(
+        ["run_id", "eval_task", "eval_fold", "protocol"]
+    )
+    return [
+        {
+            "run": row["run_id"],
+            "scored on": f"{row['eval_task']}, protocol {row['protocol']}",
+            "prompts": f"{row['n_truncated']:,} of {row['n_items']:,}",
+        }
+        for row in found.to_dict("records")
     ]
 
 

@@ -169,7 +169,16 @@ def _record(
         record[f"{task}.protocol"] = protocols.get(task, MISSING)
         if cell.note:
             notes.append(f"{task}: {cell.note}")
+        if cut := cut_prompts(group[group["task"] == task]):
+            notes.append(f"{task}: {cut}")
     return record | {"trained_params.min": low, "trained_params.max": high, "note": "; ".join(notes)}
+
+
+def cut_prompts(rows: pd.DataFrame) -> str:
+    """What is to be said of prompts that did not fit into the model's window; empty if all did."""
+    cut = int(rows["n_truncated"].sum())
+    total = int(rows["n_items"].sum())
+    return f"prompts of {cut:,} of {total:,} items cut on the left to what the model reads" if cut else ""
 
 
 def _cell_text(cell: Cell) -> str:

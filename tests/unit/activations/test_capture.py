@@ -11,7 +11,7 @@ import torch
 
 from lofit.activations.capture import capture, contrast_texts
 from lofit.activations.store import read_activations
-from lofit.errors import FitError, TaskError
+from lofit.errors import FitError
 from lofit.files import write_json
 from tests.by_hand import PROJECTIONS
 from tests.sessions import ROWS, dpo_row, session, workbench
@@ -76,8 +76,8 @@ def test_pairs_take_answers_of_a_question_in_order(tmp_path: Path) -> None:
 
 
 def test_a_text_longer_than_the_model_reads_is_refused(tmp_path: Path) -> None:
-    opened = session(overrides={"max_position_embeddings": 7})
-    with pytest.raises(TaskError, match=r"8 tokens exceed max_length 7"):
+    opened = session(overrides={"max_position_embeddings": 6})
+    with pytest.raises(FitError, match=r"8 tokens exceed the 6 that the model reads"):
         workbench(opened, tmp_path)
 
 

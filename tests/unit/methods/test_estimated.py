@@ -125,7 +125,7 @@ def test_answer_logits_see_the_edit(tmp_path: Path) -> None:
     from lofit.fit.examples import encode
 
     opened = session()
-    example = encode(opened.tokenizer, "2+2=", " 4", 64)
+    example = encode(opened.tokenizer, "2+2=", " 4")
     batch = apart([example], 0, torch.device("cpu"))
     with torch.no_grad():
         before = answer_logits(opened.model, batch)

@@ -64,7 +64,7 @@ def test_it_learns_and_repeats_itself_and_counts_as_its_formula(name: str, tmp_p
     model = load_fitted(tmp_path / "model", tmp_path / "fitted", torch.device("cpu"), torch.float32)
     from lofit.fit.examples import encode
 
-    batch = apart([encode(session().tokenizer, "3+3=", " 6", 64)], 0, torch.device("cpu"))
+    batch = apart([encode(session().tokenizer, "3+3=", " 6")], 0, torch.device("cpu"))
     with torch.no_grad():
         assert torch.equal(answer_logits(model, batch), answer_logits(fitted.model, batch))
 
