@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from lofit.errors import ConfigError, LofitError, redacted
+from lofit.errors import ConfigError, LofitError, redacted, system_error
 
 app = typer.Typer(
     help="LoFiT Bench: localized fine-tuning on LLM representations, compared under one protocol.",
@@ -404,13 +404,14 @@ def orphans(
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's error is one line, a bug its traceback, both without secrets and not zero."""
+    """Run the command line; an error of the user or the system is one line, a bug its traceback, none with secrets."""
     try:
         app(standalone_mode=True)
     except LofitError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except Exception:
-        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+    except Exception as error:
+        text = system_error(error)
+        print(redacted(f"error: {text}\n" if text else traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)

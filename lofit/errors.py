@@ -6,12 +6,30 @@ is a bug and is shown with its traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
 MAX_LENGTH = 2000
 """Characters of a message; of a longer one the middle is left out."""
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+_NO_ROOM = "free some space, or name another folder (results, resources, TMPDIR)"
+_NO_ACCESS = "make it accessible, or name another folder (results, resources)"
+_REMEDIES = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: "allow larger files (ulimit -f), or name another folder (results, resources, TMPDIR)",
+    errno.EROFS: _NO_ACCESS,
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.ENOTDIR: _NO_ACCESS,
+    errno.ENOENT: "it was removed while it was needed, or never made; run the workflow again",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network file system, and run the workflow again",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+}
+"""What to do about errors of the system that a long run meets."""
 
 
 def redacted(text: str) -> str:
@@ -64,3 +82,21 @@ class FitError(LofitError):
 
 class ReportError(LofitError):
     """Results are absent, malformed, or cannot be put into one table or figure."""
+
+
+def system_error(error: BaseException) -> str | None:
+    """What the system refused, as ``path: what; remedy``; None if the error is not of the system, but a bug.
+
+    Libraries wrap such errors: the causes are looked at too, and what native code writes as ``(os error 28)``.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        number, path = None, None
+        if isinstance(found, OSError):
+            number, path = found.errno, found.filename
+        elif native := re.search(r"\(os error (\d+)\)", str(found)):
+            number = int(native[1])
+        if number in _REMEDIES:
+            return f"{path or 'a file of this node'}: {os.strerror(number)}; {_REMEDIES[number]}"
+        found = found.__cause__
+    return None

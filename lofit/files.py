@@ -22,7 +22,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     The caller creates a file or a folder at the yielded path. An existing file at ``target`` is
     replaced; an existing folder at ``target`` is removed first. On any error nothing is left behind, and what a
-    killed writer of the same target left behind is removed.
+    killed writer of the same target left behind is removed. An error of the system that names no file, such as a
+    full disk, names this one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}."
@@ -30,7 +31,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
         for other in target.parent.glob(f"{glob.escape(prefix)}*"):
             _remove_if_dead(other)
         part = scratch / target.name
-        yield part
+        try:
+            yield part
+        except OSError as error:
+            if error.errno and error.filename is None:
+                error.filename = str(target)
+            raise
         if part.is_dir() and target.is_dir():
             shutil.rmtree(target)
         os.replace(part, target)
@@ -67,6 +73,16 @@ def _remove_if_dead(scratch: Path) -> None:
         pass  # its writer lives, or locks are not known here
     finally:
         os.close(handle)
+
+
+def reserve(path: Path) -> None:
+    """Give a sparse file its room on disk now: writing to one that is mapped kills the process where there is none.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
 
 
 def write_text(target: Path, text: str) -> None:

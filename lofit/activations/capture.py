@@ -14,6 +14,7 @@ from torch import nn
 
 from lofit.activations.store import TEXT_COLUMNS
 from lofit.errors import FitError
+from lofit.files import reserve
 from lofit.fit.cost import Meter
 from lofit.fit.examples import Example, check_lengths, encode
 from lofit.fit.session import Session
@@ -83,6 +84,8 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
     out_heads = np.lib.format.open_memmap(heads, "w+", np.float32, (*shape, site.groups, site.width))
     hidden = model.config.get_text_config().hidden_size
     out_blocks = np.lib.format.open_memmap(blocks, "w+", np.float32, (*shape, hidden))
+    for file in (heads, blocks):
+        reserve(file)
     meter = Meter(model.device)
     order = sorted(range(len(examples)), key=lambda i: (-lengths[i], i))  # longest first: out of memory shows at once
     pad = session.tokenizer.pad_token_id or 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lofit.errors import EditError
+from lofit.files import reserve
 from lofit.fit.examples import Row
 from lofit.interventions import find_site
 from lofit.packing.patch import patched_forward
@@ -80,6 +82,7 @@ class PrefixStore:
         if file:
             with tempfile.NamedTemporaryFile(prefix="lofit-hidden-") as unnamed:
                 flat = torch.from_file(unnamed.name, shared=True, size=end * width, dtype=dtype)
+                reserve(Path(unnamed.name))
             self._hidden = flat.view(end, width)
         else:
             self._hidden = torch.empty(end, width, dtype=dtype)
