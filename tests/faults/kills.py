@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from tests.workflow.test_workflow import TRAINING, Workflow
+from tests.workflows import TRAINING, Workflow
 
 TIMES = ("seconds", "memory", "tokens_per_second")
 """What columns of cost have in their names; nothing else may differ."""

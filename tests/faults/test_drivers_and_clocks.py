@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lofit.files import write_jsonl
-from tests.workflow.test_workflow import REPOSITORY, Workflow
+from tests.workflows import REPOSITORY, Workflow
 
 DAY = 86_400
 SLOW = """

@@ -26,7 +26,7 @@ from lofit.limits import limited
 from lofit.report.node import collect_results, comparison
 from lofit.runs import ALL, MAIN, RunTable
 from tests.fitted import find, fitted_table, tiny_config
-from tests.workflow.test_workflow import Workflow
+from tests.workflows import Workflow
 
 CPU = "cpu"
 SECOND = 1 / 60

@@ -20,7 +20,7 @@ from lofit.files import read_json
 from lofit.localize.ranking import read_ranking
 from lofit.runs import RunTable
 from tests.fitted import find, fitted_table, tiny_config
-from tests.workflow.test_workflow import REPOSITORY, TRAINING, Workflow
+from tests.workflows import REPOSITORY, TRAINING, Workflow
 
 KILLER = """
 import os, signal, sys
