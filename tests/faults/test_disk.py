@@ -90,7 +90,7 @@ def test_a_file_that_vanished_is_one_line(fitted: Any) -> None:
     samples.with_suffix(".away").rename(samples)
     assert (result.returncode, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1, result.stderr
-    assert result.stderr.startswith(f"error: {samples}: No such file or directory; it was removed")
+    assert result.stderr.startswith(f"error: {samples}: cannot be read (No such file or directory)")
     assert not (Path(config["results"]) / "items.parquet").exists()
 
 
