@@ -12,6 +12,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from lofit.errors import ConfigError, LofitError, redacted, system_error
+from lofit.files import only_writer
 
 app = typer.Typer(
     help="LoFiT Bench: localized fine-tuning on LLM representations, compared under one protocol.",
@@ -139,7 +140,8 @@ def activations(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads =
     _set_up(table, found.model, threads)
     from lofit.activations import node
 
-    node.run(table, found)
+    with only_writer(table.activations_dir(found)):
+        node.run(table, found)
     print(f"{run}: {node.summary_line(table.activations_dir(found))}")
 
 
@@ -151,7 +153,8 @@ def localize(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = No
     _set_up(table, found.model, threads)
     from lofit.localize import node
 
-    node.run(table, found)
+    with only_writer(table.localize_dir(found)):
+        node.run(table, found)
     print(f"{run}: {node.summary_line(table.localize_dir(found))}")
 
 
@@ -163,7 +166,8 @@ def fit(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -
     _set_up(table, found.model, threads)
     from lofit.fit import node
 
-    node.run(table, found)
+    with only_writer(table.run_dir(found)):
+        node.run(table, found)
     print(f"{run}: {node.summary_line(table.run_dir(found))}")
 
 
@@ -193,7 +197,8 @@ def evaluate(
     _set_up(table, found.fit.model, threads)
     from lofit.evaluate import node
 
-    node.run(table, found)
+    with only_writer(table.eval_dir(found)):
+        node.run(table, found)
     print(f"{found.id}: {node.summary_line(table.eval_dir(found))}")
 
 

@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,6 +41,26 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if part.is_dir() and target.is_dir():
             shutil.rmtree(target)
         os.replace(part, target)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Within this, no other process is in it for the same folder, which is made if it is not there.
+
+    Waits for one that is: a node that a killed Snakemake left at work must not write after the one that replaced it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{folder}: waiting for another process that writes here", file=sys.stderr, flush=True)
+                fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 @contextlib.contextmanager

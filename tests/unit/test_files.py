@@ -100,3 +100,30 @@ def test_damaged_json_is_named(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(LofitError, match=r"x\.json is not valid JSON"):
         read_json(file)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from lofit.files import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_writer_of_a_folder_waits_for_the_first_however_that_ends(tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WRITER, str(tmp_path / "node")]
+        return subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
+
+    first = start()
+    assert first.stdout and first.stdout.readline() == "in\n"
+    second = start()
+    assert second.stderr and "waiting for another process" in second.stderr.readline()
+    assert second.poll() is None
+    first.kill()
+    assert second.stdout and second.stdout.readline() == "in\n"
+    second.communicate(timeout=30)
+    assert second.returncode == 0
+    first.wait()
