@@ -55,6 +55,7 @@ def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
     bench = open_workbench(table, node, f"{node.method} on {node.data.task}")
     fitted = method.fit(bench, method.Params.model_validate(node.params))
     fitted.model.save_pretrained(str(adapter), safe_serialization=True)
+    _sort_sets(fitted.model, adapter / "adapter_config.json")
     k = fitted.record["chosen"]["k"] if method.chooses_k else next(iter(node.k), None)
     heads = bench.heads(k) if k else None
     write_card(adapter, node, heads)
@@ -66,6 +67,14 @@ def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
         **fitted.record,
         **environment(bench.session.model),
     }
+
+
+def _sort_sets(model: Any, file: Path) -> None:
+    """Write the sets of a saved PEFT configuration in order: PEFT's own order is another in every process."""
+    if file.is_file():
+        config = model.peft_config[model.active_adapter]
+        values = read_json(file)
+        write_json(file, {k: sorted(v) if isinstance(getattr(config, k, None), set) else v for k, v in values.items()})
 
 
 def summary_line(folder: Path) -> str:

@@ -51,12 +51,12 @@ def miniature(folder: Path) -> Workflow:
 
 
 def outcome(made: Workflow) -> tuple[list[str], pd.DataFrame]:
-    """All files of a finished run but logs and timings, and its scores without costs."""
+    """All files of a finished run but logs, timings and Snakemake's marks, and its scores without costs."""
     files = [
         str(path.relative_to(made.folder))
         for top in ("results", "resources")
         for path in (made.folder / top).rglob("*")
-        if not {"logs", "benchmarks"} & set(path.relative_to(made.folder).parts)
+        if not {"logs", "benchmarks", ".snakemake_timestamp"} & set(path.relative_to(made.folder).parts)
     ]
     results = pd.read_parquet(made.folder / "results" / "results.parquet")
     results = results[[name for name in results if not any(part in name for part in TIMES)]]
