@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 
 MAX_LENGTH = 2000
 """Characters of a message; of a longer one the middle is left out."""
@@ -34,7 +35,10 @@ _REMEDIES = {
 
 def redacted(text: str) -> str:
     """The text without access tokens of the hub and without the user part of URLs."""
-    for token in (os.environ.get(name, "").strip() for name in _TOKENS):
+    hub = sys.modules.get("huggingface_hub")  # only where it was imported can the token of its login be at work
+    logged_in = getattr(hub, "get_token", lambda: None)
+    tokens = [os.environ.get(name) for name in _TOKENS] + [logged_in()]
+    for token in ((token or "").strip() for token in tokens):
         if len(token) >= 8:  # anything shorter is none, and would be found in ordinary words
             text = text.replace(token, "<token>")
     text = re.sub(r"(hf|api_org)_[A-Za-z0-9]{8,}", "<token>", text)

@@ -17,9 +17,6 @@ from lofit.errors import LofitError
 POLL_SECONDS = 1.0
 QUERY = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
 
-_held: dict[str, int] = {}
-"""Device to the open lock file; it ends with the process, however that ends."""
-
 
 def visible_gpus() -> list[str]:
     """Ids of the GPUs that this process may use, found without initialising CUDA; empty without a driver.
@@ -41,14 +38,13 @@ def lock_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"lofit-gpus-{os.getuid()}"
 
 
-def take_gpus(count: int, devices: Sequence[str] | None = None, wait_seconds: float = 3600.0) -> list[str]:
+def take_gpus(count: int, wait_seconds: float = 3600.0) -> list[str]:
     """Take GPUs for this process, until it ends, and make them the only ones that CUDA shows it.
 
     To be called before torch is imported. Waits while too few are free.
 
     Args:
-        count: how many.
-        devices: to choose from; None: :func:`visible_gpus`.
+        count: how many of the :func:`visible_gpus`.
         wait_seconds: how long to wait at most.
 
     Returns:
@@ -57,13 +53,13 @@ def take_gpus(count: int, devices: Sequence[str] | None = None, wait_seconds: fl
     Raises:
         LofitError: not enough became free in time.
     """
-    choice = list(visible_gpus() if devices is None else devices)
+    choice = visible_gpus()
     if len(choice) <= count:
         return []
     folder = lock_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     end = time.monotonic() + wait_seconds
-    while len(taken := _lock(choice, count, folder)) < count:
+    while not (taken := _lock(choice, count, folder)):
         if time.monotonic() >= end:
             raise LofitError(
                 f"{count} of {len(choice)} GPUs wanted, and not so many became free in {wait_seconds:.0f} s; "
@@ -72,26 +68,24 @@ def take_gpus(count: int, devices: Sequence[str] | None = None, wait_seconds: fl
         time.sleep(
             POLL_SECONDS * (1 + random.random())
         )  # two that each hold half of what they want must not meet again
-    _held.update(taken)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
     print(f"GPU {', '.join(taken)}", file=sys.stderr, flush=True)
-    return list(taken)
+    return taken
 
 
-def _lock(devices: Sequence[str], count: int, folder: Path) -> dict[str, int]:
-    """Lock the first ``count`` devices that are free, or none."""
+def _lock(devices: Sequence[str], count: int, folder: Path) -> list[str]:
+    """Lock the first ``count`` devices that are free, or none. The files stay open for as long as the process lives."""
     taken: dict[str, int] = {}
     for device in devices:
-        if len(taken) == count:
-            break
         handle = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken[device] = handle
         except BlockingIOError:
             os.close(handle)
-    if len(taken) < count:
-        for handle in taken.values():
-            os.close(handle)
-        return {}
-    return taken
+            continue
+        taken[device] = handle
+        if len(taken) == count:
+            return list(taken)
+    for handle in taken.values():
+        os.close(handle)
+    return []

@@ -18,6 +18,8 @@ from tests.checkpoint import save_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
 TRAINING = {"epochs": 1, "lr": 0.01}
+MEASURED = ("seconds", "memory", "tokens_per_second")
+"""Parts of the names of columns and keys whose values differ from run to run; nothing else may."""
 
 
 class Workflow:

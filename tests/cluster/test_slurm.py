@@ -18,17 +18,14 @@ import yaml
 
 from tests.checkpoint import save_checkpoint
 from tests.cluster.cluster import Cluster, JobRecord, wait_for
+from tests.workflows import MEASURED, REPOSITORY, TRAINING
 
-REPOSITORY = Path(__file__).parents[2]
 PROFILES = REPOSITORY / "workflow" / "profiles"
-TRAINING = {"epochs": 1, "lr": 0.01}
 SHORT = ["model=sources", "prepare=sources", "collect_part=report", "main_table=report"]
 """Groups of rules whose jobs take a moment."""
 TARGET = "results/tables/main.csv"
 PATIENCE = 300
 """Seconds."""
-MEASURED = ["seconds", "memory", "tokens_per_second"]
-"""Parts of the names of columns that differ from run to run."""
 
 
 class Workflow:

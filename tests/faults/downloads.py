@@ -36,7 +36,7 @@ BODY = bytes(range(256)) * 40
 MEMBER = "tinydata/rows.jsonl"
 PATHS = [
     "../x",
-    "/tmp/x",
+    "/outside/x",
     "a/../../x",
     "a\\..\\x",
     "C:\\x",

@@ -17,10 +17,8 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from tests.workflows import TRAINING, Workflow
+from tests.workflows import MEASURED, TRAINING, Workflow
 
-TIMES = ("seconds", "memory", "tokens_per_second")
-"""What columns of cost have in their names; nothing else may differ."""
 DRIVERS = 0.3
 """Share of kills that are meant for Snakemake itself."""
 LONGEST_PAUSE = 8.0
@@ -59,7 +57,7 @@ def outcome(made: Workflow) -> tuple[list[str], pd.DataFrame]:
         if not {"logs", "benchmarks", ".snakemake_timestamp"} & set(path.relative_to(made.folder).parts)
     ]
     results = pd.read_parquet(made.folder / "results" / "results.parquet")
-    results = results[[name for name in results if not any(part in name for part in TIMES)]]
+    results = results[[name for name in results if not any(part in name for part in MEASURED)]]
     order = ["run_id", "eval_task", "protocol", "metric"]
     return sorted(files), results.sort_values(order).reset_index(drop=True)
 

@@ -19,9 +19,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-REPOSITORY = Path(__file__).parents[2]
-COSTS = ("seconds", "memory", "tokens_per_second")
-"""What columns and keys of cost have in their names."""
+from tests.workflows import MEASURED, REPOSITORY
+
 SKIPPED = ("logs", "benchmarks", "plan", ".snakemake_timestamp", "report.html")
 """Times and paths of this very run, and the page that prints them."""
 
@@ -47,7 +46,7 @@ def comparable(file: Path) -> bytes:
     """The content of a file, without costs."""
     if file.suffix in (".parquet", ".csv"):
         frame = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
-        return frame[[name for name in frame if not any(cost in name for cost in COSTS)]].to_csv().encode()
+        return frame[[name for name in frame if not any(cost in name for cost in MEASURED)]].to_csv().encode()
     if file.suffix == ".json":
         return json.dumps(_without_costs(json.loads(file.read_text()))).encode()
     return file.read_bytes()
@@ -55,7 +54,7 @@ def comparable(file: Path) -> bytes:
 
 def _without_costs(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_costs(entry) for key, entry in value.items() if not any(cost in key for cost in COSTS)}
+        return {key: _without_costs(entry) for key, entry in value.items() if not any(cost in key for cost in MEASURED)}
     return [_without_costs(entry) for entry in value] if isinstance(value, list) else value
 
 

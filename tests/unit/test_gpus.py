@@ -65,8 +65,9 @@ def test_waiting_ends_with_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyP
     holders = [start(tmp_path, "a,b") for _ in range(2)]
     assert {taken(node) for node in holders} == {"a", "b"}
     monkeypatch.setattr(gpus, "lock_folder", lambda: tmp_path / f"lofit-gpus-{os.getuid()}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "a,b")
     with pytest.raises(LofitError, match=r"1 of 2 GPUs wanted.*--resources gpu=2"):
-        gpus.take_gpus(1, ["a", "b"], wait_seconds=0)
+        gpus.take_gpus(1, wait_seconds=0)
     for node in holders:
         node.communicate(timeout=30)
 

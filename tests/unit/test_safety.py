@@ -69,6 +69,8 @@ def test_messages_hold_no_secrets_and_one_line(monkeypatch: pytest.MonkeyPatch) 
         assert not any(secret in shown for secret in (TOKEN, "pass-word", "another-kind"))
         assert "https://<credentials>@example.org/x?y" in shown
     assert str(LofitError(text)).isprintable()
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "the-token-of-a-login")
+    assert redacted("with the-token-of-a-login") == "with <token>"
     assert TOKEN[:12] not in brief(ValueError("x" * 190 + TOKEN)), "cutting must not hide a token from the search"
     assert len(str(LofitError("x" * 10**6))) < 2100
     assert str(SourceError("user@example.org and a@b/c stay")) == "user@example.org and a@b/c stay"
