@@ -68,7 +68,7 @@ def test_the_catalogue_and_all_tasks_to_train_for_are_counted() -> None:
     assert {name for name in task_names() if load_task(name).objective} <= set(task_sizes())
 
 
-@pytest.mark.parametrize("name", ["paper", "modern", "laptop"])
+@pytest.mark.parametrize("name", ["paper", "modern", "laptop", "laptop-short"])
 def test_plan_prints_nodes_and_hours_of_the_ready_configurations(name: str) -> None:
     file = REPOSITORY / "config" / f"{name}.yaml"
     result = CliRunner().invoke(app, ["plan", "--configfile", str(file)])

@@ -123,7 +123,7 @@ def test_only_converting_a_model_needs_room_for_its_weights() -> None:
     assert fetching_mb(table.config, "smollm2-135m") > LIGHT_MB + 3 * 500
 
 
-@pytest.mark.parametrize("name", ["paper", "modern", "laptop"])
+@pytest.mark.parametrize("name", ["paper", "modern", "laptop", "laptop-short"])
 def test_nodes_of_the_ready_configurations_have_limits(name: str) -> None:
     table = RunTable(load_config(REPOSITORY / "config" / f"{name}.yaml"))
     for nodes in (table.activations, table.localize, table.fits, table.evaluations):
