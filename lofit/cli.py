@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from lofit.abandoned import end_with_snakemake
 from lofit.errors import ConfigError, LofitError, redacted, system_error
 from lofit.files import only_writer
 
@@ -411,6 +412,7 @@ def orphans(
 def main() -> NoReturn:
     """Run the command line; an error of the user or the system is one line, a bug its traceback, none with secrets."""
     try:
+        end_with_snakemake()
         app(standalone_mode=True)
     except LofitError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -47,7 +47,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def only_writer(folder: Path) -> Iterator[None]:
     """Within this, no other process is in it for the same folder, which is made if it is not there.
 
-    Waits for one that is: a node that a killed Snakemake left at work must not write after the one that replaced it.
+    Waits for one that is: a job that a killed Snakemake left on a cluster must not write after the next one's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)

@@ -1,29 +1,39 @@
-"""Two workflows in one folder, and clocks that are wrong."""
+"""Two workflows in one folder, one that is killed, and clocks that are wrong."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from lofit import abandoned
 from lofit.files import write_jsonl
 from tests.workflows import REPOSITORY, Workflow
 
 DAY = 86_400
 SLOW = """
 import os, sys, time
+class Wait:
+    def find_spec(self, name, path=None, target=None):
+        if name == "lofit.evaluate.node":
+            with open(os.environ["STARTED"] + ".part", "w") as file:
+                file.write(str(os.getpid()))
+            os.replace(file.name, os.environ["STARTED"])
+            while not os.path.exists(os.environ["FREED"]):
+                time.sleep(0.1)
 if "-m lofit evaluate" in " ".join(sys.orig_argv):
-    open(os.environ["STARTED"], "w").close()
-    while not os.path.exists(os.environ["FREED"]):
-        time.sleep(0.1)
+    sys.meta_path.insert(0, Wait())
 """
+"""A sitecustomize that stops an evaluation while it starts."""
 
 
 def own_task(folder: Path) -> dict[str, Any]:
@@ -48,9 +58,11 @@ def shift(paths: list[Path], seconds: float) -> None:
         os.utime(path, (time.time() + seconds, time.time() + seconds))
 
 
-def test_a_second_workflow_is_refused_and_the_first_is_not_disturbed(
+@contextlib.contextmanager
+def at_work(
     made: Workflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
+    """A workflow and its node at work, which goes on at the end of the block."""
     (made.folder / "injected").mkdir()
     (made.folder / "injected" / "sitecustomize.py").write_text(SLOW)
     started, freed = made.folder / "started", made.folder / "freed"
@@ -58,20 +70,26 @@ def test_a_second_workflow_is_refused_and_the_first_is_not_disturbed(
     monkeypatch.setenv("STARTED", str(started))
     monkeypatch.setenv("FREED", str(freed))
     made.planned()
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--snakefile", str(REPOSITORY / "Snakefile")]
-    command += ["--directory", str(made.folder), "--configfile", str(made.folder / "config.yaml")]
     with (made.folder / "first.log").open("w") as log:
-        first = subprocess.Popen(command, stdout=log, stderr=log, cwd=made.folder)
+        first = subprocess.Popen(made.command(), stdout=log, stderr=log, env=made.environment(), cwd=made.folder)
         try:
             for _ in range(1200):
                 if started.exists() or first.poll() is not None:
                     break
                 time.sleep(0.1)
-            second = made.snakemake()
-            planned = made.planned()
+            yield first, psutil.Process(int(started.read_text()))
         finally:
             freed.touch()
-            assert first.wait(300) == 0, (made.folder / "first.log").read_text()
+            first.wait(300)
+
+
+def test_a_second_workflow_is_refused_and_the_first_is_not_disturbed(
+    made: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at_work(made, monkeypatch) as (first, _):
+        second = made.snakemake()
+        planned = made.planned()
+    assert first.returncode == 0, (made.folder / "first.log").read_text()
     assert second.returncode != 0
     said = second.stdout + second.stderr
     assert "Directory cannot be locked" in said
@@ -79,6 +97,19 @@ def test_a_second_workflow_is_refused_and_the_first_is_not_disturbed(
     assert "Traceback" not in said
     assert planned["evaluate"] == 1
     assert (made.folder / "results" / "report.html").is_file()
+    assert made.planned() == Counter()
+
+
+def test_a_node_of_a_killed_workflow_ends_with_it_and_the_next_one_finishes(
+    made: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at_work(made, monkeypatch) as (first, node):
+        first.kill()
+        node.wait(30)
+    [log] = (made.folder / "results" / "logs" / "evaluate").rglob("*.log")
+    assert log.read_text() == f"error: {abandoned.MESSAGE}\n"
+    assert made.snakemake("--unlock").returncode == 0
+    made.run()
     assert made.planned() == Counter()
 
 

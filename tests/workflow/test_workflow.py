@@ -424,4 +424,6 @@ def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> No
     counts = {**table.counts(), "experiment_table": n_tables, "experiment_figure": n_figures, "collect": 1}
     counts["collect_part"] = len(table.parts()) - 2  # all are collected by a rule of their own, layers have no scores
     assert {rule: int(stats[rule]) for rule in counts} == counts
-    assert name == "modern" or set(config.experiments) == set(builtin_names())
+    if name != "modern":
+        left_out = {"variance"} if name == "laptop-short" else set()  # it has one seed
+        assert set(config.experiments) == set(builtin_names()) - left_out

@@ -10,6 +10,7 @@ from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 
+from lofit.abandoned import VARIABLE as SNAKEMAKE
 from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.config import parse_config
 from lofit.errors import ConfigError
@@ -35,9 +36,11 @@ TABLE = RunTable(CONFIG)
 MAIN_TABLES = [table_name(protocol) for protocol in CONFIG.protocols]
 RESULTS, RESOURCES = str(CONFIG.results), str(CONFIG.resources)
 
-# Every node is `python -m lofit <verb> --run <id>` in this environment; it reads the configuration from a snapshot.
+# Every node is `python -m lofit <verb> --run <id>` in this environment; it reads the configuration from a snapshot, and
+# ends when this process does.
 SNAPSHOT = CONFIG.results / "plan" / f"config-{short_hash(CONFIG.model_dump(mode='json'))}.yaml"
 os.environ.update(
+    {SNAKEMAKE: str(os.getpid())},
     LOFIT_CONFIG=str(SNAPSHOT),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
