@@ -330,6 +330,18 @@ def experiment(
 
 
 @app.command()
+def compare(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A configured one that was run.")],
+    against: Annotated[str | None, typer.Option(help="Compare with this arm alone; default: every two arms.")] = None,
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Print how far arms of an experiment differ on the same test items, with intervals and tests, as Markdown."""
+    from lofit.report import compare as comparing
+
+    print(comparing.markdown(comparing.compare(_table(configfile), name, against)))
+
+
+@app.command()
 def report(configfile: ConfigFile = DEFAULT) -> None:
     """Write report.html: tables, figures, costs, failures and how to run it again, on one page."""
     from lofit.report.page import write_report

@@ -19,6 +19,7 @@ from lofit.errors import ConfigError
 from lofit.evaluate import node as evaluate_node
 from lofit.experiments import builtin_names
 from lofit.localize.ranking import top_heads
+from lofit.report.compare import compare
 from lofit.report.experiments import layer_counts, write_experiment
 from lofit.report.figures import draw_curves, draw_layers, draw_pareto
 from lofit.report.node import collect_results, comparison
@@ -107,6 +108,31 @@ def test_layers_are_those_of_the_rankings(table: RunTable) -> None:
             expected[layer] += 1 / 6
     assert counts.to_numpy() == pytest.approx(expected)
     assert counts.sum() == pytest.approx(1)
+
+
+def test_arms_are_compared_on_the_items_of_their_runs(table: RunTable) -> None:
+    found = compare(table, "peft", against="base")
+    assert found[["arm", "against"]].to_numpy().tolist() == [["LoFiT", "base"], ["LoRA", "base"]]
+    scores = pd.read_csv(table.config.results / "tables" / "peft.csv").set_index("method")["listops.percent"]
+    assert found["difference"].to_numpy() == pytest.approx((scores[["LoFiT", "LoRA"]] - scores["base"]).to_numpy())
+    assert (found["items"] == 6).all()
+    assert compare(table, "data_efficiency")["x"].tolist() == [4, 8]
+    assert compare(table, "head_fraction")[["arm", "against"]].to_numpy().tolist() == [["0.1", "0.25"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "against", "message"),
+    [
+        ("layers", None, "no experiment 'layers' with scores; this configuration has: peft, head_selection"),
+        ("pefd", None, "no experiment 'pefd' with scores"),
+        ("peft", "lofit", r"experiments\.peft has no arm 'lofit'; it has: base, LoFiT, LoRA"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_one_clear_line(
+    table: RunTable, name: str, against: str | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compare(table, name, against)
 
 
 def test_every_figure_is_there_and_not_blank(table: RunTable) -> None:

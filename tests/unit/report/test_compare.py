@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lofit.report.compare import by_place, markdown, pairs
+from tests.unit.report.frames import plain, results, row, scored
+
+N = 40
+
+
+def draws(share: float, seed: int) -> list[float]:
+    return (np.random.default_rng(seed).random(N) < share).astype(float).tolist()
+
+
+def made(*runs: tuple[str, float | None, list[float]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows and items of one run per arm; of a run with x, along an axis."""
+    lines = [plain("clutrr", float(np.mean(values)), method=name) for name, _, values in runs]
+    for number, line in enumerate(lines):
+        line["run_id"] = f"run{number}"
+    rows = results(*lines).assign(variant=[name for name, _, _ in runs], x=[x for _, x, _ in runs])
+    return rows, scored(*zip(lines, (values for _, _, values in runs), strict=True))
+
+
+def test_differences_are_paired_and_their_tests_corrected() -> None:
+    one, two, three = draws(0.9, 1), draws(0.5, 2), draws(0.45, 3)
+    rows, items = made(("A", None, one), ("B", None, two), ("C", None, three))
+    found = pairs(rows, items)
+    assert found[["arm", "against"]].to_numpy().tolist() == [["A", "B"], ["A", "C"], ["B", "C"]]
+    for line, (left, right) in zip(found.to_dict("records"), ((one, two), (one, three), (two, three)), strict=True):
+        gaps = np.subtract(left, right)
+        half = stats.norm.ppf(0.975) * gaps.std(ddof=1) / np.sqrt(N)
+        assert line["difference"] == pytest.approx(100 * gaps.mean())
+        assert (line["low"], line["high"]) == pytest.approx((100 * (gaps.mean() - half), 100 * (gaps.mean() + half)))
+        # Under a sign flip of binary differences the number of wins is binomial: an exact test.
+        won, lost = int((gaps > 0).sum()), int((gaps < 0).sum())
+        assert line["p"] == pytest.approx(stats.binomtest(won, won + lost).pvalue, abs=0.02)
+        assert line["items"] == N
+    ordered = found.sort_values("p")["p"].to_numpy()
+    expected = np.minimum(1, np.maximum.accumulate(ordered * [3, 2, 1]))
+    assert found.sort_values("p")["p_holm"].to_numpy() == pytest.approx(expected)
+
+
+def test_with_one_arm_alone_there_are_fewer_tests_to_correct_for() -> None:
+    rows, items = made(("A", None, draws(0.9, 1)), ("B", None, draws(0.5, 2)), ("C", None, draws(0.45, 3)))
+    found = pairs(rows, items, against="B")
+    assert found[["arm", "against"]].to_numpy().tolist() == [["A", "B"], ["C", "B"]]
+    whole = pairs(rows, items).set_index(["arm", "against"])["p_holm"]
+    assert found.set_index("arm")["p_holm"]["A"] <= whole["A", "B"]
+
+
+def test_arms_of_a_curve_meet_at_the_same_place_and_a_single_arm_meets_itself() -> None:
+    rows, items = made(
+        ("A", 25, draws(0.6, 1)), ("B", 25, draws(0.5, 2)), ("A", 50, draws(0.7, 3)), ("B", 50, draws(0.4, 4))
+    )
+    found = pairs(by_place(rows), items)
+    assert found[["x", "arm", "against"]].to_numpy().tolist() == [[25, "A", "B"], [50, "A", "B"]]
+    assert "|  25 |" in markdown(found) or "| 25 " in markdown(found)
+    rows, items = made(("A", 0.1, draws(0.6, 1)), ("A", 0.2, draws(0.5, 2)))
+    [line] = pairs(by_place(rows), items).to_dict("records")
+    assert (line["arm"], line["against"]) == ("0.1", "0.2")
+
+
+def test_runs_without_scores_and_arms_that_are_alike() -> None:
+    rows, items = made(("A", None, draws(0.6, 1)), ("B", None, draws(0.6, 1)))
+    failed = results(row("clutrr", None, seed=9)).assign(variant="C", x=np.nan)
+    [line] = pairs(pd.concat([rows, failed]), items).to_dict("records")
+    assert (line["difference"], line["p"]) == (0, 1)
+    assert line["low"] < 0 < line["high"], "nothing differs here, which is not to say that nothing ever would"
+    assert "| +0.0 [" in markdown(pairs(rows, items))
