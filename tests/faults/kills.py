@@ -22,7 +22,7 @@ from tests.workflows import MEASURED, TRAINING, Workflow
 DRIVERS = 0.3
 """Share of kills that are meant for Snakemake itself."""
 LONGEST_PAUSE = 8.0
-"""Seconds before a kill, at most: about as long as a node."""
+"""Seconds before a kill, at most: about as long as a node. With longer ones, more runs come to their end."""
 
 
 def miniature(folder: Path) -> Workflow:
@@ -77,8 +77,10 @@ def nodes_of(driver: psutil.Process) -> list[psutil.Process]:
 class Storm:
     """Runs of a workflow in new folders under random kills, until there were enough of them."""
 
-    def __init__(self, folder: Path, reference: tuple[list[str], pd.DataFrame], seed: int) -> None:
-        self.folder, self.reference = folder, reference
+    def __init__(
+        self, folder: Path, reference: tuple[list[str], pd.DataFrame], seed: int, longest_pause: float = LONGEST_PAUSE
+    ) -> None:
+        self.folder, self.reference, self.longest_pause = folder, reference, longest_pause
         self.random = random.Random(seed)
         self.kills: Counter[str] = Counter()
         self.starts, self.finished = 0, 0
@@ -117,7 +119,7 @@ class Storm:
                 code = driver.wait()
             else:
                 try:
-                    code = driver.wait(timeout=self.random.uniform(0, LONGEST_PAUSE))
+                    code = driver.wait(timeout=self.random.uniform(0, self.longest_pause))
                 except psutil.TimeoutExpired:
                     if self._kill(driver, orphans):
                         driver.wait()
@@ -166,10 +168,11 @@ def main(arguments: Any = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest-pause", type=float, default=LONGEST_PAUSE, help="seconds before a kill, at most")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lofit-kills-") as folder:
-        storm = Storm(Path(folder), undisturbed(Path(folder) / "undisturbed"), options.seed)
+        storm = Storm(Path(folder), undisturbed(Path(folder) / "undisturbed"), options.seed, options.longest_pause)
         storm.run(options.kills)
     print(f"{storm.counts()}: every results.parquet equal, no stray file; {time.monotonic() - started:.0f} s")
 
