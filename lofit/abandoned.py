@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from pathlib import Path
 
 from lofit.errors import LofitError
 
@@ -31,9 +32,14 @@ def end_with_snakemake() -> None:
         handle = os.pidfd_open(int(given))
     except ProcessLookupError:
         raise LofitError(MESSAGE) from None
-    except OSError:
-        return  # a kernel without them: nodes go on, and the next ones wait for them (only_writer)
+    except (AttributeError, OSError):
+        return  # a kernel or a Python without them: nodes go on, and the next ones wait for them (only_writer)
     threading.Thread(target=_wait, args=(handle,), daemon=True).start()
+
+
+def was_abandoned(log: Path) -> bool:
+    """Whether the node that wrote this log ended because its Snakemake did."""
+    return MESSAGE in log.read_text(encoding="utf-8", errors="replace")
 
 
 def _wait(handle: int) -> None:

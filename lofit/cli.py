@@ -338,7 +338,7 @@ def compare(
     """Print how far arms of an experiment differ on the same test items, with intervals and tests, as Markdown."""
     from lofit.report import compare as comparing
 
-    print(comparing.markdown(comparing.compare(_table(configfile), name, against)))
+    print(comparing.markdown(*comparing.compare(_table(configfile), name, against)))
 
 
 @app.command()
@@ -361,7 +361,8 @@ def summary(configfile: ConfigFile = DEFAULT) -> None:
 def settle(
     run: Annotated[list[str] | None, typer.Option(help="Id of a node; as often as wanted.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every node that was started, has what it needs and left no result.")
+        bool,
+        typer.Option("--all", help="Every node that was killed: it was started, has what it needs and left no result."),
     ] = False,
     configfile: ConfigFile = DEFAULT,
 ) -> None:

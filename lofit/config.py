@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
 from lofit import grid, localize, methods, registry, tasks
 from lofit.errors import ConfigError, TaskError
-from lofit.evaluate.protocol import OPEN, OURS, PAPER, VLLM, Backend, Protocol
+from lofit.evaluate.protocol import OPEN, OURS, PAPER, VLLM, Backend, Protocol, table_name
 from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names, resolved
 from lofit.fit.params import ComputeParams
 from lofit.forms import Form, HeadCount, HeadsConfig, MethodConfig, SearchConfig, Seed
@@ -370,14 +370,18 @@ def _experiment_problems(config: Config) -> Any:
     for name in config.experiments:
         key = f"experiments.{name}"
         spec = config.experiment(name)
+        if name in ELSEWHERE:
+            yield f"{key}: {ELSEWHERE[name]}"
+            continue
+        if name in RESERVED:
+            yield f"{key}: outputs of that name exist already; give it another name"
+            continue
         if spec.kind is None:
             yield (
                 f"{key}: not one of the package's ({', '.join(builtin_names())}); "
                 "give its kind and arms, or correct the name"
             )
             continue
-        if name in RESERVED:
-            yield f"{key}: outputs of that name exist already; give it another name"
         if not spec.arms:
             yield f"{key}.arms: nothing to compare; give at least one"
             continue
@@ -482,8 +486,16 @@ def _transfer_problems(config: Config, transfer: TransferConfig) -> Any:
     yield from _head_count_problems(config, [transfer.k], "transfer.k")
 
 
-RESERVED = ("all", "main", "suite", "retention", "overlap", "expected", "search", "transfer")
+RESERVED = ("all", *map(table_name, get_args(Protocol)), "suite", "expected")
 """Results, tables and figures that are no experiment's."""
+ELSEWHERE = {
+    "transfer": "write it as `transfer:`, beside `experiments:`",
+    "ood": "what fitting costs on other tasks is asked for by naming them under `retention:`, beside `experiments:`",
+    "retention": "write it as `retention:`, beside `experiments:`, with tasks to be scored",
+    "overlap": "always made where there are two rankings of heads; remove it",
+    "search": "a `search:` belongs to a method or an arm; its table is made wherever there is one",
+}
+"""Questions that are no experiments, and how they are asked."""
 METHODS = Path(methods.__file__).parent
 LOCALIZERS = Path(localize.__file__).parent
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lofit.errors import ConfigError
 from lofit.runs import MAIN, FitNode, RunTable
 
 FOLDER = Path(__file__).parents[1] / "config" / "expected"
 TRAINED = "trained_params"
 """The metric of rows about the number of trained parameters; all others are percentages."""
+NO_COUNTERPART = ("trained_percent", "average_delta")
+"""Metrics of rows kept for the record alone: the share of trained parameters, which :data:`TRAINED` says more exactly,
+and the average difference over a suite that the source does not name."""
+KINDS = ("primary", "secondary", "derived")
+COLUMNS = ("artefact", "model", "task", "metric", "method", "setting", "value", "source", "source_kind", "checked")
 
 
 @dataclass(frozen=True)
@@ -20,14 +27,15 @@ class Published:
 
     Attributes:
         artefact: where ours stands: ``main``, or an experiment of the package.
-        model: name in the catalogue.
-        tasks: of a mean, one per metric; empty for trained parameters.
-        metrics: names of metrics, or :data:`TRAINED` alone.
-        method: name of the method, or of the experiment's arm.
+        model: name in the catalogue, or one that a model of your own can have; ``(unknown)`` matches none.
+        tasks: one per metric; empty for :data:`TRAINED` and :data:`NO_COUNTERPART`.
+        metrics: names of metrics, or :data:`TRAINED` or one of :data:`NO_COUNTERPART` alone.
+        method: name of the method, or of the experiment's arm; another where we run nothing like it.
         setting: what else is known of the run.
         value: percent, or a number of parameters.
         source: where it was read.
-        source_kind: ``primary`` (the authors' own files), ``secondary`` (somebody's transcription), ``derived``.
+        source_kind: ``primary`` (the authors' own files), ``secondary`` (somebody's transcription), ``derived``
+            (arithmetic), or several of :data:`KINDS` joined by `` + ``.
         checked: how far it was checked.
     """
 
@@ -45,14 +53,60 @@ class Published:
 
 @cache
 def published() -> tuple[Published, ...]:
-    """All rows of ``config/expected/*.tsv``."""
+    """All rows of ``config/expected/*.tsv``.
+
+    Raises:
+        ConfigError: as of :func:`read_published`.
+    """
+    return tuple(row for path in sorted(FOLDER.glob("*.tsv")) for row in read_published(path))
+
+
+def read_published(path: Path) -> list[Published]:
+    """The rows of one file.
+
+    Raises:
+        ConfigError: not UTF-8 text, or a row that is malformed: one line naming file, line and remedy.
+    """
     found = []
-    for path in sorted(FOLDER.glob("*.tsv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                tasks, metrics = (tuple(filter(None, row.pop(key).split(", "))) for key in ("task", "metric"))
-                found.append(Published(tasks=tasks, metrics=metrics, value=float(row.pop("value")), **row))
-    return tuple(found)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        try:
+            if sorted(rows.fieldnames or ()) != sorted(COLUMNS):
+                raise ConfigError(f"{path}:1: the columns must be, with tabs between them: {', '.join(COLUMNS)}")
+            for row in rows:
+                found.append(_parsed(row, f"{path}:{rows.line_num}"))
+        except UnicodeDecodeError as fault:
+            raise ConfigError(f"{path}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
+        except csv.Error as fault:
+            raise ConfigError(f"{path}:{rows.line_num}: not tab-separated text ({fault}); mend the line") from None
+    return found
+
+
+def _parsed(row: dict[str, str], where: str) -> Published:
+    if None in row or None in row.values():
+        raise ConfigError(f"{where}: a row has {len(COLUMNS)} cells with a tab between them; mend the line")
+    for column in ("artefact", "model", "metric", "method", "source"):
+        if not row[column].strip():
+            raise ConfigError(f"{where}: {column} is empty; fill it in")
+    tasks, metrics = (tuple(filter(None, row.pop(key).split(", "))) for key in ("task", "metric"))
+    alone = {TRAINED, *NO_COUNTERPART} & set(metrics)
+    if alone and (tasks or len(metrics) > 1):
+        raise ConfigError(f"{where}: metric {min(alone)} stands alone and without a task; mend the line")
+    if not alone and not len(tasks) == len(metrics) > 0:
+        raise ConfigError(f"{where}: {len(tasks)} tasks for {len(metrics)} metrics; give one task per metric")
+    text = row.pop("value")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    low = -100 if metrics == ("average_delta",) else 0
+    high = math.inf if metrics == (TRAINED,) else 100
+    if not (math.isfinite(value) and low <= value <= high):
+        what = "a number of parameters" if metrics == (TRAINED,) else f"a percentage from {low} to {high}"
+        raise ConfigError(f"{where}: value {text!r} is not {what}; mend it")
+    if not set(row["source_kind"].split(" + ")) <= set(KINDS):
+        raise ConfigError(f"{where}: source_kind {row['source_kind']!r} is none of {', '.join(KINDS)}; give one")
+    return Published(tasks=tasks, metrics=metrics, value=value, **row)
 
 
 def counterparts(table: RunTable) -> list[tuple[Published, list[FitNode]]]:
@@ -62,6 +116,8 @@ def counterparts(table: RunTable) -> list[tuple[Published, list[FitNode]]]:
     """
     found = []
     for row in published():
+        if row.metrics[0] in NO_COUNTERPART:
+            continue
         if row.artefact == MAIN:
             fits = [fit for fit in table.comparison.values() if fit.method == row.method]
         else:

@@ -387,7 +387,8 @@ class RunTable:
         self, spec: ExperimentConfig, arm: ArmConfig, task: str, fold: int, seed: int
     ) -> Iterable[tuple[float | None, MethodConfig, DataNode]]:
         """Places on the axis of an experiment, with what an arm is run with there."""
-        entry, task_entry = MethodConfig(heads=arm.heads, params=arm.params), self.config.tasks[task] or TaskConfig()
+        entry = MethodConfig(heads=arm.heads, params=arm.params, search=arm.search)
+        task_entry = self.config.tasks[task] or TaskConfig()
         if spec.k:
             for k in spec.k:
                 heads = (arm.heads or HeadsConfig()).model_copy(update={"k": [k]})

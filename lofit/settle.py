@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lofit.abandoned import was_abandoned
 from lofit.config import LimitsConfig
 from lofit.errors import ConfigError, LofitError
 from lofit.methods import load_method
@@ -39,7 +40,8 @@ def settle(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
 
     Args:
         table: of the configuration whose workflow was run in this folder.
-        runs: ids of nodes; None: every node that was started, has what it needs, and left no result.
+        runs: ids of nodes; None: every node that was started, has what it needs, and left no result, but for those
+            that only ended with their Snakemake.
 
     Yields:
         The id of each node after it is settled.
@@ -55,7 +57,7 @@ def settle(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
         )
     nodes = {node.id: node for node in _nodes(table)}
     if runs is None:
-        runs = [node.id for node in nodes.values() if node.log.is_file() and _is_due(node)]
+        runs = [node.id for node in nodes.values() if _is_due(node)]
     for run in runs:
         if run not in nodes:
             raise ConfigError(f"no node '{run}' in this configuration that runs a model; `lofit plan` lists the fits")
@@ -72,7 +74,8 @@ def settle(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
 
 
 def _is_due(node: Pending) -> bool:
-    return not node.outputs[-1].is_file() and all(path.is_file() for path in node.inputs)
+    ready = not node.outputs[-1].is_file() and all(path.is_file() for path in node.inputs)
+    return ready and node.log.is_file() and not was_abandoned(node.log)
 
 
 def _nodes(table: RunTable) -> Iterable[Pending]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,11 +62,14 @@ def overlap_table(rankings: Mapping[str, pd.DataFrame], counts: Iterable[int]) -
 
     Returns:
         columns first, second, k, shared (heads), jaccard, expected_jaccard (of random heads), p_value (of so many
-        shared heads or more under random choice), spearman (of all scores).
+        shared heads or more under random choice), spearman (of all scores). NaN where a ranking is empty.
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     counts = list(counts)
     for (first, one), (second, other) in combinations(rankings.items(), 2):
+        if one.empty or other.empty:
+            rows += [(first, second, k, *[float("nan")] * 5) for k in counts]
+            continue
         correlation = rank_correlation(one, other)
         for k in counts:
             shared = shared_heads(one, other, k)

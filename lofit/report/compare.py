@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lofit.errors import ConfigError, ReportError
-from lofit.report.cells import headline_rows
-from lofit.report.differences import paired
+from lofit.report.cells import aggregate, folds_by_task, headline_rows
+from lofit.report.differences import Difference, mean_of, paired
 from lofit.report.experiments import arm_rows
 from lofit.report.items import item_scores
 from lofit.report.paths import headline, items_path
 from lofit.runs import RunTable
 from lofit.stats import holm, paired_sample, permutation_p
 
-COLUMNS = ["model", "task", "x", "arm", "against", "difference", "low", "high", "p", "p_holm", "items"]
+KINDS = ("table", "curve", "pareto")
+"""Kinds of experiments with one score per arm, task, fold, seed and place."""
+COLUMNS = ["model", "task", "metric", "x", "arm", "against", "difference", "low", "high", "p", "p_holm", "items"]
+_PLACE = ["model", "task", "x"]
 
 
-def compare(table: RunTable, name: str, against: str | None = None) -> pd.DataFrame:
-    """Compare every two arms of an experiment, or all with one; see :func:`pairs`.
+def compare(table: RunTable, name: str, against: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Compare every two arms of an experiment, or all with one.
 
     A curve of a single arm is compared with itself at other places.
 
+    Returns:
+        What :func:`pairs` returns, and what is absent and why, a line each.
+
     Raises:
-        ConfigError: ``name`` is no experiment that has scores, or ``against`` none of its arms.
+        ConfigError: ``name`` is no such experiment, or ``against`` none of its arms.
         ReportError: it has not been run, or there is nothing to compare.
     """
-    known = [each for each in table.config.experiments if table.config.experiment(each).kind != "layers"]
+    known = [each for each in table.config.experiments if table.config.experiment(each).kind in KINDS]
     if name not in known:
         raise ConfigError(f"no experiment '{name}' with scores; this configuration has: {', '.join(known) or 'none'}")
     rows = by_place(headline_rows(arm_rows(table, name), headline(table)))
     arms = list(rows["variant"].unique())
     if against is not None and against not in arms:
-        raise ConfigError(f"experiments.{name} has no arm '{against}'; it has: {', '.join(arms)}")
+        raise ConfigError(f"experiments.{name} has no results of an arm '{against}', but of: {', '.join(arms)}")
+    rows, absent = complete(rows)
     found = pairs(rows, pd.read_parquet(items_path(table, name)), against)
     if found.empty:
-        raise ReportError(f"experiments.{name}: no two runs of it have scores on the same items")
-    return found
+        raise ReportError(f"experiments.{name}: no two of its runs can be compared" + "".join(f"; {n}" for n in absent))
+    return found, absent
 
 
 def by_place(rows: pd.DataFrame) -> pd.DataFrame:
@@ -49,36 +57,53 @@ def by_place(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(variant=rows["x"].map("{:g}".format), x=np.nan)
 
 
+def complete(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of seeds that have a value in every fold, as in the tables; and what is left out and why."""
+    folds = folds_by_task(rows)
+    kept, absent = [], []
+    for (model, task, x, arm), group in rows.groupby([*_PLACE, "variant"], sort=False, dropna=False):
+        cell = aggregate(group, folds[str(task)], {int(seed) for seed in group["seed"]})
+        kept.append(group[group["seed"].isin(cell.by_seed)])
+        if cell.note:
+            absent.append(f"{model}, {task}, {arm}{f' at {x:g}' if group['x'].notna().all() else ''}: {cell.note}")
+    return pd.concat(kept), absent
+
+
 def pairs(rows: pd.DataFrame, items: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
     """One row per model, task, place on the axis of a curve, and two arms.
 
-    An item's score is its mean over the seeds; the items of all folds are pooled, and those that share a context are
-    drawn together.
+    An item's score is its mean over the seeds. Items that share a context are drawn together.
 
     Args:
-        rows: headline rows with ``variant`` (the arm) and ``x`` (the place; NaN where there is no axis).
+        rows: as :func:`complete` gives them, with ``variant`` (the arm) and ``x`` (the place; NaN without an axis).
         items: as ``collect_items`` writes them.
         against: compare with this arm alone.
 
     Returns:
-        ``model``, ``task``, ``x``, ``arm``, ``against``; their ``difference`` in percentage points with ``low`` and
-        ``high``, the 95% interval over items; ``p`` of a two-sided paired permutation test; ``p_holm``, the same
+        ``model``, ``task``, its headline ``metric``, ``x``, ``arm``, ``against``; their ``difference`` in percentage
+        points, the mean over folds, with ``low`` and ``high``, the 95% interval over items (normal, with the variance
+        of the clusters); ``p`` of a two-sided paired permutation test over the items of all folds; ``p_holm``, the same
         corrected for all rows of the model; ``items``.
     """
-    scores = item_scores(rows[rows["status"] == "ok"], items)
-    rng = np.random.default_rng(0)
+    scores = item_scores(rows, items)
     records = []
-    for (model, task, x), group in scores.groupby(["model", "task", "x"], sort=False, dropna=False):
+    for (model, task, x), group in scores.groupby(_PLACE, sort=False, dropna=False):
         arms = {str(arm): lines for arm, lines in group.groupby("variant", sort=False)}
         for one, other in _chosen(arms, against):
-            difference = paired(arms[one], arms[other])
+            difference = _difference(arms[one], arms[other])
             value, width = 100 * difference.value, 100 * difference.half_width
-            p = permutation_p(paired_sample(arms[one], arms[other]), rng)
-            records.append([model, task, x, one, other, value, value - width, value + width, p, p, difference.n_items])
+            p = permutation_p(paired_sample(arms[one], arms[other]), np.random.default_rng(0))
+            found: list[Any] = [model, task, group["metric"].iloc[0], x, one, other, value, value - width]
+            records.append([*found, value + width, p, p, difference.n_items])
     frame = pd.DataFrame(records, columns=COLUMNS)
     for _, lines in frame.groupby("model"):
         frame.loc[lines.index, "p_holm"] = holm(list(lines["p"]))
     return frame
+
+
+def _difference(one: pd.DataFrame, other: pd.DataFrame) -> Difference:
+    folds = one["fold"].unique()
+    return mean_of([paired(one[one["fold"] == fold], other[other["fold"] == fold]) for fold in folds])
 
 
 def _chosen(arms: Mapping[str, pd.DataFrame], against: str | None) -> Iterator[tuple[str, str]]:
@@ -88,9 +113,9 @@ def _chosen(arms: Mapping[str, pd.DataFrame], against: str | None) -> Iterator[t
         yield from ((arm, against) for arm in arms if arm != against)
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """The comparison as a Markdown table, with a line on what it says."""
-    shown = frame[["model", "task", "x", "arm", "against"]].assign(
+def markdown(frame: pd.DataFrame, absent: Sequence[str] = ()) -> str:
+    """The comparison as a Markdown table, with what it says and what is absent."""
+    shown = frame[["model", "task", "metric", "x", "arm", "against"]].assign(
         x=frame["x"].map("{:g}".format),
         difference=[
             f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
@@ -106,4 +131,5 @@ def markdown(frame: pd.DataFrame) -> str:
         "Percentage points with the 95% interval over test items; p of a two-sided paired permutation test, and "
         "corrected (Holm) for all rows of the model."
     )
-    return f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n{note}"
+    lines = "".join(f"\n- {line}" for line in absent)
+    return f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n{note}" + (f"\n{lines}" if lines else "")

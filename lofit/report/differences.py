@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import norm
 
+from lofit.report.cells import aggregate, folds_by_task
 from lofit.report.items import item_scores
 from lofit.report.plain import write_plain_table
 from lofit.report.tables import MISSING, variant_names
@@ -74,7 +75,8 @@ def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[st
     """Average over the tasks of each method's difference to the base model, and to full fine-tuning.
 
     Folds of a task are averaged unweighted, then tasks. The interval is over the test items; a method with several
-    seeds enters with the mean of each item over them. A method that lacks a task, or failed on one, has no average.
+    seeds enters with the mean of each item over them. A method that lacks a task, or failed on one, has no average, and
+    none to a reference that does.
 
     Args:
         results: as ``collect`` writes them, of one protocol.
@@ -83,27 +85,44 @@ def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[st
 
     Returns:
         ``model``, ``method``, ``tasks`` (with a score), per reference its name and ``<name>.low`` and ``.high``, the
-        95% interval, and per task ``<task>.<reference>``; differences in percentage points.
+        95% interval, and per task ``<task>.<reference>``; differences in percentage points; ``note``, which runs of the
+        method and of the references failed or are missing, and why.
     """
     rows = results[(results["eval_task"] == results["task"]) & results["task"].isin(headline)]
-    rows = rows[rows["head_task"].isna() | (rows["head_task"] == rows["task"])]
-    table = _differences(rows, items, headline)
-    folds = rows.groupby("task")["fold"].nunique().to_dict()
+    rows = _named(rows[rows["head_task"].isna() | (rows["head_task"] == rows["task"])])
+    rows = rows[(rows["metric"] == rows["task"].map(dict(headline))) | (rows["status"] != "ok")]
+    table, folds = _differences(rows, items, headline), folds_by_task(rows)
     records = []
-    for (model, variant), group in _grouped(table, ["model", "variant"]):
-        record: dict[str, Any] = {"model": model, "method": variant, "tasks": group["task"].nunique()}
+    for (model, variant), runs in _grouped(rows[rows["variant"] != "base"], ["model", "variant"]):
+        group = table[(table["model"] == model) & (table["variant"] == variant)]
+        tasks = runs.loc[runs["status"] == "ok", "task"].nunique()
+        record: dict[str, Any] = {"model": model, "method": variant, "tasks": tasks}
         for reference in REFERENCES:
+            cells = group[group["reference"] == reference]
             by_task = {}
-            for task, cells in _grouped(group[group["reference"] == reference], ["task"]):
-                parts = list(cells["difference"])
-                by_task[task[0]] = mean_of(parts if len(parts) == folds[task[0]] else [])
-            whole = mean_of([by_task.get(task, mean_of([])) for task in headline])
-            record |= _interval(reference, whole)
+            for task in headline:
+                parts = list(cells.loc[cells["task"] == task, "difference"])
+                by_task[task] = mean_of(parts if len(parts) == len(folds.get(task, ())) else [])
+            record |= _interval(reference, mean_of(list(by_task.values())))
             record |= {f"{task}.{reference}": 100 * found.value for task, found in by_task.items()}
-        records.append(record)
+        notes = _absences(runs, headline, folds)
+        for reference in REFERENCES:
+            if variant != reference:
+                theirs = rows[(rows["model"] == model) & (rows["method"] == reference)]
+                notes += [f"{reference}: {note}" for note in _absences(theirs, headline, folds)]
+        records.append(record | {"note": "; ".join(notes)})
     if not records:
-        return pd.DataFrame(columns=["model", "method", "tasks", *chain(*map(_interval_columns, REFERENCES))])
+        return pd.DataFrame(columns=["model", "method", "tasks", *chain(*map(_interval_columns, REFERENCES)), "note"])
     return pd.DataFrame(records)
+
+
+def _absences(runs: pd.DataFrame, headline: Mapping[str, str], folds: Mapping[str, set[int]]) -> list[str]:
+    """Which tasks or seeds the runs of one method lack, and why."""
+    if runs.empty:
+        return ["no run"]
+    seeds = {int(seed) for seed in runs["seed"]}
+    cells = {task: aggregate(runs[runs["task"] == task], folds.get(task, ()), seeds) for task in headline}
+    return [f"{task}: {cell.note or 'no run'}" for task, cell in cells.items() if cell.status != "ok"]
 
 
 def retention_table(
@@ -122,7 +141,7 @@ def retention_table(
         ``score`` in percent or nats, its ``change`` against base with ``change.low`` and ``change.high``, the 95%
         interval over the items, and their number ``items``.
     """
-    rows = results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])]
+    rows = _named(results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])])
     table = _differences(rows, items, headline)
     records = []
     for (model, variant, task, on), group in _grouped(table, ["model", "variant", "task", "eval_task"]):
@@ -142,13 +161,13 @@ def retention_table(
         )
     done = {(record["model"], record["method"], record["fitted for"], record["scored on"]) for record in records}
     failed = rows[rows["status"] != "ok"]
-    for row, variant in zip(failed.to_dict("records"), variant_names(failed), strict=True):
-        if (row["model"], variant, row["task"], row["eval_task"]) not in done:
+    for row in failed.to_dict("records"):
+        if (row["model"], row["variant"], row["task"], row["eval_task"]) not in done:
             nowhere = mean_of([])
             records.append(
                 {
                     "model": row["model"],
-                    "method": variant,
+                    "method": row["variant"],
                     "fitted for": row["task"],
                     "scored on": row["eval_task"],
                     "metric": row["status"],
@@ -163,7 +182,6 @@ def retention_table(
 
 def _differences(rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
     """One row per model, variant, task, fold, eval task and fold, and reference, with its paired difference."""
-    rows = rows.assign(variant=variant_names(rows))
     rows = rows[rows["metric"] == rows["eval_task"].map(dict(headline))]
     scored = item_scores(rows, items)
     records = []
@@ -182,6 +200,10 @@ def _differences(rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str,
                     }
                 )
     return pd.DataFrame(records, columns=["model", "variant", *_UNIT, "reference", "difference", "value"])
+
+
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(variant=variant_names(rows))
 
 
 def _grouped(frame: pd.DataFrame, by: list[str]) -> Any:
@@ -204,7 +226,8 @@ def write_suite(frame: pd.DataFrame, stem: Path) -> None:
         shown[f"average difference to {reference}"] = _text(frame, reference)
     note = (
         "Percentage points, headline metric of each task, averaged over folds, then over tasks; in brackets the 95% "
-        "interval over test items (paired by item; seeds averaged)."
+        f"interval over test items (paired by item; seeds averaged). {MISSING} no average: a run of the method, or of "
+        "what it is compared with, failed or is missing; the CSV says which and why."
     )
     title = "Differences to the base model and to full fine-tuning, over all tasks"
     write_plain_table(frame, shown, stem, title=title, legend=note)
@@ -219,7 +242,8 @@ def write_retention(frame: pd.DataFrame, stem: Path) -> None:
     )
     note = (
         "Scores of methods fitted for another task, and their change against the base model; in brackets the 95% "
-        "interval over test items (paired by item; seeds averaged)."
+        f"interval over test items (paired by item; seeds averaged). {MISSING} no score, for the reason given as "
+        "metric, or none of the base model to compare with."
     )
     write_plain_table(frame, shown, stem, title="What fitting cost on other tasks", legend=note)
 

@@ -14,6 +14,7 @@ from lofit.report.cells import aggregate, folds_by_task, headline_rows
 from lofit.report.collect import read_results
 from lofit.report.figures import draw_curves, draw_layers, draw_pareto
 from lofit.report.items import item_interval, item_scores
+from lofit.report.overlap import joined, why_lost
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, write_table
 from lofit.report.variance import variance_table, write_variance
@@ -106,25 +107,36 @@ def _pareto(table: RunTable, name: str) -> None:
 
 
 def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
-    """Share of each layer among the selected heads: ``model``, ``task``, ``arm``, ``layer``, ``share``, ``n_rankings``.
+    """Share of each layer among the selected heads, averaged over rankings: those of all folds and seeds.
 
-    Shares are averaged over folds and seeds; a ranking that failed has none.
+    Returns:
+        ``model``, ``task``, ``arm``, ``layer``, ``share`` (a fraction; NaN where no ranking succeeded), ``n_rankings``,
+        ``n_seeds`` and ``n_folds`` (of the rankings that did), and ``note`` (which failed and why; empty if none).
     """
     records = []
     for arm in table.experiments[name]:
         ranking = arm.fit.heads_from
-        file = table.localize_dir(ranking) / "heads.parquet" if ranking else None
-        if file is None or not len(pd.read_parquet(file)):
-            continue
-        chosen = top_heads(file, arm.fit.k[-1])
+        assert ranking, "the arms of such an experiment select heads"
+        data, reason = ranking.data, why_lost(table, ranking)
+        file = table.localize_dir(ranking) / "heads.parquet"
+        layers = [] if reason else [layer for layer, _ in top_heads(file, arm.fit.k[-1])]
+        row: dict[str, Any] = {"model": arm.fit.model, "task": arm.fit.data.task, "arm": arm.label}
+        row |= {"ranking": ranking.id, "note": f"seed {data.seed} fold {data.fold} failed: {reason}" if reason else ""}
+        row |= {} if reason else {"seed": data.seed, "fold": data.fold}
         for layer in range(table.config.model_entry(arm.fit.model).n_layers):
-            share = sum(where == layer for where, _ in chosen) / len(chosen)
-            where = {"model": arm.fit.model, "task": arm.fit.data.task, "arm": arm.label, "layer": layer}
-            records.append(where | {"share": share})
-    if not records:
-        raise ReportError(f"experiments.{name}: no ranking of heads succeeded; see the logs of localize")
-    grouped = pd.DataFrame(records).groupby(["model", "task", "arm", "layer"], sort=False)["share"]
-    return grouped.agg(share="mean", n_rankings="count").reset_index()
+            share = layers.count(layer) / len(layers) if layers else np.nan
+            records.append(row | {"layer": layer, "share": share})
+    keys = ["model", "task", "arm", "layer"]
+    frame = pd.DataFrame(records, columns=[*keys, "ranking", "share", "seed", "fold", "note"])
+    # Arms may share a ranking: heads of a task with one fold serve all folds of another.
+    grouped = frame.drop_duplicates([*keys, "ranking"]).groupby(keys, sort=False)
+    return grouped.agg(
+        share=("share", "mean"),
+        n_rankings=("share", "count"),
+        n_seeds=("seed", "nunique"),
+        n_folds=("fold", "nunique"),
+        note=("note", joined),
+    ).reset_index()
 
 
 def _variance(table: RunTable, name: str) -> None:

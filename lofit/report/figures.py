@@ -38,26 +38,26 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: str, metri
     counts = axis == "k" and bool((frame["x"] >= 1).any())
     scale = 1 if counts or axis == "n_train" else 100
     label = "heads" if counts else _AXES[axis]
-    panels = list(frame.groupby(["model", "task"], sort=False))
+    panels, arms = list(frame.groupby(["model", "task"], sort=False)), list(dict.fromkeys(frame["arm"]))
     with figure_style():
         figure, grid = _grid(len(panels), title)
         for axes, ((model, task), panel) in zip(grid, panels, strict=False):
-            for i, (arm, line) in enumerate(panel.groupby("arm", sort=False)):
-                look = LINES[i % len(LINES)]
+            places = sorted(set(scale * panel["x"]))
+            for arm, line in panel.groupby("arm", sort=False):
+                look = LINES[arms.index(arm) % len(LINES)]
                 known = line.dropna(subset=["value"])
                 axes.plot(scale * known["x"], 100 * known["value"], label=str(arm), markersize=4, linewidth=1.2, **look)
                 axes.fill_between(
                     scale * known["x"], 100 * known["low"], 100 * known["high"], color=look["color"], alpha=0.15, lw=0
                 )
-                for _, lost in line[line["value"].isna()].iterrows():
-                    axes.axvline(scale * lost["x"], color=look["color"], linestyle=":", linewidth=0.8)
-                    axes.annotate(
-                        f"{arm}: {lost['status']}", (scale * lost["x"], 0.02), xycoords=("data", "axes fraction"),
-                        rotation=90, fontsize=6, ha="right", va="bottom",
-                    )  # fmt: skip
+            for x, lost in panel[panel["value"].isna()].groupby(scale * panel["x"]):
+                axes.axvline(x, color="0.4", linestyle=":", linewidth=0.8)
+                axes.annotate(
+                    "\n".join(lost["arm"] + ": " + lost["status"]), (x, 0.02), xycoords=("data", "axes fraction"),
+                    rotation=90, fontsize=6, ha="left" if x == places[0] else "right", va="bottom",
+                )  # fmt: skip
             if axis == "n_train":
                 axes.set_xscale("log")
-            places = sorted(set(scale * panel["x"]))
             axes.xaxis.set_major_locator(FixedLocator(places))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -73,6 +73,8 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: str, metri
 def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
     """Draw where the selected heads are, one panel per model and arm, rows being tasks; also as ``<stem>.csv``.
 
+    A task whose rankings all failed has a row that says so.
+
     Args:
         frame: as ``layer_counts`` gives it.
         stem: path without suffix.
@@ -87,28 +89,32 @@ def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         )
         figure.suptitle(title, fontsize=10)
         grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-        top = 100 * frame["share"].max()
+        top = 100 * frame["share"].max()  # NaN without any ranking
         for axes, ((model, arm), panel) in zip(grid, panels, strict=True):
             shares = 100 * panel.pivot(index="task", columns="layer", values="share").loc[panel["task"].unique()]
-            image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=top, aspect="auto")
+            image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=top if top > 0 else 100, aspect="auto")
+            for row in np.flatnonzero(shares.isna().all(axis=1)):
+                axes.text((len(shares.columns) - 1) / 2, row, "no ranking", ha="center", va="center", fontsize=8)
             axes.set_yticks(range(len(shares)), shares.index)
             axes.set_xticks(range(0, len(shares.columns), max(1, len(shares.columns) // 15)))
             axes.set_xlabel("layer")
             axes.set_title(f"{model}, {arm}")
         figure.colorbar(image, ax=list(grid), label="of the selected heads (%)", aspect=25, pad=0.02)
-        low, high = int(frame["n_rankings"].min()), int(frame["n_rankings"].max())
-        n = str(low) if low == high else f"{low} to {high}"
-        figure.supxlabel(
-            f"Mean of n = {n} ranking{'' if n == '1' else 's'} (folds and seeds) per task.", x=0.01, ha="left"
-        )
+        known, caption = frame[frame["n_rankings"] > 0], ""
+        if len(known):
+            counts = f"{span(known['n_seeds'], 'seed')}, {span(known['n_folds'], 'fold')}"
+            caption = f"Mean over n = {span(known['n_rankings'], 'ranking')} per task ({counts}). "
+        if frame["note"].any():
+            caption += "Some rankings failed: the CSV says which and why."
+        figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
         return _save(figure, frame, stem)
 
 
 def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
     """Draw the mean score over the tasks against trained parameters and against seconds; also as ``<stem>.csv``.
 
-    An arm that lacks a task has no mean and is named below the figure. Intervals take the tasks as given and their
-    items as the sample.
+    An arm that lacks a task has no mean: it is named below the figure, and its line of the CSV says why. Intervals take
+    the tasks as given and their items as the sample.
 
     Args:
         frame: as ``points`` gives it.
@@ -117,23 +123,28 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
     """
     records, lost = [], []
     for model, of_model in frame.groupby("model", sort=False):
-        tasks = of_model["task"].nunique()
         for arm, group in of_model.groupby("arm", sort=False):
             known = group.dropna(subset=["value"])
-            if known["task"].nunique() < tasks:
-                absent = sorted(set(of_model["task"]) - set(known["task"]))
+            absent = sorted(set(of_model["task"]) - set(known["task"]))
+            notes = [f"{task}: {note}" for task, note in zip(group["task"], group["note"], strict=True) if note]
+            notes += [f"{task}: no run" for task in absent if task not in set(group["task"])]
+            tasks = known["task"].nunique()
+            record = {"model": model, "arm": arm, "tasks": tasks, "n_seeds": 0, "n_items": 0, "note": "; ".join(notes)}
+            if absent:
                 lost.append(f"{arm} on {model} (no score on {', '.join(absent)})")
-                continue
-            half = np.sqrt((((known["high"] - known["low"]) / 2) ** 2).sum()) / tasks
-            records.append(
-                {
-                    "model": model, "arm": arm, "tasks": tasks, "value": known["value"].mean(), "half_width": half,
+                record["status"] = "failed" if (group["status"] == "failed").any() else "missing"
+            else:
+                half = np.sqrt((((known["high"] - known["low"]) / 2) ** 2).sum()) / tasks
+                record |= {
+                    "value": known["value"].mean(), "half_width": half,
                     "trained_params": known["trained_params"].mean(), "seconds": known["seconds"].mean(),
                     "n_seeds": int(known["n_seeds"].min()), "n_items": int(known["n_items"].sum()),
-                }
-            )  # fmt: skip
+                    "status": "partial" if notes else "ok",
+                }  # fmt: skip
+            records.append(record)
     means = pd.DataFrame(records, columns=[
-        "model", "arm", "tasks", "value", "half_width", "trained_params", "seconds", "n_seeds", "n_items",
+        "model", "arm", "tasks", "value", "half_width", "trained_params", "seconds", "n_seeds", "n_items", "status",
+        "note",
     ])  # fmt: skip
     models = list(frame["model"].unique())
     with figure_style():
@@ -145,7 +156,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             for axes, (column, label) in zip(
                 row, (("trained_params", "trained parameters"), ("seconds", "seconds to localize and fit")), strict=True
             ):
-                of_model = means[means["model"] == model]
+                of_model = means[(means["model"] == model) & means["value"].notna()]
                 _pareto_panel(axes, of_model, column, arms)
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -153,8 +164,10 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 axes.set_xlabel(label)
                 axes.set_ylabel("mean headline score (%)")
                 axes.set_title(str(model))
-        note = "Bars: 95% interval over test items." + (f" Not drawn: {'; '.join(lost)}." if lost else "")
-        _finish(figure, list(grid.flat), grid.size, _caption(means, note))
+        caption = _caption(means, "Bars: 95% interval over test items.")
+        if lost:
+            caption += f" Not drawn: {'; '.join(lost)}; the CSV says why."
+        _finish(figure, list(grid.flat), grid.size, caption)
         return _save(figure, means, stem)
 
 
@@ -194,14 +207,16 @@ def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
     return figure, grid
 
 
-def _caption(frame: pd.DataFrame, note: str) -> str:
-    def span(values: Any, what: str) -> str:
-        low, high = int(values.min()), int(values.max())
-        return f"{low if low == high else f'{low} to {high}'} {what}{'' if high == 1 else 's'}"
+def span(values: pd.Series, what: str) -> str:
+    """From the smallest to the largest of some numbers of something, for a caption: ``2 to 3 seeds``."""
+    low, high = int(values.min()), int(values.max())
+    return f"{low if low == high else f'{low} to {high}'} {what}{'' if high == 1 else 's'}"
 
+
+def _caption(frame: pd.DataFrame, note: str) -> str:
     known = frame[frame["n_seeds"] > 0]
     if known.empty:
-        return "No run succeeded."
+        return "No score to draw."
     return f"n = {span(known['n_items'], 'test item')}, {span(known['n_seeds'], 'seed')}. {note}"
 
 

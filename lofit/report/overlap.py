@@ -12,17 +12,21 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lofit.files import atomic_path
+from lofit.files import atomic_path, read_json
 from lofit.localize.overlap import overlap_table
 from lofit.localize.pairs import comparable_pairs, compares_tasks, setting
 from lofit.localize.ranking import read_ranking
+from lofit.report.figures import span
 from lofit.report.plain import write_plain_table
 from lofit.report.style import figure_style, ink_on, save_figure
-from lofit.runs import RunTable
+from lofit.report.tables import MISSING
+from lofit.runs import LocalizeNode, RunTable
 
 LEGEND = (
     "Pairs of rankings of all heads of a model that differ in one thing alone: mean Jaccard index of their k best "
-    "heads, what random heads would have, and mean Spearman correlation of the scores. Every pair is in the CSV."
+    "heads, what random heads would have, and mean Spearman correlation of the scores. Every pair is in the CSV. "
+    f"{MISSING} nothing to compare: all scores of a ranking are equal, or a ranking failed (such pairs are not "
+    "counted; the CSV says why)."
 )
 
 
@@ -31,21 +35,39 @@ def overlap_pairs(table: RunTable) -> pd.DataFrame:
 
     Returns:
         ``model``, ``kind`` (in what they differ), ``task`` and ``other_task``, ``localizer`` and ``other_localizer``,
-        then as :func:`lofit.localize.overlap.overlap_table`. A ranking that failed has no pairs.
+        then as :func:`lofit.localize.overlap.overlap_table`, NaN for a pair with a ranking that failed, and ``note``
+        (which failed and why; empty if none).
     """
     counts = table.head_counts()
+    reasons = {node.id: why_lost(table, node) for node in table.localize.values()}
     rankings = {node.id: read_ranking(table.localize_dir(node) / "heads.parquet") for node in table.localize.values()}
     parts = []
     for kind, one, other in comparable_pairs(table):
-        found = {"/".join(node.id.split("/")[1:]): rankings[node.id] for node in (one, other)}
-        if all(map(len, found.values())):
-            where = {"model": one.model, "kind": kind, "task": one.data.task, "other_task": other.data.task}
-            where |= {"localizer": setting(one), "other_localizer": setting(other)}
-            parts.append(overlap_table(found, counts[one.model]).assign(**where))
+        names = {"/".join(node.id.split("/")[1:]): node for node in (one, other)}
+        where = {"model": one.model, "kind": kind, "task": one.data.task, "other_task": other.data.task}
+        where |= {"localizer": setting(one), "other_localizer": setting(other)}
+        lost = [f"{name} failed: {reasons[node.id]}" for name, node in names.items() if reasons[node.id]]
+        found = overlap_table({name: rankings[node.id] for name, node in names.items()}, counts[one.model])
+        parts.append(found.assign(**where, note="; ".join(lost)))
     if not parts:
-        return pd.DataFrame(columns=[*_WHERE, "first", "second", "k", "jaccard", "expected_jaccard", "spearman"])
+        return pd.DataFrame(
+            columns=[*_WHERE, "first", "second", "k", "jaccard", "expected_jaccard", "spearman", "note"]
+        )
     frame = pd.concat(parts, ignore_index=True)
     return frame[[*_WHERE, *(name for name in frame.columns if name not in _WHERE)]]
+
+
+def why_lost(table: RunTable, ranking: LocalizeNode) -> str:
+    """Why a ranking is empty; an empty text if it is not."""
+    folder = table.localize_dir(ranking)
+    if len(read_ranking(folder / "heads.parquet")):
+        return ""
+    return str(read_json(folder / "localize.json")["reason"])
+
+
+def joined(notes: pd.Series) -> str:
+    """The texts of a column, each once and without the empty ones."""
+    return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
 _WHERE = ["model", "kind", "task", "other_task", "localizer", "other_localizer"]
@@ -55,7 +77,7 @@ def write_overlap(table: RunTable) -> None:
     """Write tables/overlap.{csv,md,tex}, and figures/overlap.{pdf,png,csv} where there are several tasks."""
     frame, results = overlap_pairs(table), table.config.results
     means = frame.groupby([*_WHERE, "k"], sort=False, dropna=False).agg(
-        pairs=("jaccard", "size"),
+        pairs=("jaccard", "count"),
         jaccard=("jaccard", "mean"),
         expected=("expected_jaccard", "mean"),
         spearman=("spearman", "mean"),
@@ -65,7 +87,7 @@ def write_overlap(table: RunTable) -> None:
     shown["localizer"] = _both(shown, "localizer")
     shown = shown.drop(columns=["other_task", "other_localizer"]).rename(columns={"kind": "differ in"})
     for name in ("jaccard", "expected", "spearman"):
-        shown[name] = shown[name].map("{:.2f}".format)
+        shown[name] = [MISSING if pd.isna(value) else f"{value:.2f}" for value in shown[name]]
     write_plain_table(frame, shown, results / "tables" / "overlap", title="Overlap of head rankings", legend=LEGEND)
     if compares_tasks(table):
         draw_overlap(overlap_matrix(frame), results / "figures" / "overlap")
@@ -84,7 +106,8 @@ def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         ``model``, ``localizer``, ``k``, ``task``, ``other_task`` (both orders), ``jaccard``, ``expected`` (of random
-        heads) and ``pairs``; of each model and localizer with several tasks, at the largest k.
+        heads), ``pairs`` and ``rankings`` (how many of either are behind it; 0, and NaN before, where all failed) and
+        ``note``, which failed and why; of each model and localizer with several tasks, at the largest k.
     """
     frame = pairs[(pairs["localizer"] == pairs["other_localizer"]) & (pairs["kind"] != "localizers")]
     frame = frame[frame["k"] == frame.groupby("model")["k"].transform("max")]
@@ -92,16 +115,22 @@ def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
     frame = frame[frame.set_index(["model", "localizer"]).index.isin(several)]
     swapped = frame[frame["kind"] == "tasks"].rename(columns={"task": "other_task", "other_task": "task"})
     keys = ["model", "localizer", "k", "task", "other_task"]
-    return (
-        pd.concat([frame, swapped])
-        .groupby(keys, sort=False)
-        .agg(jaccard=("jaccard", "mean"), expected=("expected_jaccard", "mean"), pairs=("jaccard", "size"))
-        .reset_index()
+    both = pd.concat([frame, swapped])
+    matrix = both.groupby(keys, sort=False).agg(
+        jaccard=("jaccard", "mean"),
+        expected=("expected_jaccard", "mean"),
+        pairs=("jaccard", "count"),
+        note=("note", joined),
     )
+    used = both.dropna(subset=["jaccard"]).melt(keys, ["first", "second"]).groupby(keys)["value"].nunique()
+    matrix.insert(3, "rankings", used.reindex(matrix.index, fill_value=0))
+    return matrix.reset_index()
 
 
 def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
-    """Draw a heat map per model and localizer, as ``<stem>.pdf``, ``.png`` and ``.csv``.
+    """Draw a heat map per model and localizer; cells without value are hatched, and say so where rankings failed.
+
+    It is written as ``<stem>.pdf``, ``.png`` and ``.csv``.
 
     Args:
         matrix: as :func:`overlap_matrix` gives it.
@@ -126,33 +155,36 @@ def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
             for row, task in enumerate(tasks):
                 for column, other in enumerate(tasks):
                     cell = cells.get((task, other))
-                    face: Any = colours(norm(cell["jaccard"])) if cell else "white"
-                    hatch = None if cell else "///"
+                    known = cell is not None and cell["pairs"] > 0
+                    face: Any = colours(norm(cell["jaccard"])) if cell and known else "white"
+                    hatch = None if known else "///"
                     corner = (column - 0.5, row - 0.5)
                     axes.add_patch(Rectangle(corner, 1, 1, facecolor=face, edgecolor="0.72", hatch=hatch))
                     if cell:
-                        text = f"{cell['jaccard']:.2f}"
-                        axes.text(column, row, text, ha="center", va="center", color=ink_on(face), fontsize=8)
+                        text, ink = (f"{cell['jaccard']:.2f}", ink_on(face)) if known else ("failed", "black")
+                        box = None if known else {"facecolor": face, "edgecolor": "none", "pad": 1.0}
+                        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8, bbox=box)
             axes.set_xlim(-0.5, len(tasks) - 0.5)
             axes.set_ylim(len(tasks) - 0.5, -0.5)
             axes.set_aspect("equal")
             axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(tasks)), tasks)
             axes.tick_params(length=0)
-            chance = panel["expected"].iloc[0]
-            axes.set_title(f"{model}, {localizer}\nK = {panel['k'].iloc[0]}, random heads {chance:.2f}")
+            chance = panel["expected"].max()
+            random = f", random heads {chance:.2f}" if pd.notna(chance) else ""
+            axes.set_title(f"{model}, {localizer}\nK = {panel['k'].iloc[0]}{random}")
         caption = (
-            "Mean Jaccard index of the K best heads of two rankings; on the diagonal of one task, over folds and "
-            f"seeds. n = {_span(matrix['pairs'])} of rankings per cell; hatched: none to compare."
+            "Mean Jaccard index of the K best heads of two rankings; on the diagonal of one task, over folds and seeds."
         )
+        counted = matrix[matrix["pairs"] > 0]
+        if len(counted):
+            caption += f" n = {span(counted['pairs'], 'pair')} of {span(counted['rankings'], 'ranking')} per cell."
+        caption += " Hatched: nothing to compare."
+        if matrix["note"].any():
+            caption += " Some rankings failed: the CSV says which and why."
         figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
         paths = save_figure(figure, stem)
     table = stem.parent / f"{stem.name}.csv"
     with atomic_path(table) as part:
         matrix.to_csv(part, index=False)
     return [*paths, table]
-
-
-def _span(pairs: pd.Series) -> str:
-    low, high = int(pairs.min()), int(pairs.max())
-    return f"{low if low == high else f'{low} to {high}'} pair{'' if high == 1 else 's'}"

@@ -17,6 +17,7 @@ from lofit.files import atomic_path, write_text
 from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
 from lofit.report.plain import DAGGER, escape_pipe, latex_table, latex_text
 from lofit.report.significance import ALPHA, TEST, compared_with_best
+from lofit.stats import seed_interval
 
 MISSING = "-"
 FAILED = "failed"
@@ -43,7 +44,8 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
         Text columns ``model``, ``method``, one per task (percent with one decimal, ``failed``, or ``-`` where there
         is no run; ``†`` marks fewer seeds than the row has), ``seeds`` (Int64), ``tuned`` (``no``, or among how many
         settings validation chose; shown only where something was) and ``trained parameters``; then
-        per task ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.percent_low`` and
+        per task ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.seed_low`` and
+        ``<task>.seed_high`` (95% interval of Student's t over seeds, NaN for one seed), ``<task>.percent_low`` and
         ``<task>.percent_high`` (95% interval over test items), ``<task>.p_best`` (see ``compared_with_best``),
         ``<task>.seeds`` (int64),
         ``<task>.metric`` and ``<task>.protocol``; then ``trained_params.min`` and ``.max`` (Int64) and ``note``.
@@ -164,6 +166,8 @@ def _record(
         record[task] = _cell_text(cell)
         record[f"{task}.percent"] = 100 * cell.value
         record[f"{task}.percent_std"] = 100 * cell.std
+        over_seeds = seed_interval([100 * value for value in cell.by_seed.values()])
+        record[f"{task}.seed_low"], record[f"{task}.seed_high"] = over_seeds.low, over_seeds.high
         record[f"{task}.seeds"] = cell.n_seeds
         record[f"{task}.metric"] = metric
         record[f"{task}.protocol"] = protocols.get(task, MISSING)

@@ -20,12 +20,13 @@ from matplotlib.patches import Rectangle
 from lofit.errors import ReportError
 from lofit.files import atomic_path
 from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
+from lofit.report.figures import span
 from lofit.report.items import item_scores
 from lofit.report.style import figure_style, ink_on, save_figure
-from lofit.stats import paired_bootstrap_p, paired_sample
+from lofit.stats import holm, paired_bootstrap_p, paired_sample
 
-_COLUMNS = ["model", "head_task", "task", "value", "relative", "p", "n_seeds", "status"]
-# Levels at which the paper's Figure 2 marks a cell.
+_COLUMNS = ["model", "head_task", "task", "value", "relative", "p", "p_holm", "n_seeds", "n_items", "status", "note"]
+# Levels at which the paper's Figure 2 marks a cell, of p-values that are not corrected for their number.
 _MARKS = {0.05: "**", 0.1: "*"}
 # Colour-blind-safe (ColorBrewer), light in the middle: orange below 1, purple above, darker the further away.
 _COLOURS = "PuOr"
@@ -59,9 +60,12 @@ def transfer_matrix(
         selector: how its heads were chosen.
 
     Returns:
-        Columns model, head_task, task, value (float64, fraction), relative (float64), p (float64), n_seeds (int64,
-        complete seeds) and status (``ok``, ``partial``, ``failed``, ``missing``), for all pairs of the tasks that
-        occur. ``p`` is the one-sided p-value of a paired bootstrap: that heads of the task itself are no better.
+        Columns model, head_task, task, value (float64, fraction), relative (float64), p and p_holm (float64), n_seeds
+        (int64, complete seeds), n_items (int64, test items of all folds), status (``ok``, ``partial``, ``failed``,
+        ``missing``) and note (what is absent and why; empty if nothing), for all pairs of the tasks that occur. ``p``
+        is the one-sided p-value of a paired bootstrap: that heads of the task itself are no better; ``p_holm`` is
+        ``p`` corrected by Holm's method over all such tests of the model. Both are NaN on the diagonal and where
+        there is nothing to test.
 
     Raises:
         ReportError: no such runs, runs that must not share a cell, or see ``headline_rows``.
@@ -92,7 +96,8 @@ def transfer_matrix(
                 records.append(
                     {
                         "model": model, "head_task": head_task, "task": task, "value": cell.value,
-                        "relative": math.nan, "p": math.nan, "n_seeds": cell.n_seeds, "status": cell.status,
+                        "relative": math.nan, "p": math.nan, "p_holm": math.nan, "n_seeds": cell.n_seeds, "n_items": 0,
+                        "status": cell.status, "note": cell.note or ("no run" if cell.status == "missing" else ""),
                     }
                 )  # fmt: skip
     own = {
@@ -106,10 +111,16 @@ def transfer_matrix(
     scores = item_scores(rows[rows["status"] == "ok"], items)
     rng = np.random.default_rng(0)
     for record in records:
-        if record["n_seeds"] and not _is_own(record):
+        if record["n_seeds"]:
             same = scores[(scores["model"] == record["model"]) & (scores["task"] == record["task"])]
             ours, theirs = (same[same["head_task"] == name] for name in (record["task"], record["head_task"]))
-            record["p"] = paired_bootstrap_p(paired_sample(ours, theirs), rng)
+            record["n_items"] = theirs["item"].nunique()
+            if not _is_own(record):
+                record["p"] = paired_bootstrap_p(paired_sample(ours, theirs), rng)
+    for model in rows["model"].unique():
+        of_model = [record for record in records if record["model"] == model]
+        for record, p in zip(of_model, holm([record["p"] for record in of_model]), strict=True):
+            record["p_holm"] = p
     return pd.DataFrame(records, columns=_COLUMNS)
 
 
@@ -140,22 +151,26 @@ def draw_transfer(
 
 
 def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
-    """Return the sentence below the figure: what it shows, K, and the number of seeds."""
-    counted = matrix.loc[matrix["n_seeds"] > 0, "n_seeds"]
-    low, high = (int(counted.min()), int(counted.max())) if len(counted) else (0, 0)
-    seeds = f"n = {high} seed{'' if high == 1 else 's'}" if low == high else f"n = {low} to {high} seeds"
+    """Return the text below the figure: what it shows, K, the numbers of test items and seeds, and what marks mean."""
+    known = matrix[matrix["n_seeds"] > 0]
+    n = f"n = {span(known['n_items'], 'test item')}, {span(known['n_seeds'], 'seed')}" if len(known) else "no scores"
     same = len(set(n_heads.values())) == 1
     heads = str(next(iter(n_heads.values()))) if same else ", ".join(f"{k} ({model})" for model, k in n_heads.items())
     text = (
-        f"K = {heads} heads, {seeds}. Each cell: value relative to heads selected on the same task "
+        f"K = {heads} heads; {n}. Each cell: value relative to heads selected on the same task "
         "(the diagonal of its column), and the value in percent."
     )
     if (matrix["p"] <= max(_MARKS)).any():
-        text += " Heads of the task itself are better: ** p ≤ 0.05, * p ≤ 0.1 (paired bootstrap over items)."
+        text += (
+            " Heads of the task itself are better: ** p ≤ 0.05, * p ≤ 0.1 (paired bootstrap over items; uncorrected, "
+            "as in the paper; corrected p-values are in the CSV)."
+        )
     if (matrix["status"] == "partial").any():
         text += " † some seeds are left out, since a run failed or is missing."
     if (matrix["value"].notna() & matrix["relative"].isna()).any():
-        text += " n/a: the same-task value is 0 or absent."
+        text += " n/a: the same-task value of these seeds is 0 or absent."
+    if (matrix["status"] != "ok").any():
+        text += " What failed or is missing, and why: see the CSV."
     return text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import tempfile
 import time
 from collections import Counter
@@ -62,15 +63,16 @@ def outcome(made: Workflow) -> tuple[list[str], pd.DataFrame]:
     return sorted(files), results.sort_values(order).reset_index(drop=True)
 
 
-def nodes_of(driver: psutil.Process) -> list[psutil.Process]:
-    """The running nodes that a driver started."""
-    found = []
+def nodes_of(driver: psutil.Process) -> dict[psutil.Process, str]:
+    """The running nodes that a driver started, with their verbs, which are the names of their rules."""
+    found = {}
     for process in driver.children(recursive=True):
         try:
-            if process.cmdline()[1:3] == ["-m", "lofit"]:
-                found.append(process)
+            command = process.cmdline()
         except psutil.Error:
             continue  # it ended meanwhile
+        if command[1:3] == ["-m", "lofit"]:
+            found[process] = command[3]
     return found
 
 
@@ -111,6 +113,7 @@ class Storm:
     def _start(self, made: Workflow, kills: int, orphans: list[psutil.Process]) -> bool:
         """Start Snakemake once, and kill it or nodes of it; whether it came to its end."""
         self.starts += 1
+        killed: set[str] = set()
         log = made.folder / "driver.log"
         with log.open("w") as file:
             driver = psutil.Popen(made.command(), env=made.environment(), cwd=made.folder, stdout=file, stderr=file)
@@ -121,31 +124,34 @@ class Storm:
                 try:
                     code = driver.wait(timeout=self.random.uniform(0, self.longest_pause))
                 except psutil.TimeoutExpired:
-                    if self._kill(driver, orphans):
+                    if self._kill(driver, orphans, killed):
                         driver.wait()
                         return False
                     continue
-            killed_nodes = "Killed" in log.read_text() or "exit status 137" in log.read_text()
-            assert code == 0 or killed_nodes, log.read_text()[-4000:]
+            failed = set(re.findall(r"^Error in rule (\w+):", log.read_text(), re.MULTILINE))
+            assert failed <= killed, log.read_text()[-4000:]
+            assert (code == 0) == (not failed), log.read_text()[-4000:]
             return bool(code == 0)
 
-    def _kill(self, driver: psutil.Popen, orphans: list[psutil.Process]) -> bool:
-        """Kill the driver, or one of its nodes; whether it was the driver."""
+    def _kill(self, driver: psutil.Popen, orphans: list[psutil.Process], killed: set[str]) -> bool:
+        """Kill the driver, or one of its nodes, whose rule is added to ``killed``; whether it was the driver."""
         try:
             nodes = nodes_of(driver)
             if self.random.random() < DRIVERS:
                 victim = driver
             elif nodes:
-                victim = self.random.choice(nodes)
+                victim = self.random.choice(list(nodes))
             else:
                 return False
-            name = "snakemake" if victim is driver else f"lofit {victim.cmdline()[3]}"
             victim.kill()
         except psutil.NoSuchProcess:
             return False
-        self.kills[name] += 1
         if victim is driver:
             orphans += nodes
+            self.kills["snakemake"] += 1
+        else:
+            killed.add(nodes[victim])
+            self.kills[f"lofit {nodes[victim]}"] += 1
         return victim is driver
 
     def _compare(self, made: Workflow) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from lofit import abandoned
 from lofit.files import write_jsonl
+from lofit.settle import settle
 from tests.workflows import REPOSITORY, Workflow
 
 DAY = 86_400
@@ -77,6 +78,7 @@ def at_work(
                 if started.exists() or first.poll() is not None:
                     break
                 time.sleep(0.1)
+            assert started.exists(), (made.folder / "first.log").read_text()
             yield first, psutil.Process(int(started.read_text()))
         finally:
             freed.touch()
@@ -109,6 +111,8 @@ def test_a_node_of_a_killed_workflow_ends_with_it_and_the_next_one_finishes(
     [log] = (made.folder / "results" / "logs" / "evaluate").rglob("*.log")
     assert log.read_text() == f"error: {abandoned.MESSAGE}\n"
     assert made.snakemake("--unlock").returncode == 0
+    monkeypatch.chdir(made.folder)
+    assert list(settle(made.table(), None)) == [], "it did not fail for a reason of its own"
     made.run()
     assert made.planned() == Counter()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.kills import Storm, undisturbed
 
 
-def test_a_workflow_under_random_kills_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_workflow_under_random_kills_ends_as_an_undisturbed_one(tmp_path: Path, count: Callable[[str], None]) -> None:
     storm = Storm(tmp_path, undisturbed(tmp_path / "undisturbed"), seed=1)
     storm.run(kills=4)
     assert storm.kills.total() == 4
     assert storm.finished >= 1
-    print(storm.counts())
+    count(storm.counts())

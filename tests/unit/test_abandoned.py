@@ -47,10 +47,12 @@ def test_without_a_snakemake_nothing_changes(monkeypatch: pytest.MonkeyPatch) ->
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_a_kernel_without_process_handles_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_or_a_python_without_process_handles_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: int) -> int:
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setenv(abandoned.VARIABLE, "1")
     monkeypatch.setattr(os, "pidfd_open", missing)
+    abandoned.end_with_snakemake()
+    monkeypatch.delattr(os, "pidfd_open")
     abandoned.end_with_snakemake()

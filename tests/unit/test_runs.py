@@ -14,7 +14,7 @@ import pytest
 
 from lofit.config import parse_config
 from lofit.errors import ConfigError
-from lofit.runs import RunTable
+from lofit.runs import RunTable, TunedNode
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
@@ -115,6 +115,21 @@ def test_methods_that_estimate_share_activations_and_choose_their_number_of_head
     assert sorted(node.k for node in made.fits.values() if node.method == "lofit") == [(8,), (27,)]
     users = [*made.localize.values(), *made.fits.values()]
     assert sum(made.activations_of(node) is not None for node in users) == 4
+
+
+@pytest.mark.parametrize("changes", [{"kind": "table"}, {"kind": "curve", "n_train": [4, 8]}])
+def test_an_arm_of_an_experiment_can_be_searched(changes: dict[str, Any]) -> None:
+    arm = {"method": "lora", "search": {"params": {"lr": [0.0001, 0.001]}}}
+    made = table(
+        experiments={"mine": {"tasks": ["listops"], "arms": {"LoRA": arm}, **changes}},
+        methods={"base": None},
+        transfer=None,
+    )
+    runs = [entry.fit for entry in made.experiments["mine"]]
+    assert len(runs) == 2 * len(changes.get("n_train", [8])), "two seeds"
+    for fit in runs:
+        assert isinstance(fit, TunedNode)
+        assert [candidate.params["lr"] for candidate in fit.candidates] == [0.0001, 0.001]
 
 
 def test_heads_of_another_task() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lofit.report.compare import by_place, markdown, pairs
+from lofit.report.compare import by_place, complete, markdown, pairs
 from tests.unit.report.frames import plain, results, row, scored
 
 N = 40
@@ -57,16 +57,44 @@ def test_arms_of_a_curve_meet_at_the_same_place_and_a_single_arm_meets_itself() 
     )
     found = pairs(by_place(rows), items)
     assert found[["x", "arm", "against"]].to_numpy().tolist() == [[25, "A", "B"], [50, "A", "B"]]
-    assert "|  25 |" in markdown(found) or "| 25 " in markdown(found)
+    assert [line.split("|")[4].strip() for line in markdown(found).splitlines()[2:4]] == ["25", "50"]
     rows, items = made(("A", 0.1, draws(0.6, 1)), ("A", 0.2, draws(0.5, 2)))
     [line] = pairs(by_place(rows), items).to_dict("records")
     assert (line["arm"], line["against"]) == ("0.1", "0.2")
 
 
-def test_runs_without_scores_and_arms_that_are_alike() -> None:
+def test_arms_that_are_alike() -> None:
     rows, items = made(("A", None, draws(0.6, 1)), ("B", None, draws(0.6, 1)))
-    failed = results(row("clutrr", None, seed=9)).assign(variant="C", x=np.nan)
-    [line] = pairs(pd.concat([rows, failed]), items).to_dict("records")
+    [line] = pairs(rows, items).to_dict("records")
     assert (line["difference"], line["p"]) == (0, 1)
     assert line["low"] < 0 < line["high"], "nothing differs here, which is not to say that nothing ever would"
     assert "| +0.0 [" in markdown(pairs(rows, items))
+
+
+def test_folds_weigh_equally_and_a_seed_without_one_of_them_does_not_count() -> None:
+    few, many = [1.0] * 4, [0.0] * 36
+    lines, values = [], []
+    for arm, scores in (("A", {0: few, 1: many}), ("B", {0: [0.0] * 4, 1: many})):
+        for seed in (0, 1):
+            for fold, found in scores.items():
+                lost = (arm, seed, fold) == ("A", 1, 1)
+                lines.append(
+                    row("truthfulqa", None if lost else float(np.mean(found)), seed=seed, fold=fold, eval_fold=fold)
+                )
+                lines[-1]["run_id"] += arm
+                values.append((lines[-1], [] if lost else found))
+    rows = results(*lines).assign(variant=["A"] * 4 + ["B"] * 4, x=np.nan)
+    kept, absent = complete(rows)
+    assert absent == ["tiny, truthfulqa, A: 1 of 2 seeds (seed 1 fold 1 failed: out of memory)"]
+    [line] = pairs(kept, scored(*values)).to_dict("records")
+    assert line["difference"] == pytest.approx(50), "the mean of 100 and 0, not of 40 items"
+    assert line["items"] == 40
+    assert markdown(pairs(kept, scored(*values)), absent).endswith("\n\n- " + absent[0])
+
+
+def test_a_failed_arm_is_named_not_compared() -> None:
+    rows, items = made(("A", None, draws(0.6, 1)), ("B", None, draws(0.5, 2)))
+    failed = results(plain("clutrr", None)).assign(variant="C", x=np.nan)
+    kept, absent = complete(pd.concat([rows, failed]))
+    assert absent == ["tiny, clutrr, C: seed 0 failed: out of memory"]
+    assert pairs(kept, items)[["arm", "against"]].to_numpy().tolist() == [["A", "B"]]

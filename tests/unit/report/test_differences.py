@@ -82,6 +82,29 @@ def test_a_method_without_one_of_the_tasks_has_no_average(value: float | None) -
     frame = table(runs).set_index("method")
     assert math.isnan(frame["base"]["lora"])
     assert frame["clutrr.base"]["lora"] == 50
+    assert frame["tasks"]["lora"] == 1
+    why = "no run" if value else "seed 0 failed: out of memory"
+    assert frame["note"]["lora"] == f"truthfulqa: {why}; full: no run"
+
+
+def test_what_failed_everywhere_stays_in_the_suite_with_its_reason(tmp_path: Path) -> None:
+    runs = [(plain("clutrr", 0.0, "base"), [0.0, 1.0]), (plain("clutrr", None, "full"), [])]
+    runs += [(plain("clutrr", None, "dora"), []), (plain("clutrr", 1.0, seed=1), [1.0, 1.0])]
+    runs.append((plain("clutrr", None, seed=2), []))
+    frame = table(runs, headline={"clutrr": "exact_match"})
+    lines = frame.set_index("method")
+    assert list(lines.index) == ["full", "dora", "lora"]
+    assert lines["tasks"].tolist() == [0, 0, 1]
+    assert lines["note"]["full"] == "clutrr: seed 0 failed: out of memory"
+    assert lines["note"]["dora"] == f"{lines['note']['full']}; full: {lines['note']['full']}"
+    assert lines["note"]["lora"].startswith("clutrr: 1 of 2 seeds (seed 2 failed: out of memory); full: ")
+    assert lines["base"]["lora"] == 50
+    assert math.isnan(lines["full"]["lora"])
+    write_suite(frame, tmp_path / "suite")
+    text = (tmp_path / "suite.md").read_text()
+    assert "| dora     | 0       | - " in text
+    assert "- no average: a run of the method, or of what it is compared with, failed or is missing" in text
+    assert pd.read_csv(tmp_path / "suite.csv")["note"].tolist() == frame["note"].tolist()
 
 
 def test_transferred_heads_are_not_a_method_of_their_own() -> None:

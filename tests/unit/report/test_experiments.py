@@ -13,19 +13,25 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
+from typer.testing import CliRunner
 
+from lofit.cli import app
 from lofit.config import parse_config
 from lofit.errors import ConfigError
 from lofit.evaluate import node as evaluate_node
 from lofit.experiments import builtin_names
-from lofit.localize.ranking import top_heads
-from lofit.report.compare import compare
+from lofit.files import atomic_path, write_json
+from lofit.localize.ranking import rank_heads, top_heads
+from lofit.report import experiments
+from lofit.report.compare import compare, markdown
 from lofit.report.experiments import layer_counts, write_experiment
 from lofit.report.figures import draw_curves, draw_layers, draw_pareto
 from lofit.report.node import collect_results, comparison
 from lofit.report.paths import results_path
 from lofit.runs import ALL, RunTable
 from tests.fitted import fitted_table, tiny_config
+from tests.unit.report import frames
+from tests.unit.report.frames import plain, scored
 
 TRAINING = {"epochs": 1, "lr": 0.05}
 HEADS = {"k": [3], "params": TRAINING}
@@ -100,7 +106,10 @@ def test_curves_hold_the_scores_of_the_runs(table: RunTable) -> None:
 
 
 def test_layers_are_those_of_the_rankings(table: RunTable) -> None:
-    counts = layer_counts(table, "layers").set_index("layer")["share"]
+    found = layer_counts(table, "layers").set_index("layer")
+    assert (found[["n_rankings", "n_seeds", "n_folds"]] == [2, 2, 1]).all(axis=None)
+    assert (found["note"] == "").all()
+    counts = found["share"]
     expected = np.zeros(3)
     for arm in table.experiments["layers"]:
         assert arm.fit.heads_from
@@ -111,13 +120,18 @@ def test_layers_are_those_of_the_rankings(table: RunTable) -> None:
 
 
 def test_arms_are_compared_on_the_items_of_their_runs(table: RunTable) -> None:
-    found = compare(table, "peft", against="base")
+    found, absent = compare(table, "peft", against="base")
+    assert absent == []
     assert found[["arm", "against"]].to_numpy().tolist() == [["LoFiT", "base"], ["LoRA", "base"]]
     scores = pd.read_csv(table.config.results / "tables" / "peft.csv").set_index("method")["listops.percent"]
     assert found["difference"].to_numpy() == pytest.approx((scores[["LoFiT", "LoRA"]] - scores["base"]).to_numpy())
     assert (found["items"] == 6).all()
-    assert compare(table, "data_efficiency")["x"].tolist() == [4, 8]
-    assert compare(table, "head_fraction")[["arm", "against"]].to_numpy().tolist() == [["0.1", "0.25"]]
+    assert compare(table, "data_efficiency")[0]["x"].tolist() == [4, 8]
+    assert compare(table, "head_fraction")[0][["arm", "against"]].to_numpy().tolist() == [["0.1", "0.25"]]
+    file = table.config.results.parent / "config.yaml"
+    result = CliRunner().invoke(app, ["compare", "peft", "--against", "base", "--configfile", str(file)])
+    assert result.exit_code == 0, result.output
+    assert result.output == markdown(found) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +139,7 @@ def test_arms_are_compared_on_the_items_of_their_runs(table: RunTable) -> None:
     [
         ("layers", None, "no experiment 'layers' with scores; this configuration has: peft, head_selection"),
         ("pefd", None, "no experiment 'pefd' with scores"),
-        ("peft", "lofit", r"experiments\.peft has no arm 'lofit'; it has: base, LoFiT, LoRA"),
+        ("peft", "lofit", r"experiments\.peft has no results of an arm 'lofit', but of: base, LoFiT, LoRA"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_one_clear_line(
@@ -149,13 +163,14 @@ def texts(figure: Figure) -> list[str]:
 
 def points(*lines: tuple[str, str, float, float]) -> pd.DataFrame:
     columns = ["task", "arm", "x", "value"]
-    frame = pd.DataFrame(lines, columns=columns).assign(model="m", n_items=10, note="", seconds=2.0)
+    frame = pd.DataFrame(lines, columns=columns).assign(model="m", n_items=10, seconds=2.0)
     known = frame["value"].notna()
     return frame.assign(
         low=frame["value"] - 0.1,
         high=frame["value"] + 0.1,
         n_seeds=known.astype(int),
         status=np.where(known, "ok", "failed"),
+        note=np.where(known, "", "seed 1 failed: out of memory"),
         trained_params=100 * frame["x"],
     )
 
@@ -163,22 +178,78 @@ def points(*lines: tuple[str, str, float, float]) -> pd.DataFrame:
 def test_failed_points_are_named_not_left_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
-    frame = points(("a", "one", 0.1, 0.5), ("a", "one", 0.2, math.nan), ("a", "two", 0.1, 0.4), ("b", "two", 0.1, 0.4))
+    lines = [("a", "one", 0.1, 0.5), ("a", "one", 0.2, math.nan), ("a", "two", 0.1, 0.4), ("b", "two", 0.1, 0.4)]
+    frame = points(*lines, ("b", "three", 0.1, math.nan))
     draw_curves(frame, tmp_path / "f", title="T", axis="k", metrics={"a": "acc", "b": "acc"})
-    assert {"one: failed", "share of heads (%)", "acc (%)", "10", "20"} <= set(texts(drawn[0]))
+    assert {"one: failed", "three: failed", "share of heads (%)", "acc (%)", "10", "20"} <= set(texts(drawn[0]))
+    looks = {(line.get_label(), line.get_color()) for axes in drawn[0].axes for line in axes.lines}
+    assert len({colour for label, colour in looks if label == "two"}) == 1  # although "one" has no line beside it in b
+    lost = pd.read_csv(tmp_path / "f.csv").set_index(["task", "arm", "x"]).loc[("a", "one", 0.2)]
+    assert (lost["status"], lost["note"]) == ("failed", "seed 1 failed: out of memory")
     draw_pareto(frame, tmp_path / "g", title="T")
-    assert any("Not drawn: one on m (no score on b)" in text for text in texts(drawn[1]))
-    assert pd.read_csv(tmp_path / "g.csv")["arm"].tolist() == ["two"]
+    wanted = "Not drawn: one on m (no score on b); three on m (no score on a, b); the CSV says why."
+    assert any(wanted in text for text in texts(drawn[1]))
+    means = pd.read_csv(tmp_path / "g.csv").set_index("arm")
+    assert list(means.index) == ["one", "two", "three"]
+    assert means["status"].tolist() == ["failed", "ok", "failed"]
+    assert means["note"]["one"] == "a: seed 1 failed: out of memory; b: no run"
+    assert means["note"]["three"] == "b: seed 1 failed: out of memory; a: no run"
+    assert means["note"].isna()["two"]
+    assert means["value"].notna().tolist() == [False, True, False]
+    draw_pareto(frame[frame["arm"] == "three"], tmp_path / "h", title="T")
+    assert any(text.startswith("No score to draw. Not drawn: three on m") for text in texts(drawn[2]))
+
+
+def test_points_of_failed_runs_keep_their_reason() -> None:
+    runs = [(plain("clutrr", 1.0), [1.0, 1.0]), (plain("clutrr", None, "dora"), [])]
+    rows = frames.results(*(run for run, _ in runs)).assign(variant=["one", "two"], x=0.1)
+    found = experiments.points(rows, frames.HEADLINE, scored(*runs)).set_index("arm")
+    assert found["status"].tolist() == ["ok", "failed"]
+    assert found["note"].tolist() == ["", "seed 0 failed: out of memory"]
+
+
+def test_a_task_without_any_ranking_stays_in_the_figure_of_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, layers = {"siqa": None, "svamp": None}, {"layers": {"arms": {"LoFiT": {"method": "lofit", "heads": HEADS}}}}
+    made = RunTable(parse_config(tiny_config(tmp_path, METHODS, tasks=tasks, seeds=[1, 2], experiments=layers)))
+    rng = np.random.default_rng(0)
+
+    def write(*failed: tuple[str, int]) -> pd.DataFrame:
+        for node in made.localize.values():
+            lost = (node.data.task, node.data.seed) in failed
+            with atomic_path(made.localize_dir(node) / "heads.parquet") as part:
+                rank_heads(np.zeros((0, 1)) if lost else rng.random((3, 4))).to_parquet(part)
+            write_json(made.localize_dir(node) / "localize.json", {"reason": "out of memory" if lost else None})
+        return layer_counts(made, "layers").set_index(["task", "layer"])
+
+    counts = write(("siqa", 1), ("siqa", 2), ("svamp", 2))
+    assert counts.loc["siqa", "share"].isna().all()
+    assert counts.loc["svamp", "share"].sum() == pytest.approx(1)
+    assert counts["n_rankings"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert set(counts.loc["svamp", "note"]) == {"seed 2 fold 0 failed: out of memory"}
+    both = "seed 1 fold 0 failed: out of memory; seed 2 fold 0 failed: out of memory"
+    assert set(counts.loc["siqa", "note"]) == {both}
+    drawn: list[Figure] = []
+    monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
+    write_experiment(made, "layers")
+    assert {"siqa", "svamp", "no ranking"} <= set(texts(drawn[0]))
+    caption = "Mean over n = 1 ranking per task (1 seed, 1 fold). Some rankings failed: the CSV says which and why."
+    assert caption in texts(drawn[0])
+    write(("siqa", 1), ("siqa", 2), ("svamp", 1), ("svamp", 2))
+    write_experiment(made, "layers")
+    assert texts(drawn[1]).count("no ranking") == 2
+    assert "Some rankings failed: the CSV says which and why." in texts(drawn[1])
 
 
 def test_layers_of_many_tasks_fit(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         [
-            {"model": "m", "task": f"task{t}", "arm": "LoFiT", "layer": layer, "share": 1 / 32, "n_rankings": 2}
+            {"model": "m", "task": f"task{t}", "arm": "LoFiT", "layer": layer, "share": 1 / 32}
             for t in range(7)
             for layer in range(32)
         ]
-    )
+    ).assign(n_rankings=2, n_seeds=2, n_folds=1, note="")
     assert [path.suffix for path in draw_layers(frame, tmp_path / "layers", title="T")] == [".pdf", ".png", ".csv"]
 
 
@@ -215,6 +286,8 @@ BROKEN = {
         {"peft": {"arms": {"x": {"method": "lora", "params": {"rr": 1}}}}},
         "experiments.peft.arms.x.params",
     ),
+    "elsewhere": ({"overlap": None}, "always made where there are two rankings"),
+    "reserved_protocol": ({"main-open": {"kind": "table", "arms": {"x": LORA}}}, "outputs of that name exist"),
     "reserved": ({"main": {"kind": "table", "arms": {"x": LORA}}}, "outputs of that name exist"),
     "task": ({"peft": {"tasks": ["siqaa"]}}, "experiments.peft.tasks: unknown task"),
 }

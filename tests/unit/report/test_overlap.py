@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from lofit.config import parse_config
-from lofit.files import atomic_path
+from lofit.files import atomic_path, write_json
 from lofit.localize.pairs import comparable_pairs, compares_tasks, setting
 from lofit.localize.ranking import rank_heads
 from lofit.report.overlap import overlap_matrix, overlap_pairs, write_overlap
@@ -82,6 +84,10 @@ def test_tables_and_heat_map_hold_the_overlap(table: RunTable) -> None:
     merged = matrix.merge(flipped, on=keys)
     assert len(merged) == len(matrix)
     assert np.allclose(merged["jaccard_x"], merged["jaccard_y"])
+    assert matrix["note"].isna().all()
+    across = matrix[(matrix["localizer"] == "iti_probe") & (matrix["task"] != matrix["other_task"])]
+    assert (across["pairs"] == 2).all()  # one per seed
+    assert (across["rankings"] == 4).all()
     assert imread(results / "figures" / "overlap.png")[..., :3].std() > 0.05
     pairs = overlap_pairs(table)
     picked = pairs[(pairs["kind"] == "tasks") & (pairs["localizer"] == "iti_probe") & (pairs["k"] == 4)]
@@ -90,8 +96,44 @@ def test_tables_and_heat_map_hold_the_overlap(table: RunTable) -> None:
     assert found["iti_probe", "siqa", "svamp"] == pytest.approx(picked["jaccard"].mean())
 
 
-def test_rankings_that_failed_have_no_overlap(table: RunTable) -> None:
+def fail(table: RunTable, *tasks: str) -> None:
     for node in table.localize.values():
-        with atomic_path(table.localize_dir(node) / "heads.parquet") as part:
-            rank_heads(np.zeros((0, 0))).to_parquet(part)
-    assert overlap_pairs(table).empty
+        if node.data.task in tasks:
+            with atomic_path(table.localize_dir(node) / "heads.parquet") as part:
+                rank_heads(np.zeros((0, 0))).to_parquet(part)
+            write_json(table.localize_dir(node) / "localize.json", {"status": "failed", "reason": "out of memory"})
+
+
+def texts_drawn(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("lofit.report.overlap.save_figure", lambda figure, stem: drawn.append(figure) or [])
+    write_overlap(table)
+    return [artist.get_text().replace("\n", " ") for artist in drawn[0].findobj(Text)]
+
+
+def test_rankings_that_failed_are_shown_with_their_reason(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_overlap(table)
+    whole = pd.read_csv(table.config.results / "figures" / "overlap.csv")
+    fail(table, "svamp")
+    texts = texts_drawn(table, monkeypatch)
+    frame = pd.read_csv(table.config.results / "figures" / "overlap.csv")
+    keys = ["model", "localizer", "k", "task", "other_task"]
+    assert frame[keys].equals(whole[keys])
+    lost = (frame["task"] == "svamp") | (frame["other_task"] == "svamp")
+    assert frame.loc[lost, "jaccard"].isna().all()
+    assert (frame.loc[lost, ["pairs", "rankings"]] == 0).all(axis=None)
+    assert frame.loc[lost, "note"].str.contains("svamp/fold0/.* failed: out of memory").all()
+    assert frame[~lost].drop(columns="note").equals(whole[~lost].drop(columns="note"))
+    assert frame.loc[~lost, "note"].isna().all()
+    assert {"svamp", "failed"} <= set(texts)
+    assert any("Some rankings failed: the CSV says which and why." in text for text in texts)
+    lines = (table.config.results / "tables" / "overlap.md").read_text().split("\n")
+    assert all("nan" not in line and "| 0 " in line for line in lines if "| siqa / svamp" in line)
+
+
+def test_a_heat_map_without_any_ranking_says_so(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(table, "siqa", "svamp", "truthfulqa")
+    assert overlap_pairs(table)["jaccard"].isna().all()
+    texts = texts_drawn(table, monkeypatch)
+    assert "failed" in texts
+    assert not any("n = " in text or "nan" in text for text in texts)

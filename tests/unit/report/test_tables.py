@@ -39,6 +39,11 @@ def test_folds_are_averaged_within_a_seed_then_seeds() -> None:
     assert cells["truthfulqa"] == "55.0 ± 21.2"
     assert cells["truthfulqa.percent"] == pytest.approx(55)
     assert cells["truthfulqa.percent_std"] == pytest.approx(30 / math.sqrt(2))
+    half = 12.706 * 15  # Student's t of one degree of freedom, times the standard error
+    middle = cells["truthfulqa.percent"]
+    assert (cells["truthfulqa.seed_low"], cells["truthfulqa.seed_high"]) == pytest.approx(
+        (middle - half, middle + half), abs=0.01
+    )
     assert cells["clutrr"] == "50.0 ± 35.4"
     assert cells["seeds"] == 2
     assert cells["trained parameters"] == "6,144"

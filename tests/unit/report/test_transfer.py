@@ -35,7 +35,9 @@ def square() -> list[dict[str, Any]]:
 
 def test_values_are_relative_to_the_diagonal_of_the_column() -> None:
     matrix = transfer_matrix(results(*square(), plain("clutrr", 0.99)), HEADLINE, 8)
-    assert list(matrix.columns) == ["model", "head_task", "task", "value", "relative", "p", "n_seeds", "status"]
+    assert list(matrix.columns) == [
+        "model", "head_task", "task", "value", "relative", "p", "p_holm", "n_seeds", "n_items", "status", "note",
+    ]  # fmt: skip
     assert len(matrix) == 4
     assert cell(matrix, "clutrr", "truthfulqa")["relative"] == pytest.approx(0.3 / 0.4)
     assert cell(matrix, "truthfulqa", "clutrr")["relative"] == pytest.approx(0.6 / 0.5)
@@ -76,9 +78,12 @@ def test_missing_failed_and_partial_cells() -> None:
     ]
     matrix = transfer_matrix(results(*rows), HEADLINE, 8)
     assert cell(matrix, "truthfulqa", "truthfulqa")["status"] == "partial"
-    assert cell(matrix, "clutrr", "truthfulqa")["status"] == "failed"
+    assert cell(matrix, "truthfulqa", "truthfulqa")["note"] == "1 of 2 seeds (seed 1 failed: out of memory)"
+    lost = cell(matrix, "clutrr", "truthfulqa")
+    assert (lost["status"], lost["note"]) == ("failed", "seed 0 failed: out of memory")
+    assert cell(matrix, "clutrr", "clutrr")["note"] == ""
     absent = cell(matrix, "truthfulqa", "clutrr")
-    assert (absent["status"], absent["n_seeds"]) == ("missing", 0)
+    assert (absent["status"], absent["n_seeds"], absent["note"]) == ("missing", 0, "no run")
     assert math.isnan(absent["value"])
     assert math.isnan(absent["relative"])
 
@@ -135,7 +140,8 @@ def test_drawing_is_deterministic_and_leaves_the_csv(tmp_path: Path) -> None:
     assert first[0].read_bytes().startswith(b"%PDF")
     assert b"CreationDate" not in first[0].read_bytes()
     assert first[1].read_bytes().startswith(b"\x89PNG")
-    pd.testing.assert_frame_equal(pd.read_csv(first[2], float_precision="round_trip"), matrix, check_dtype=False)
+    read = pd.read_csv(first[2], float_precision="round_trip").fillna({"note": ""})
+    pd.testing.assert_frame_equal(read, matrix, check_dtype=False)
     assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in first}
 
 
@@ -175,11 +181,18 @@ def test_long_names_of_many_tasks_stay_on_the_page(tmp_path: Path) -> None:
     assert inside
 
 
-def test_caption_counts_seeds() -> None:
-    matrix = transfer_matrix(results(*square()), HEADLINE, 8)
-    assert "K = 8 heads, n = 1 seed." in caption(matrix, K)
-    matrix = transfer_matrix(results(*square(), row("clutrr", 0.7, seed=1)), HEADLINE, 8)
-    assert "n = 1 to 2 seeds" in caption(matrix, K)
+def test_caption_counts_items_and_seeds() -> None:
+    runs = [(run, [0.0] * (3 if run["task"] == "clutrr" else 2)) for run in square()]
+    matrix = transfer_matrix(results(*square()), HEADLINE, 8, scored(*runs))
+    assert matrix["n_items"].tolist() == [2, 3, 2, 3]
+    assert "K = 8 heads; n = 2 to 3 test items, 1 seed." in caption(matrix, K)
+    assert "CSV" not in caption(matrix, K)
+    runs += [(row("clutrr", 0.7, seed=1), [0.0] * 3), (row("clutrr", None, seed=2), [])]
+    matrix = transfer_matrix(results(*(run for run, _ in runs)), HEADLINE, 8, scored(*runs))
+    assert "n = 2 to 3 test items, 1 to 2 seeds" in caption(matrix, K)
+    assert "What failed or is missing, and why: see the CSV." in caption(matrix, K)
+    nothing = transfer_matrix(results(row("clutrr", None)), HEADLINE, 8)
+    assert "K = 8 heads; no scores." in caption(nothing, K)
 
 
 def test_caption_names_the_heads_of_each_model_where_they_differ() -> None:
@@ -223,4 +236,41 @@ def test_cells_are_marked_where_the_tasks_own_heads_are_better(tmp_path: Path) -
     assert cell(matrix, "clutrr", "truthfulqa")["p"] == pytest.approx(0.97**100, abs=0.015)
     drawn, _ = texts_drawn(matrix, HEADLINE, tmp_path / "t")
     assert any(text.startswith("0.67**") for text in drawn)
-    assert "paired bootstrap over items" in caption(matrix, K)
+    assert "(paired bootstrap over items; uncorrected, as in the paper; corrected p-values are in the CSV)" in caption(
+        matrix, K
+    )
+
+
+def by_hand(p_values: list[float]) -> list[float]:
+    """Holm (1979), by definition: the i-th smallest of m times m - i + 1, at least the one before it and at most 1."""
+    corrected, least = [math.nan] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for done, i in enumerate(order):
+        least = max(least, min(1.0, (len(order) - done) * p_values[i]))
+        corrected[i] = least
+    return corrected
+
+
+def test_corrected_p_values_are_holms_over_the_tests_of_each_model(tmp_path: Path) -> None:
+    tasks = {"a": "acc", "b": "acc", "c": "acc"}
+    runs = []
+    for model, n in (("tiny", 12), ("big", 30)):
+        for t, task in enumerate(tasks):
+            for h, head in enumerate(tasks):
+                right = n if head == task else n - 1 - 2 * t - h
+                values = [1.0] * right + [0.0] * (n - right)
+                run = row("clutrr", right / n, model=model, head_task=head, metric="acc")
+                run |= {"task": task, "eval_task": task, "run_id": f"{model}-{head}-{task}"}
+                runs.append((run, values))
+    runs[1] = (runs[1][0] | {"value": math.nan, "metric": None, "status": "failed: out of memory"}, [])
+    matrix = transfer_matrix(results(*(run for run, _ in runs)), tasks, 8, scored(*runs))
+    for model, tests in (("tiny", 5), ("big", 6)):
+        tested = matrix[(matrix["model"] == model) & matrix["p"].notna()]
+        assert len(tested) == tests
+        assert tested["p"].nunique() > 2
+        assert tested["p_holm"].tolist() == pytest.approx(by_hand(tested["p"].tolist()))
+    assert (matrix["p_holm"].isna() == matrix["p"].isna()).all()
+    raw = (matrix["p"] <= 0.05) & (matrix["p_holm"] > 0.1)  # marked although the corrected value would not be
+    assert raw.any()
+    drawn, _ = texts_drawn(matrix, tasks, tmp_path / "t")
+    assert all(f"{relative:.2f}**" in drawn for relative in matrix.loc[raw, "relative"])
