@@ -46,5 +46,7 @@ def _wait(handle: int) -> None:
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     poll.poll()
-    os.write(2, f"error: {MESSAGE}\n".encode())
-    os._exit(1)
+    try:
+        os.write(2, f"error: {MESSAGE}\n".encode())
+    finally:  # also on a disk that is full
+        os._exit(1)

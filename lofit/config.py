@@ -370,7 +370,7 @@ def _experiment_problems(config: Config) -> Any:
     for name in config.experiments:
         key = f"experiments.{name}"
         spec = config.experiment(name)
-        if name in ELSEWHERE:
+        if name in ELSEWHERE and (spec.kind is None or name in RESERVED):
             yield f"{key}: {ELSEWHERE[name]}"
             continue
         if name in RESERVED:
@@ -486,7 +486,16 @@ def _transfer_problems(config: Config, transfer: TransferConfig) -> Any:
     yield from _head_count_problems(config, [transfer.k], "transfer.k")
 
 
-RESERVED = ("all", *map(table_name, get_args(Protocol)), "suite", "expected")
+RESERVED = (
+    "all",
+    *map(table_name, get_args(Protocol)),
+    "suite",
+    "retention",
+    "overlap",
+    "expected",
+    "search",
+    "transfer",
+)
 """Results, tables and figures that are no experiment's."""
 ELSEWHERE = {
     "transfer": "write it as `transfer:`, beside `experiments:`",

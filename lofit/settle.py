@@ -41,7 +41,7 @@ def settle(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
     Args:
         table: of the configuration whose workflow was run in this folder.
         runs: ids of nodes; None: every node that was started, has what it needs, and left no result, but for those
-            that only ended with their Snakemake.
+            that say that they ended with their Snakemake.
 
     Yields:
         The id of each node after it is settled.

@@ -15,6 +15,7 @@ from lofit.report.differences import Difference, mean_of, paired
 from lofit.report.experiments import arm_rows
 from lofit.report.items import item_scores
 from lofit.report.paths import headline, items_path
+from lofit.report.plain import escape_pipe
 from lofit.runs import RunTable
 from lofit.stats import holm, paired_sample, permutation_p
 
@@ -127,6 +128,7 @@ def markdown(frame: pd.DataFrame, absent: Sequence[str] = ()) -> str:
     )
     if frame["x"].isna().all():
         shown = shown.drop(columns="x")
+    shown[["arm", "against"]] = shown[["arm", "against"]].map(escape_pipe)
     note = (
         "Percentage points with the 95% interval over test items; p of a two-sided paired permutation test, and "
         "corrected (Holm) for all rows of the model."

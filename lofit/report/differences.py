@@ -15,7 +15,7 @@ from scipy.stats import norm
 from lofit.report.cells import aggregate, folds_by_task
 from lofit.report.items import item_scores
 from lofit.report.plain import write_plain_table
-from lofit.report.tables import MISSING, variant_names
+from lofit.report.tables import MISSING, transferred, variant_names
 from lofit.stats import paired_sample, unseen_interval
 
 Z = float(norm.ppf(0.975))
@@ -89,7 +89,7 @@ def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[st
         method and of the references failed or are missing, and why.
     """
     rows = results[(results["eval_task"] == results["task"]) & results["task"].isin(headline)]
-    rows = _named(rows[rows["head_task"].isna() | (rows["head_task"] == rows["task"])])
+    rows = _named(rows[~transferred(rows)])
     rows = rows[(rows["metric"] == rows["task"].map(dict(headline))) | (rows["status"] != "ok")]
     table, folds = _differences(rows, items, headline), folds_by_task(rows)
     records = []
@@ -137,16 +137,22 @@ def retention_table(
         in_nats: those of them whose metric is no fraction but a cross-entropy, in nats per token.
 
     Returns:
-        Per model, method, task it was fitted for and task it is scored on: ``metric`` (for a run that failed, why),
-        ``score`` in percent or nats, its ``change`` against base with ``change.low`` and ``change.high``, the 95%
-        interval over the items, and their number ``items``.
+        Per model, method, task it was fitted for and task it is scored on: ``metric``, ``score`` in percent or nats,
+        its ``change`` against base with ``change.low`` and ``change.high``, the 95% interval over the items that both
+        scored, and their number ``items``; ``note``, which runs failed and why. NaN where there is none.
     """
     rows = _named(results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])])
+    keys = ["model", "variant", "task", "eval_task"]
     table = _differences(rows, items, headline)
+    scored = dict(list(_grouped(table[table["reference"] == "base"], keys)))
     records = []
-    for (model, variant, task, on), group in _grouped(table, ["model", "variant", "task", "eval_task"]):
-        of_base = group[group["reference"] == "base"]
-        whole, scale = mean_of(list(of_base["difference"])), 1 if on in in_nats else 100
+    for (model, variant, task, on), runs in _grouped(rows, keys):
+        against, lost = scored.get((model, variant, task, on)), runs[runs["status"] != "ok"]
+        if against is None and lost.empty:
+            continue  # the base model itself
+        whole, scale = mean_of([] if against is None else list(against["difference"])), 1 if on in in_nats else 100
+        of = runs["run_id"].nunique()
+        notes = [f"{count} of {of} {reason}" for reason, count in lost.groupby("status")["run_id"].nunique().items()]
         records.append(
             {
                 "model": model,
@@ -154,34 +160,21 @@ def retention_table(
                 "fitted for": task,
                 "scored on": on,
                 "metric": f"{headline[on]} ({'nats' if on in in_nats else '%'})",
-                "score": scale * of_base["value"].mean(),
+                "score": math.nan if against is None else scale * against["value"].mean(),
                 **_interval("change", whole, scale),
                 "items": whole.n_items,
+                "note": "; ".join(notes),
             }
         )
-    done = {(record["model"], record["method"], record["fitted for"], record["scored on"]) for record in records}
-    failed = rows[rows["status"] != "ok"]
-    for row in failed.to_dict("records"):
-        if (row["model"], row["variant"], row["task"], row["eval_task"]) not in done:
-            nowhere = mean_of([])
-            records.append(
-                {
-                    "model": row["model"],
-                    "method": row["variant"],
-                    "fitted for": row["task"],
-                    "scored on": row["eval_task"],
-                    "metric": row["status"],
-                    "score": math.nan,
-                    **_interval("change", nowhere),
-                    "items": 0,
-                }
-            )
     columns = ["model", "method", "fitted for", "scored on", "metric", "score", *_interval_columns("change"), "items"]
-    return pd.DataFrame(records, columns=columns)
+    return pd.DataFrame(records, columns=[*columns, "note"])
 
 
 def _differences(rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
-    """One row per model, variant, task, fold, eval task and fold, and reference, with its paired difference."""
+    """One row per model, variant, task, fold, eval task and fold, and reference, with its paired difference.
+
+    Without scores of the reference it is NaN. The base model itself has no rows.
+    """
     rows = rows[rows["metric"] == rows["eval_task"].map(dict(headline))]
     scored = item_scores(rows, items)
     records = []
@@ -190,14 +183,10 @@ def _differences(rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str,
         alike = scored[(scored[["model", *_UNIT]] == [unit[name] for name in ("model", *_UNIT)]).all(axis=1)]
         for reference in REFERENCES:
             of_reference = alike[alike["method"] == reference]
-            if len(of_reference) and unit["variant"] != "base":
+            difference = paired(group, of_reference) if len(of_reference) else mean_of([])
+            if unit["variant"] != "base":
                 records.append(
-                    unit
-                    | {
-                        "reference": reference,
-                        "difference": paired(group, of_reference),
-                        "value": group["value"].mean(),
-                    }
+                    unit | {"reference": reference, "difference": difference, "value": group["value"].mean()}
                 )
     return pd.DataFrame(records, columns=["model", "variant", *_UNIT, "reference", "difference", "value"])
 
@@ -240,10 +229,12 @@ def write_retention(frame: pd.DataFrame, stem: Path) -> None:
         change=_text(frame, "change", 2),
         items=frame["items"],
     )
+    if frame["note"].any():
+        shown["note"] = frame["note"]
     note = (
         "Scores of methods fitted for another task, and their change against the base model; in brackets the 95% "
-        f"interval over test items (paired by item; seeds averaged). {MISSING} no score, for the reason given as "
-        "metric, or none of the base model to compare with."
+        f"interval over test items (paired by item; seeds averaged). {MISSING} no score, or none of the base "
+        "model to compare with."
     )
     write_plain_table(frame, shown, stem, title="What fitting cost on other tasks", legend=note)
 

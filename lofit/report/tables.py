@@ -55,7 +55,7 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
     """
     rows = headline_rows(results, headline)
     if "variant" not in rows:
-        rows = rows[~_transferred(rows)]
+        rows = rows[~transferred(rows)]
         rows = rows.assign(variant=variant_names(rows))
     folds = folds_by_task(rows)
     protocols = dict(zip(rows["task"].astype(str), rows["protocol"].astype(str), strict=True))
@@ -116,7 +116,7 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
         console.print(Text(line))
 
 
-def _transferred(rows: pd.DataFrame) -> pd.Series:
+def transferred(rows: pd.DataFrame) -> pd.Series:
     """Which rows have heads of another task although there is a run with heads of its own: those of the heat map."""
     own = rows["head_task"] == rows["task"]
     keys = ["model", "method", "selector", "n_heads", "task"]

@@ -1,7 +1,6 @@
 """Random SIGKILLs of Snakemake and of its nodes; the results must be those of an undisturbed run.
 
-``python -m tests.faults.kills --kills 100`` prints its counts. The nodes of a killed Snakemake end with it; the next
-one is started without waiting for that.
+``python -m tests.faults.kills --kills 100`` prints its counts. The nodes of a killed Snakemake must end with it.
 """
 
 from __future__ import annotations
@@ -95,12 +94,9 @@ class Storm:
         """
         while self.kills.total() < kills:
             made = miniature(self.folder / f"run{self.finished}")
-            orphans: list[psutil.Process] = []
-            while not self._start(made, kills, orphans):
+            while not self._start(made, kills):
                 unlocked = made.snakemake("--unlock")
                 assert unlocked.returncode == 0, unlocked.stderr[-2000:]
-            _, alive = psutil.wait_procs(orphans, timeout=0)
-            assert not alive, f"nodes of a killed Snakemake are still at work: {alive}"
             self._compare(made)
             self.finished += 1
             print(f"run {self.finished}: equal; {self.counts()}", flush=True)
@@ -110,7 +106,7 @@ class Storm:
         killed = ", ".join(f"{count} x {name}" for name, count in sorted(self.kills.items()))
         return f"{self.kills.total()} kills ({killed}) in {self.starts} starts, {self.finished} finished runs"
 
-    def _start(self, made: Workflow, kills: int, orphans: list[psutil.Process]) -> bool:
+    def _start(self, made: Workflow, kills: int) -> bool:
         """Start Snakemake once, and kill it or nodes of it; whether it came to its end."""
         self.starts += 1
         killed: set[str] = set()
@@ -124,8 +120,7 @@ class Storm:
                 try:
                     code = driver.wait(timeout=self.random.uniform(0, self.longest_pause))
                 except psutil.TimeoutExpired:
-                    if self._kill(driver, orphans, killed):
-                        driver.wait()
+                    if self._kill(driver, killed):
                         return False
                     continue
             failed = set(re.findall(r"^Error in rule (\w+):", log.read_text(), re.MULTILINE))
@@ -133,7 +128,7 @@ class Storm:
             assert (code == 0) == (not failed), log.read_text()[-4000:]
             return bool(code == 0)
 
-    def _kill(self, driver: psutil.Popen, orphans: list[psutil.Process], killed: set[str]) -> bool:
+    def _kill(self, driver: psutil.Popen, killed: set[str]) -> bool:
         """Kill the driver, or one of its nodes, whose rule is added to ``killed``; whether it was the driver."""
         try:
             nodes = nodes_of(driver)
@@ -147,8 +142,10 @@ class Storm:
         except psutil.NoSuchProcess:
             return False
         if victim is driver:
-            orphans += nodes
+            driver.wait()
             self.kills["snakemake"] += 1
+            _, alive = psutil.wait_procs(nodes, timeout=30)
+            assert not alive, f"nodes of a killed Snakemake are still at work: {alive}"
         else:
             killed.add(nodes[victim])
             self.kills[f"lofit {nodes[victim]}"] += 1

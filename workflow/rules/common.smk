@@ -29,10 +29,11 @@ try:
     for file in CONFIGFILES:
         read_yaml(file, ConfigError)  # Snakemake has read it already, and keeps the last of several equal keys
     CONFIG = parse_config(config, origin=str(CONFIGFILES[0]))
+    TABLE = RunTable(CONFIG)
+    COUNTERPARTS = counterparts(TABLE)
 except ConfigError as error:
     sys.exit(f"error: {error}")
 validate(CONFIG.model_dump(mode="json"), "../schemas/config.schema.yaml", set_default=False)
-TABLE = RunTable(CONFIG)
 MAIN_TABLES = [table_name(protocol) for protocol in CONFIG.protocols]
 RESULTS, RESOURCES = str(CONFIG.results), str(CONFIG.resources)
 
@@ -240,7 +241,7 @@ def collected(part):
 
 def expected_inputs(wildcards):
     """Gathered scores of the parts that published values have counterparts in."""
-    return [path for part in sorted({row.artefact for row, _ in counterparts(TABLE)}) for path in collected(part)]
+    return [path for part in sorted({row.artefact for row, _ in COUNTERPARTS}) for path in collected(part)]
 
 
 def figure_inputs(wildcards):

@@ -140,9 +140,22 @@ def test_a_run_that_failed_is_a_row_with_its_reason(tmp_path: Path) -> None:
     runs.append((plain("clutrr", None) | {"eval_task": "nq"}, []))
     frame = table(runs, retention_table, headline={"nq": "em"})
     assert frame["method"].tolist() == ["lora"]
-    assert frame["metric"].item() == "failed: out of memory"
+    assert frame["note"].item() == "1 of 1 failed: out of memory"
+    assert math.isnan(frame["score"].item())
     write_retention(frame, tmp_path / "retention")
-    assert "failed: out of memory | -" in (tmp_path / "retention.md").read_text().replace("  ", "")
+    assert "1 of 1 failed: out of memory |" in (tmp_path / "retention.md").read_text()
+
+
+def test_a_seed_that_failed_is_told_and_a_score_without_a_base_is_kept() -> None:
+    on_nq = {"eval_task": "nq", "metric": "em"}
+    runs = [(plain("clutrr", None, "base") | {"eval_task": "nq"}, [])]
+    runs += [(plain("clutrr", 0.0, seed=seed) | on_nq, [1.0, 0.0]) for seed in (0, 1)]
+    runs += [(plain("clutrr", None, seed=2) | {"eval_task": "nq"}, [])]
+    frame = table(runs, retention_table, headline={"nq": "em"}).set_index("method")
+    assert frame.index.tolist() == ["base", "lora"], "one row each"
+    assert frame["score"]["lora"] == 50
+    assert math.isnan(frame["change"]["lora"])
+    assert frame["note"].tolist() == ["1 of 1 failed: out of memory", "1 of 3 failed: out of memory"]
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

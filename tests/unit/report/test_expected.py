@@ -9,7 +9,7 @@ import pytest
 
 from lofit.config import NAME, load_config, parse_config
 from lofit.errors import ConfigError
-from lofit.expected import COLUMNS, NO_COUNTERPART, TRAINED, counterparts, published, read_published
+from lofit.expected import COLUMNS, FOLDER, NO_COUNTERPART, TRAINED, counterparts, read_published
 from lofit.methods import method_names
 from lofit.report.expected import our_mean
 from lofit.runs import MAIN, RunTable
@@ -53,7 +53,7 @@ def test_a_failed_run_or_an_absent_metric_has_no_mean() -> None:
 
 def test_published_values_name_what_exists_and_where_it_was_read() -> None:
     metrics = {"truthfulqa": {"mc1", "mc2"}}
-    rows = published()
+    rows = read_published(FOLDER / "published.tsv")
     for row in rows:
         assert row.source
         assert row.source_kind in ("primary", "secondary", "secondary + derived")
@@ -110,7 +110,7 @@ def test_published_values_are_those_that_were_read() -> None:
     ]
     found = [
         (row.artefact, row.model, ", ".join(row.tasks), ", ".join(row.metrics), row.method, row.setting, row.value)
-        for row in published()
+        for row in read_published(FOLDER / "published.tsv")
     ]
     assert [key for key in wanted + OTHERS if found.count(key) != 1] == []
     assert len(found) == 88
