@@ -73,13 +73,13 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
     folds, rng = folds_by_task(rows), np.random.default_rng(0)
     scores = item_scores(rows[rows["status"] == "ok"], items)
     keys = ["model", "task", "variant", "x"]
-    by_cell = dict(list(scores.groupby(keys, sort=False, dropna=False)))
+    by_cell = {_cell_key(key): group for key, group in scores.groupby(keys, sort=False, dropna=False)}
     records = []
     for key, group in rows.groupby(keys, sort=False, dropna=False):
         cell = aggregate(group, folds[str(key[1])], {int(seed) for seed in group["seed"]})
         record: dict[str, Any] = dict(zip(("model", "task", "arm", "x"), key, strict=True))
         record |= {"value": cell.value, "low": np.nan, "high": np.nan, "n_seeds": cell.n_seeds, "n_items": 0}
-        found = by_cell.get(key)
+        found = by_cell.get(_cell_key(key))
         if found is not None and cell.n_seeds:
             interval = item_interval(found, cell.value, rng)
             record |= {"low": interval.low, "high": interval.high, "n_items": found["item"].nunique()}
@@ -88,6 +88,11 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
         record["trained_params"] = float(group["trained_params"].astype("float64").mean())
         records.append(record)
     return pd.DataFrame(records)
+
+
+def _cell_key(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A key of a group that can be looked up: NaN, where there is no axis, is not equal to itself."""
+    return tuple(None if pd.isna(part) else part for part in key)
 
 
 def _points_of(table: RunTable, name: str) -> tuple[pd.DataFrame, dict[str, str]]:

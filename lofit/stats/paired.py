@@ -16,7 +16,7 @@ def permutation_p(difference: Sample, rng: np.random.Generator, resamples: int =
     """Two-sided p-value of a paired permutation test: if the methods were alike, any cluster's sign could be the other.
 
     Exact where all sign flips can be enumerated within ``resamples``; else by random flips, the observed one among
-    them. 1 where nothing differs, NaN without items.
+    them. 1 where no more than one cluster differs, since its sign alone says nothing; NaN without items.
 
     Args:
         difference: of item scores.
@@ -26,7 +26,7 @@ def permutation_p(difference: Sample, rng: np.random.Generator, resamples: int =
     changed = difference.sums[difference.sums != 0]
     if not len(difference.sums):
         return float("nan")
-    if not len(changed):
+    if len(changed) < 2:
         return 1.0
     found = stats.permutation_test(
         (changed,),

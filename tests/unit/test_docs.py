@@ -13,6 +13,7 @@ from lofit.methods import load_method, method_names
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES.append(REPOSITORY / "docs" / "results" / "README.md")
 
 
 @pytest.mark.parametrize("name", ["methods", "tasks"])
@@ -21,14 +22,14 @@ def test_generated_pages_are_what_the_modules_say(name: str) -> None:
     assert (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8") == page(), "run `make docs`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_commands_exist(page: Path) -> None:
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     known |= {group.name for group in app.registered_groups}

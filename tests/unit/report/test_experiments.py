@@ -105,6 +105,13 @@ def test_curves_hold_the_scores_of_the_runs(table: RunTable) -> None:
         assert line["seconds"] == pytest.approx(cost)
 
 
+def test_means_over_tasks_have_the_interval_of_their_items(table: RunTable) -> None:
+    means = pd.read_csv(table.config.results / "figures" / "mine.csv")
+    assert means["arm"].tolist() == ["LoFiT", "LoRA"]
+    assert (means["n_items"] == 6).all()
+    assert (means["half_width"] > 0).all()
+
+
 def test_layers_are_those_of_the_rankings(table: RunTable) -> None:
     found = layer_counts(table, "layers").set_index("layer")
     assert (found[["n_rankings", "n_seeds", "n_folds"]] == [2, 2, 1]).all(axis=None)

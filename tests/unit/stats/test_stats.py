@@ -96,6 +96,11 @@ def test_few_items_are_tested_exactly() -> None:
     assert permutation_p(Sample.of(pd.Series(values)), rng()) == pytest.approx(extreme)
 
 
+@pytest.mark.parametrize(("values", "p"), [([0.0, 0.0, 1.0], 1.0), ([1.0], 1.0), ([0.0, 1.0, 1.0], 0.5)])
+def test_hardly_any_item_that_differs_says_hardly_anything(values: list[float], p: float) -> None:
+    assert permutation_p(Sample.of(pd.Series(values)), rng()) == p
+
+
 def test_where_nothing_varies_the_interval_still_has_a_width() -> None:
     same = Sample.of(pd.Series([0.0] * 100))
     interval = bootstrap_interval(same, rng())
