@@ -66,8 +66,10 @@ example: $(STAMP)
 bench: $(STAMP)
 	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(abspath $(DATA_MIRROR))") python -m benchmarks.run
 
+# As many processes as cores, each with one thread; the tests of a file, which share what is costly, in one of them.
 test: $(STAMP)
-	$(RUN) python -m pytest $(PYTEST_ARGS)
+	$(RUN) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+		python -m pytest --numprocesses $(CORES) --dist loadfile $(PYTEST_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --quiet --fix-only .

@@ -1,11 +1,14 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and what is shown when all are done."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.shown import LINES
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -18,3 +21,23 @@ def data_mirror() -> Path:
     if not (mirror / "lofit-paper-splits").is_dir():
         pytest.skip("real data: set LOFIT_DATA_MIRROR or place the mirror at ../shared/data")
     return mirror
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of a process that tests are spread over: hand its lines to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["shown"] = dict(LINES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the lines of a process that tests were spread over; one that crashed has none."""
+    for title, lines in getattr(node, "workeroutput", {}).get("shown", {}).items():
+        LINES[title] += lines
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for title, lines in LINES.items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import COLUMNS, Cluster, JobRecord, why_not
-
-SHOWN: list[tuple[str, list[JobRecord]]] = []
+from tests.cluster.cluster import COLUMNS, Cluster, why_not
+from tests.shown import LINES
 
 
 @pytest.fixture(scope="package")
@@ -27,15 +26,13 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="package")
 def show(cluster: Cluster) -> Callable[[str, Path], None]:
     """Have the jobs of a folder shown under a title."""
-    return lambda title, folder: SHOWN.append((title, cluster.jobs(folder)))
 
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    names = [name for name in COLUMNS if name != "folder"]
-    for title, jobs in SHOWN:
-        terminalreporter.section(f"SLURM jobs: {title}")
-        rows = [names, *([getattr(job, name) for name in names] for job in jobs)]
+    def keep(title: str, folder: Path) -> None:
+        names = [name for name in COLUMNS if name != "folder"]
+        rows = [names, *([getattr(job, name) for name in names] for job in cluster.jobs(folder))]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            terminalreporter.write_line(line.rstrip())
+            LINES[f"SLURM jobs: {title}"].append(line.rstrip())
+
+    return keep

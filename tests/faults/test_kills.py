@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.kills import Storm, undisturbed
+from tests.shown import LINES
 
 
-def test_a_workflow_under_random_kills_ends_as_an_undisturbed_one(tmp_path: Path, count: Callable[[str], None]) -> None:
+def test_a_workflow_under_random_kills_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     storm = Storm(tmp_path, undisturbed(tmp_path / "undisturbed"), seed=1)
     storm.run(kills=4)
     assert storm.kills.total() == 4
     assert storm.finished >= 1
-    count(storm.counts())
+    LINES["faults"].append(storm.counts())
