@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,6 +89,19 @@ def headline_rows(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.Data
 def folds_by_task(rows: pd.DataFrame) -> dict[str, set[int]]:
     """Return the folds that occur for each task: a seed needs all of them to count."""
     return {str(task): {int(fold) for fold in group} for task, group in rows.groupby("task")["fold"]}
+
+
+def complete_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The rows of the seeds that count, those with a value in every fold of the task: what tests and intervals are of.
+
+    Args:
+        rows: headline rows.
+        by: columns that tell cells apart, the task among them.
+    """
+    wanted = rows["task"].map({task: len(folds) for task, folds in folds_by_task(rows).items()})
+    there = rows["value"].notna()
+    found = there.groupby([rows[name] for name in [*by, "seed"]], dropna=False).transform("sum")
+    return rows[there & (found == wanted)]
 
 
 def aggregate(rows: pd.DataFrame, folds: Iterable[int], seeds: Iterable[int]) -> Cell:

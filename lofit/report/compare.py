@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lofit.errors import ConfigError, ReportError
-from lofit.report.cells import aggregate, folds_by_task, headline_rows
+from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.differences import Difference, mean_of, paired
 from lofit.report.experiments import arm_rows
 from lofit.report.items import item_scores
@@ -44,7 +44,7 @@ def compare(table: RunTable, name: str, against: str | None = None) -> tuple[pd.
     arms = list(rows["variant"].unique())
     if against is not None and against not in arms:
         raise ConfigError(f"experiments.{name} has no results of an arm '{against}', but of: {', '.join(arms)}")
-    rows, absent = complete(rows)
+    absent = absences(rows)
     found = pairs(rows, pd.read_parquet(items_path(table, name)), against)
     if found.empty:
         raise ReportError(f"experiments.{name}: no two of its runs can be compared" + "".join(f"; {n}" for n in absent))
@@ -58,25 +58,24 @@ def by_place(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(variant=rows["x"].map("{:g}".format), x=np.nan)
 
 
-def complete(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of seeds that have a value in every fold, as in the tables; and what is left out and why."""
-    folds = folds_by_task(rows)
-    kept, absent = [], []
+def absences(rows: pd.DataFrame) -> list[str]:
+    """Which seeds have no value, and why."""
+    folds, found = folds_by_task(rows), []
     for (model, task, x, arm), group in rows.groupby([*_PLACE, "variant"], sort=False, dropna=False):
         cell = aggregate(group, folds[str(task)], {int(seed) for seed in group["seed"]})
-        kept.append(group[group["seed"].isin(cell.by_seed)])
         if cell.note:
-            absent.append(f"{model}, {task}, {arm}{f' at {x:g}' if group['x'].notna().all() else ''}: {cell.note}")
-    return pd.concat(kept), absent
+            found.append(f"{model}, {task}, {arm}{f' at {x:g}' if group['x'].notna().all() else ''}: {cell.note}")
+    return found
 
 
 def pairs(rows: pd.DataFrame, items: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
     """One row per model, task, place on the axis of a curve, and two arms.
 
-    An item's score is its mean over the seeds. Items that share a context are drawn together.
+    An item's score is its mean over the seeds that have a value in every fold. Items that share a context are drawn
+    together.
 
     Args:
-        rows: as :func:`complete` gives them, with ``variant`` (the arm) and ``x`` (the place; NaN without an axis).
+        rows: headline rows with ``variant`` (the arm) and ``x`` (the place; NaN without an axis).
         items: as ``collect_items`` writes them.
         against: compare with this arm alone.
 
@@ -86,7 +85,7 @@ def pairs(rows: pd.DataFrame, items: pd.DataFrame, against: str | None = None) -
         of the clusters); ``p`` of a two-sided paired permutation test over the items of all folds; ``p_holm``, the same
         corrected for all rows of the model; ``items``.
     """
-    scores = item_scores(rows, items)
+    scores = item_scores(complete_rows(rows, [*_PLACE, "variant"]), items)
     records = []
     for (model, task, x), group in scores.groupby(_PLACE, sort=False, dropna=False):
         arms = {str(arm): lines for arm, lines in group.groupby("variant", sort=False)}

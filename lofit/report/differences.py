@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 from scipy.stats import norm
 
-from lofit.report.cells import aggregate, folds_by_task
+from lofit.report.cells import aggregate, complete_rows, folds_by_task
 from lofit.report.items import item_scores
-from lofit.report.plain import write_plain_table
+from lofit.report.plain import DAGGER, write_plain_table
 from lofit.report.tables import MISSING, transferred, variant_names
 from lofit.stats import paired_sample, unseen_interval
 
@@ -85,41 +85,43 @@ def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[st
 
     Returns:
         ``model``, ``method``, ``tasks`` (with a score), per reference its name and ``<name>.low`` and ``.high``, the
-        95% interval, and per task ``<task>.<reference>``; differences in percentage points; ``note``, which runs of the
-        method and of the references failed or are missing, and why.
+        95% interval, ``<name>.partial`` (whether seeds of either are left out), and per task ``<task>.<reference>``;
+        differences in percentage points; ``note``, which runs of the method and of the references failed or are
+        missing, and why.
     """
     rows = results[(results["eval_task"] == results["task"]) & results["task"].isin(headline)]
     rows = _named(rows[~transferred(rows)])
     rows = rows[(rows["metric"] == rows["task"].map(dict(headline))) | (rows["status"] != "ok")]
-    table, folds = _differences(rows, items, headline), folds_by_task(rows)
+    counted = complete_rows(rows, ["model", "variant", "task"])
+    table, folds = _differences(counted, items, headline), folds_by_task(rows)
+    absent = {name: _absences(runs, headline, folds) for name, runs in _grouped(rows, ["model", "variant"])}
     records = []
     for (model, variant), runs in _grouped(rows[rows["variant"] != "base"], ["model", "variant"]):
         group = table[(table["model"] == model) & (table["variant"] == variant)]
         tasks = runs.loc[runs["status"] == "ok", "task"].nunique()
         record: dict[str, Any] = {"model": model, "method": variant, "tasks": tasks}
+        notes = list(absent[model, variant])
         for reference in REFERENCES:
+            of_reference = absent.get((model, reference), ["no run"])
             cells = group[group["reference"] == reference]
             by_task = {}
             for task in headline:
                 parts = list(cells.loc[cells["task"] == task, "difference"])
                 by_task[task] = mean_of(parts if len(parts) == len(folds.get(task, ())) else [])
             record |= _interval(reference, mean_of(list(by_task.values())))
+            record[f"{reference}.partial"] = bool(absent[model, variant] or of_reference)
             record |= {f"{task}.{reference}": 100 * found.value for task, found in by_task.items()}
-        notes = _absences(runs, headline, folds)
-        for reference in REFERENCES:
             if variant != reference:
-                theirs = rows[(rows["model"] == model) & (rows["method"] == reference)]
-                notes += [f"{reference}: {note}" for note in _absences(theirs, headline, folds)]
+                notes += [f"{reference}: {note}" for note in of_reference]
         records.append(record | {"note": "; ".join(notes)})
     if not records:
-        return pd.DataFrame(columns=["model", "method", "tasks", *chain(*map(_interval_columns, REFERENCES)), "note"])
+        averages = chain(*((*_interval_columns(name), f"{name}.partial") for name in REFERENCES))
+        return pd.DataFrame(columns=["model", "method", "tasks", *averages, "note"])
     return pd.DataFrame(records)
 
 
 def _absences(runs: pd.DataFrame, headline: Mapping[str, str], folds: Mapping[str, set[int]]) -> list[str]:
     """Which tasks or seeds the runs of one method lack, and why."""
-    if runs.empty:
-        return ["no run"]
     seeds = {int(seed) for seed in runs["seed"]}
     cells = {task: aggregate(runs[runs["task"] == task], folds.get(task, ()), seeds) for task in headline}
     return [f"{task}: {cell.note or 'no run'}" for task, cell in cells.items() if cell.status != "ok"]
@@ -212,11 +214,14 @@ def write_suite(frame: pd.DataFrame, stem: Path) -> None:
     """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` and ``.tex`` for people."""
     shown = pd.DataFrame({"model": frame["model"], "method": frame["method"], "tasks": frame["tasks"]})
     for reference in REFERENCES:
-        shown[f"average difference to {reference}"] = _text(frame, reference)
+        marks = [DAGGER if partial else "" for partial in frame[f"{reference}.partial"]]
+        texts = zip(_text(frame, reference), marks, strict=True)
+        shown[f"average difference to {reference}"] = [text if text == MISSING else text + mark for text, mark in texts]
     note = (
         "Percentage points, headline metric of each task, averaged over folds, then over tasks; in brackets the 95% "
-        f"interval over test items (paired by item; seeds averaged). {MISSING} no average: a run of the method, or of "
-        "what it is compared with, failed or is missing; the CSV says which and why."
+        f"interval over test items (paired by item; seeds averaged). {DAGGER} some seeds are left out, {MISSING} no "
+        "average: a run of the method, or of what it is compared with, failed or is missing; the CSV says which and "
+        "why."
     )
     title = "Differences to the base model and to full fine-tuning, over all tasks"
     write_plain_table(frame, shown, stem, title=title, legend=note)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lofit.errors import ReportError
 from lofit.localize.ranking import top_heads
-from lofit.report.cells import aggregate, folds_by_task, headline_rows
+from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.collect import read_results
 from lofit.report.figures import draw_curves, draw_layers, draw_pareto
 from lofit.report.items import item_interval, item_scores
@@ -71,8 +71,8 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
     """
     rows = headline_rows(rows, metrics)
     folds, rng = folds_by_task(rows), np.random.default_rng(0)
-    scores = item_scores(rows[rows["status"] == "ok"], items)
     keys = ["model", "task", "variant", "x"]
+    scores = item_scores(complete_rows(rows, keys), items)
     by_cell = {_cell_key(key): group for key, group in scores.groupby(keys, sort=False, dropna=False)}
     records = []
     for key, group in rows.groupby(keys, sort=False, dropna=False):

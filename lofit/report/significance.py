@@ -23,7 +23,7 @@ def compared_with_best(
 
     Args:
         frame: one row per ``model`` and ``method``, with ``<task>.percent``.
-        rows: headline rows of its runs, with ``variant``, the method in ``frame``.
+        rows: headline rows of the runs that count in it, with ``variant``, the method in ``frame``.
         items: as ``collect_items`` writes them.
         tasks: the columns.
 
@@ -32,7 +32,7 @@ def compared_with_best(
         ``<task>.p_best``: the p-value of the difference to the best value of the column, corrected over all such
         tests of the model; NaN for the best itself and where there is nothing to test.
     """
-    scores = item_scores(rows[rows["status"] == "ok"], items)
+    scores = item_scores(rows, items)
     found: dict[tuple[str, str, str], pd.DataFrame] = {
         (str(model), str(variant), str(task)): group
         for (model, variant, task), group in scores.groupby(["model", "variant", "task"], sort=False)

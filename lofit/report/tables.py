@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lofit.files import atomic_path, write_text
-from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
+from lofit.report.cells import Cell, aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.plain import DAGGER, escape_pipe, latex_table, latex_text
 from lofit.report.significance import ALPHA, TEST, compared_with_best
 from lofit.stats import seed_interval
@@ -68,7 +68,8 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
             if not group.empty:
                 records.append(_record(str(model), str(variant), group, headline, folds, protocols))
     frame = pd.DataFrame(records)
-    frame = compared_with_best(frame, rows, items, [task for task in headline if f"{task}.percent" in frame])
+    counted = complete_rows(rows, ["model", "variant", "task"])
+    frame = compared_with_best(frame, counted, items, [task for task in headline if f"{task}.percent" in frame])
     text = ["model", "method", *headline, "seeds", "tuned", "trained parameters"]
     frame = frame[text + [name for name in frame.columns if name not in text]]
     whole = {"seeds", "trained_params.min", "trained_params.max"}

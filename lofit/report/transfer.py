@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from lofit.errors import ReportError
 from lofit.files import atomic_path
-from lofit.report.cells import Cell, aggregate, folds_by_task, headline_rows
+from lofit.report.cells import Cell, aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.figures import span
 from lofit.report.items import item_scores
 from lofit.report.style import figure_style, ink_on, save_figure
@@ -48,8 +48,8 @@ def transfer_matrix(
     Only runs of ``method`` with ``n_heads`` heads chosen by ``selector`` count. ``value`` is the headline metric
     with folds averaged within a seed, then seeds; ``relative`` is ``value`` divided by the value of the same model
     and task with heads selected on the task itself, both over the seeds that are complete in both cells; NaN where
-    there is none, or that value is 0. Where a task was trained with
-    several numbers of examples, its own-heads runs count only at the number used for transfer.
+    there is none, or that value is 0. Where a task was trained with several numbers of examples, its own-heads runs
+    count only at the number used for transfer.
 
     Args:
         results: tidy results, as ``collect`` writes them.
@@ -63,9 +63,9 @@ def transfer_matrix(
         Columns model, head_task, task, value (float64, fraction), relative (float64), p and p_holm (float64), n_seeds
         (int64, complete seeds), n_items (int64, test items of all folds), status (``ok``, ``partial``, ``failed``,
         ``missing``) and note (what is absent and why; empty if nothing), for all pairs of the tasks that occur. ``p``
-        is the one-sided p-value of a paired bootstrap: that heads of the task itself are no better; ``p_holm`` is
-        ``p`` corrected by Holm's method over all such tests of the model. Both are NaN on the diagonal and where
-        there is nothing to test.
+        is the one-sided p-value of a paired bootstrap over the same seeds as ``relative``: that heads of the task
+        itself are no better; ``p_holm`` is ``p`` corrected by Holm's method over all such tests of the model. Both are
+        NaN on the diagonal and where there is nothing to test.
 
     Raises:
         ReportError: no such runs, runs that must not share a cell, or see ``headline_rows``.
@@ -103,20 +103,19 @@ def transfer_matrix(
     own = {
         (record["model"], record["task"]): cell for record, cell in zip(records, cells, strict=True) if _is_own(record)
     }
+    scores = item_scores(complete_rows(rows, ["model", "head_task", "task"]), items)
+    rng = np.random.default_rng(0)
     for record, cell in zip(records, cells, strict=True):
         base = own[record["model"], record["task"]].by_seed
         both = [seed for seed in cell.by_seed if seed in base]
         if both and (total := sum(base[seed] for seed in both)) > 0:
             record["relative"] = sum(cell.by_seed[seed] for seed in both) / total
-    scores = item_scores(rows[rows["status"] == "ok"], items)
-    rng = np.random.default_rng(0)
-    for record in records:
-        if record["n_seeds"]:
-            same = scores[(scores["model"] == record["model"]) & (scores["task"] == record["task"])]
-            ours, theirs = (same[same["head_task"] == name] for name in (record["task"], record["head_task"]))
-            record["n_items"] = theirs["item"].nunique()
-            if not _is_own(record):
-                record["p"] = paired_bootstrap_p(paired_sample(ours, theirs), rng)
+        same = scores[(scores["model"] == record["model"]) & (scores["task"] == record["task"])]
+        theirs = same[same["head_task"] == record["head_task"]]
+        record["n_items"] = theirs["item"].nunique()
+        if both and not _is_own(record):
+            pair = [part[part["seed"].isin(both)] for part in (same[same["head_task"] == record["task"]], theirs)]
+            record["p"] = paired_bootstrap_p(paired_sample(*pair), rng)
     for model in rows["model"].unique():
         of_model = [record for record in records if record["model"] == model]
         for record, p in zip(of_model, holm([record["p"] for record in of_model]), strict=True):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lofit.report.compare import by_place, complete, markdown, pairs
+from lofit.report.compare import absences, by_place, markdown, pairs
 from tests.unit.report.frames import plain, results, row, scored
 
 N = 40
@@ -84,17 +84,17 @@ def test_folds_weigh_equally_and_a_seed_without_one_of_them_does_not_count() -> 
                 lines[-1]["run_id"] += arm
                 values.append((lines[-1], [] if lost else found))
     rows = results(*lines).assign(variant=["A"] * 4 + ["B"] * 4, x=np.nan)
-    kept, absent = complete(rows)
+    absent = absences(rows)
     assert absent == ["tiny, truthfulqa, A: 1 of 2 seeds (seed 1 fold 1 failed: out of memory)"]
-    [line] = pairs(kept, scored(*values)).to_dict("records")
+    [line] = pairs(rows, scored(*values)).to_dict("records")
     assert line["difference"] == pytest.approx(50), "the mean of 100 and 0, not of 40 items"
     assert line["items"] == 40
-    assert markdown(pairs(kept, scored(*values)), absent).endswith("\n\n- " + absent[0])
+    assert markdown(pairs(rows, scored(*values)), absent).endswith("\n\n- " + absent[0])
 
 
 def test_a_failed_arm_is_named_not_compared() -> None:
     rows, items = made(("A", None, draws(0.6, 1)), ("B", None, draws(0.5, 2)))
     failed = results(plain("clutrr", None)).assign(variant="C", x=np.nan)
-    kept, absent = complete(pd.concat([rows, failed]))
-    assert absent == ["tiny, clutrr, C: seed 0 failed: out of memory"]
-    assert pairs(kept, items)[["arm", "against"]].to_numpy().tolist() == [["A", "B"]]
+    rows = pd.concat([rows, failed])
+    assert absences(rows) == ["tiny, clutrr, C: seed 0 failed: out of memory"]
+    assert pairs(rows, items)[["arm", "against"]].to_numpy().tolist() == [["A", "B"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,19 @@ def test_what_failed_everywhere_stays_in_the_suite_with_its_reason(tmp_path: Pat
     write_suite(frame, tmp_path / "suite")
     text = (tmp_path / "suite.md").read_text()
     assert "| dora     | 0       | - " in text
-    assert "- no average: a run of the method, or of what it is compared with, failed or is missing" in text
+    assert re.search(r"^\| tiny    \| lora .*\]† +\| - +\|$", text, re.MULTILINE), "one seed of two"
+    assert "† some seeds are left out, - no average: a run of the method, or of what it is compared with, failed" in text
     assert pd.read_csv(tmp_path / "suite.csv")["note"].tolist() == frame["note"].tolist()
+
+
+def test_a_seed_without_one_of_the_folds_is_in_no_average() -> None:
+    runs = [(plain("clutrr", 0.0, "base", fold=fold, eval_fold=fold), [0.0, 0.0]) for fold in (0, 1)]
+    for fold, seed, right in ((0, 0, 1.0), (1, 0, 1.0), (0, 1, 0.0)):
+        runs.append((plain("clutrr", right, fold=fold, eval_fold=fold, seed=seed), [right, right]))
+    runs.append((plain("clutrr", None, fold=1, eval_fold=1, seed=1), []))
+    line = table(runs, headline={"clutrr": "exact_match"}).set_index("method").loc["lora"]
+    assert line["base"] == 100
+    assert line["base.partial"]
 
 
 def test_transferred_heads_are_not_a_method_of_their_own() -> None:

@@ -74,18 +74,20 @@ def test_partial_failure_is_marked_and_explained() -> None:
 
 
 def test_a_seed_with_a_failed_fold_does_not_count() -> None:
-    frame = main_table(
-        results(
-            row("truthfulqa", 0.2, seed=0, fold=0),
-            row("truthfulqa", 0.4, seed=0, fold=1),
-            row("truthfulqa", 0.9, seed=1, fold=0),
-            row("truthfulqa", None, seed=1, fold=1),
-        ),
-        HEADLINE,
-    )
+    """Neither in the value nor in the test: only with that seed does the method differ from the best."""
+    runs = [
+        (row("truthfulqa", 0.5, seed=0, fold=0, eval_fold=0), [0.0, 1.0] * 10),
+        (row("truthfulqa", 0.5, seed=0, fold=1, eval_fold=1), [0.0, 1.0] * 10),
+        (row("truthfulqa", 0.0, seed=1, fold=0, eval_fold=0), [0.0] * 20),
+        (row("truthfulqa", None, seed=1, fold=1, eval_fold=1), []),
+        (plain("truthfulqa", 0.5, fold=0, eval_fold=0), [0.0, 1.0] * 10),
+        (plain("truthfulqa", 0.55, fold=1, eval_fold=1), [1.0, *[0.0, 1.0] * 9, 1.0]),
+    ]
+    frame = main_table(results(*(run for run, _ in runs)), HEADLINE, scored(*runs))
     cells = line(frame, "lofit (8 heads)")
-    assert cells["truthfulqa"] == "30.0†"
+    assert cells["truthfulqa"] == "50.0†"
     assert "seed 1 fold 1 failed: out of memory" in cells["note"]
+    assert cells["truthfulqa.p_best"] == 1
 
 
 def test_a_seed_that_another_task_has_is_missed() -> None:

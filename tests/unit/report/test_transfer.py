@@ -69,6 +69,20 @@ def test_the_ratio_is_of_the_same_seeds() -> None:
     assert (moved["relative"], moved["status"]) == (1.0, "partial")
 
 
+def test_the_test_is_of_the_same_seeds() -> None:
+    """Heads of its own are much better with the seed that other heads lack, which proves nothing about heads."""
+    alike, better = [0.0, 1.0] * 20, [1.0] * 40
+    runs = [
+        (row("truthfulqa", 0.5, seed=0), alike),
+        (row("truthfulqa", 1.0, seed=1), better),
+        (row("truthfulqa", 0.5, head_task="clutrr", seed=0), alike),
+        (row("truthfulqa", None, head_task="clutrr", seed=1), []),
+        (row("clutrr", 0.5, seed=0), alike),
+    ]
+    matrix = transfer_matrix(results(*(run for run, _ in runs)), HEADLINE, 8, scored(*runs))
+    assert cell(matrix, "clutrr", "truthfulqa")["p"] == 1
+
+
 def test_missing_failed_and_partial_cells() -> None:
     rows = [
         row("truthfulqa", 0.4, seed=0),
