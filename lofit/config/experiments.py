@@ -1,0 +1,114 @@
+"""Checks of the experiments and of transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+from lofit import methods, registry
+from lofit.config.form import Config, TransferConfig
+from lofit.config.messages import repeated
+from lofit.config.methods import head_count_problems, one_method_problems
+from lofit.evaluate.protocol import Protocol, table_name
+from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names
+from lofit.forms import HeadsConfig
+
+_EXISTS = "outputs of that name exist already; give it another name"
+TAKEN = dict.fromkeys(("all", *map(table_name, get_args(Protocol)), "suite", "expected"), _EXISTS) | {
+    "transfer": "write it as `transfer:`, beside `experiments:`",
+    "retention": "write it as `retention:`, beside `experiments:`, with tasks to be scored",
+    "overlap": "always made where there are two rankings of heads; remove it",
+    "search": "a `search:` belongs to a method or an arm; its table is made wherever there is one",
+}
+"""Names of results, tables and figures that are no experiment's, and what to do instead."""
+OUT_OF_DOMAIN = "ood"
+"""What the LoFiT paper's Table 5 is often called."""
+
+
+def experiment_problems(config: Config) -> Iterator[str]:
+    """Of the experiments: their names, axes, seeds, tasks and arms."""
+    for name in config.experiments:
+        key = f"experiments.{name}"
+        spec = config.experiment(name)
+        if name in TAKEN:
+            yield f"{key}: {TAKEN[name]}"
+            continue
+        if spec.kind is None and name == OUT_OF_DOMAIN:
+            yield f"{key}: what fitting costs on other tasks is asked for by naming them under `retention:`"
+            continue
+        if spec.kind is None:
+            yield (
+                f"{key}: not one of the package's ({', '.join(builtin_names())}); "
+                "give its kind and arms, or correct the name"
+            )
+            continue
+        if not spec.arms:
+            yield f"{key}.arms: nothing to compare; give at least one"
+            continue
+        yield from _axis_problems(config, spec, key)
+        yield from _variance_problems(config, spec, key)
+        for task in spec.tasks or []:
+            if task not in config.tasks:
+                yield f"{key}.tasks: {registry.unknown('task', task, config.tasks)}"
+        for label, arm in spec.arms.items():
+            yield from _arm_problems(config, spec, arm, f"{key}.arms.{label}")
+
+
+def _axis_problems(config: Config, spec: ExperimentConfig, key: str) -> Iterator[str]:
+    axes = [axis for axis in ("k", "n_train") if getattr(spec, axis)]
+    if spec.kind == "curve" and len(axes) != 1:
+        yield f"{key}: a curve runs over k or over n_train; give one of them"
+    if spec.kind != "curve" and axes:
+        yield f"{key}.{axes[0]}: only a curve runs over it; set kind to curve, or remove the key"
+    for axis in axes:
+        if (twice := repeated(getattr(spec, axis))) is not None:
+            yield f"{key}.{axis}: {twice} stands twice; remove one"
+    if spec.k:
+        yield from head_count_problems(config, spec.k, f"{key}.k")
+
+
+def _variance_problems(config: Config, spec: ExperimentConfig, key: str) -> Iterator[str]:
+    if spec.kind != "variance":
+        if spec.training_seeds:
+            yield f"{key}.training_seeds: only an experiment of kind variance has them; remove the key"
+        return
+    for place, seeds in ((f"{key}.training_seeds", spec.training_seeds or config.seeds), ("seeds", config.seeds)):
+        if len(set(seeds)) < 2:
+            yield f"{place}: the spread over seeds needs two of them; give more"
+        if (twice := repeated(seeds)) is not None:
+            yield f"{place}: '{twice}' stands twice; remove one"
+    for label, arm in (spec.arms or {}).items():
+        if arm.search:
+            yield f"{key}.arms.{label}.search: one setting is run with all seeds; remove the key"
+        if arm.method in methods.method_names() and not methods.load_method(arm.method).seeded:
+            yield f"{key}.arms.{label}.method: {arm.method} does not depend on a seed; choose another"
+
+
+def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: str) -> Iterator[str]:
+    if arm.method not in methods.method_names():
+        yield f"{key}.method: {registry.unknown('method', arm.method, methods.method_names())}"
+        return
+    method = methods.load_method(arm.method)
+    yield from one_method_problems(config, arm.method, arm, key)
+    if (spec.k or spec.kind == "layers") and not method.localizer:
+        yield f"{key}.method: '{arm.method}' does not select heads; choose lofit"
+    if spec.kind == "layers" and arm.search:
+        yield f"{key}.search: this experiment shows one ranking; remove the key"
+    searched_k = bool(arm.search and arm.search.k)
+    if searched_k and spec.k:
+        yield f"{key}.search.k: the curve runs over it; remove the key"
+    several = len((arm.heads or HeadsConfig()).k) > 1 and not searched_k
+    if method.localizer and not method.chooses_k and not spec.k and several:
+        yield f"{key}.heads.k: an arm is one run per task and seed; give one number of heads"
+
+
+def transfer_problems(config: Config, transfer: TransferConfig) -> Iterator[str]:
+    """Of the transfer heat map."""
+    if transfer.method not in config.methods:
+        yield f"transfer.method: '{transfer.method}' is not among the configured methods; add it under methods"
+    elif not (method := methods.load_method(transfer.method)).localizer or method.chooses_k:
+        yield f"transfer.method: '{transfer.method}' does not edit a given number of selected heads; choose lofit"
+    for task in transfer.tasks or []:
+        if task not in config.tasks:
+            yield f"transfer.tasks: {registry.unknown('task', task, config.tasks)}"
+    yield from head_count_problems(config, [transfer.k], "transfer.k")

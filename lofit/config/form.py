@@ -1,0 +1,140 @@
+"""The form of a configuration: its keys, their types and their defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, StrictInt
+
+from lofit import localize, methods, tasks
+from lofit.evaluate.protocol import OURS, PAPER, Backend, Protocol
+from lofit.experiments import ExperimentConfig, resolved
+from lofit.fit.params import ComputeParams
+from lofit.forms import Form, HeadCount, MethodConfig, Seed
+from lofit.sources.catalog import ModelEntry, load_catalog
+from lofit.tasks.base import Task
+
+METHODS = Path(methods.__file__).parent
+LOCALIZERS = Path(localize.__file__).parent
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+"""Of what becomes part of a file name."""
+
+
+class TaskConfig(Form):
+    """One task: which folds, its options, and where it is if it does not come with the package."""
+
+    path: Path | None = Field(
+        default=None, description="folder of JSON lines, or YAML file naming them, for a task of your own"
+    )
+    folds: list[StrictInt] | None = Field(default=None, min_length=1, description="null: all folds of the task")
+    options: dict[str, Any] = Field(
+        default={}, description="sizes (n_train, n_validation, n_test) and the task's own options"
+    )
+
+
+class LimitsConfig(Form):
+    """What one node that runs a model may take; one that needs more is a failed run in the tables."""
+
+    minutes: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="of wall time, loading the model included; null: any"
+    )
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="1e9 bytes that its process allocates: of the host's memory on CPU, the GPU's on GPU; null: any",
+    )
+
+
+class JudgesConfig(Form):
+    """Models that read a model's own answers, under the protocol ``open``."""
+
+    truth: str = Field(default="truth-judge", description="says whether an answer is true")
+    info: str = Field(default="info-judge", description="says whether an answer is informative")
+
+
+class TransferConfig(Form):
+    """The transfer experiment: offsets for each task on heads selected on every task."""
+
+    method: str = "lofit"
+    k: HeadCount = 0.10
+    tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
+
+
+class Config(Form):
+    """A whole run of the suite."""
+
+    models: list[str] = Field(min_length=1, description="names from the catalogue or from model_sources")
+    model_sources: dict[Annotated[str, Field(pattern=NAME)], ModelEntry] = Field(
+        default={}, description="models of your own"
+    )
+    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(min_length=1)
+    methods: dict[str, MethodConfig | None] = Field(min_length=1)
+    seeds: list[Seed] = Field(default=[42], min_length=1)
+    protocols: list[Protocol] = Field(
+        default=[PAPER], min_length=1, description="how a method is scored on its own task; each has tables of its own"
+    )
+    judges: JudgesConfig | None = Field(
+        default=None, description="for the protocol open; null: answers are compared with reference answers only"
+    )
+    retention: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(
+        default={}, description="tasks that every method is also scored on, to see what fitting it for another cost"
+    )
+    suite: list[str] | None = Field(
+        default=None, min_length=1, description="tasks whose differences to base and to full are averaged; null: all"
+    )
+    search_points: int | None = Field(
+        default=None,
+        ge=2,
+        description="settings that every searched method tries, drawn at random from larger grids; null: whole grids",
+    )
+    transfer: TransferConfig | None = None
+    experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
+        default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"
+    )
+    data_mirror: Path | None = Field(default=None, description="folder that stands in for the network")
+    results: Path = Path("results")
+    resources: Path = Path("resources")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"] = Field(
+        default="auto",
+        description="of the frozen base; auto: float32 on CPU, bfloat16 on GPU; int8, nf4: quantised by bitsandbytes",
+    )
+    backend: Backend = Field(
+        default=OURS,
+        description="what scores: ours, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
+    )
+    training: ComputeParams = Field(default=ComputeParams(), description="how training is computed; not what")
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="of one node; a change of them reruns nothing")
+    threads: int = Field(default=2, ge=1, le=4096, description="CPU threads of a node that runs the model")
+    eval_batch_size: int = Field(default=16, ge=1)
+    progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")
+
+    def model_entry(self, name: str) -> ModelEntry:
+        """Source and size of a configured model."""
+        return self.model_sources.get(name) or load_catalog()[name]
+
+    @property
+    def all_models(self) -> list[str]:
+        """The models that are compared, and those that judge."""
+        return list(dict.fromkeys([*self.models, *self.judging.values()]))
+
+    @property
+    def judging(self) -> dict[str, str]:
+        """The models that judge, by the key that names them."""
+        return {f"judges.{name}": model for name, model in self.judges.model_dump().items()} if self.judges else {}
+
+    def experiment(self, name: str) -> ExperimentConfig:
+        """A configured experiment, with what the package says where the configuration says nothing."""
+        return resolved(name, self.experiments[name])
+
+    def task(self, name: str) -> Task:
+        """A configured task."""
+        entry = self.tasks.get(name) or self.retention.get(name)
+        return tasks.load_task(name, entry.path if entry else None)
+
+    def head_count(self, model: str, k: float) -> int:
+        """Number of heads meant by ``k``: itself if an integer, else the rounded share of the model's heads."""
+        entry = self.model_entry(model)
+        return k if isinstance(k, int) else max(1, round(k * entry.n_layers * entry.n_heads))

@@ -1,0 +1,76 @@
+"""Reading a configuration: its form first, then everything that the form alone cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lofit import registry
+from lofit.config.experiments import experiment_problems, transfer_problems
+from lofit.config.form import Config
+from lofit.config.messages import one_line, repeated
+from lofit.config.methods import budget_problems, method_problems
+from lofit.config.tasks import task_problems
+from lofit.errors import ConfigError
+from lofit.evaluate.protocol import OURS, VLLM
+from lofit.sources.catalog import load_catalog
+from lofit.strict_yaml import read_yaml
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: one line naming file, key and remedy.
+    """
+    return parse_config(read_yaml(path, ConfigError), origin=str(path))
+
+
+def parse_config(raw: Any, origin: str = "config") -> Config:
+    """Check a configuration given as a mapping; ``origin`` names it in errors.
+
+    Raises:
+        ConfigError: one line naming file, key and remedy.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{origin}: expected a mapping of keys such as models, tasks, methods; found {type(raw).__name__}"
+        )
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {one_line(error, Config)}") from None
+    for problem in problems(config):
+        raise ConfigError(f"{origin}: {problem}")
+    return config
+
+
+def problems(config: Config) -> Iterator[str]:
+    """Everything the form alone cannot tell: names, sizes, and hyperparameters of methods and tasks."""
+    catalog = {**load_catalog(), **config.model_sources}
+    for field in ("models", "seeds", "protocols"):
+        if (twice := repeated(getattr(config, field))) is not None:
+            yield f"{field}: '{twice}' stands twice; remove one"
+    for key, model in [*(("models", model) for model in config.models), *config.judging.items()]:
+        if model not in catalog:
+            yield f"{key}: {registry.unknown('model', model, catalog)} (or define it under model_sources)"
+    yield from task_problems(config)
+    yield from method_problems(config)
+    yield from experiment_problems(config)
+    yield from budget_problems(config)
+    if config.transfer:
+        yield from transfer_problems(config, config.transfer)
+    if config.backend != OURS:
+        yield from _backend_problems(config)
+
+
+def _backend_problems(config: Config) -> Iterator[str]:
+    """Of a backend that only knows models and requests."""
+    for name in config.retention:
+        if config.task(name).plain_text:
+            yield f"retention.{name}: plain text is scored by backend {OURS} alone; remove it, or set that"
+    if config.backend == VLLM and config.dtype in ("int8", "nf4"):
+        yield f"backend: checkpoints for vllm are not quantised; set dtype to auto (now {config.dtype})"

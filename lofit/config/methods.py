@@ -1,0 +1,129 @@
+"""Checks of the methods: their heads, hyperparameters and searches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from lofit import grid, localize, methods, registry
+from lofit.config.form import LOCALIZERS, METHODS, Config
+from lofit.config.messages import one_line
+from lofit.evaluate.protocol import OURS
+from lofit.forms import HeadsConfig, MethodConfig, SearchConfig
+from lofit.recipes import resolve
+
+
+def method_problems(config: Config) -> Iterator[str]:
+    """Of the configured methods."""
+    for name, given in config.methods.items():
+        if name not in methods.method_names():
+            yield f"methods: {registry.unknown('method', name, methods.method_names())}"
+        else:
+            yield from one_method_problems(config, name, given or MethodConfig(), f"methods.{name}")
+
+
+def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str) -> Iterator[str]:
+    """Of a method as ``key`` gives it: under ``methods``, as an arm, or at one point of a search."""
+    method = methods.load_method(name)
+    if method.tasks and not set(config.tasks) & set(method.tasks):
+        yield f"{key}: defined for {', '.join(method.tasks)} only; add that task, or remove the method"
+    if entry.heads and not method.localizer:
+        yield f"{key}.heads: this method does not select heads; remove the key"
+    if method.localizer:
+        yield from _heads_problems(config, entry.heads or HeadsConfig(), method.localizer, f"{key}.heads")
+    yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
+    if entry.search:
+        yield from _search_problems(config, name, entry, entry.search, f"{key}.search")
+    if config.dtype in ("int8", "nf4") and name == "full":
+        yield f"{key}: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
+    if config.backend != OURS and method.scorer:
+        yield f"{key}: scores in a way of its own; remove it, or set backend to {OURS}"
+
+
+def _search_problems(config: Config, name: str, entry: MethodConfig, searched: SearchConfig, key: str) -> Iterator[str]:
+    method = methods.load_method(name)
+    if not method.fit or method.scorer:
+        yield f"{key}: {name} has no fit to choose from by validation loss; remove the key"
+        return
+    if grid.size(searched) < (least := config.search_points or 2):
+        yield f"{key}: {grid.size(searched)} settings to choose from, at least {least} are needed; give more values"
+    if grid.size(searched) > grid.MAX_SIZE:
+        yield f"{key}: {grid.size(searched)} settings, more than {grid.MAX_SIZE}; give fewer values"
+        return
+    if searched.k and (not method.localizer or method.chooses_k):
+        yield f"{key}.k: {name} {'chooses from heads.k' if method.chooses_k else 'selects no heads'}; remove the key"
+    if searched.localizer and not method.localizer:
+        yield f"{key}.localizer: {name} selects no heads; remove the key"
+    for axis in searched.axes:
+        if axis.removeprefix("localizer.") in grid.UNSEARCHABLE:
+            yield f"{key}.{axis}: settings cannot be compared by a loss that it changes; remove the key"
+    for point, setting in grid.settings(entry, searched, None):
+        where = ", ".join(f"{axis}={value}" for axis, value in point.items())
+        for problem in one_method_problems(config, name, setting, f"{key} ({where})"):
+            yield problem
+            return
+
+
+def budget_problems(config: Config) -> Iterator[str]:
+    """Every method that chooses on validation tries as many settings, once any is searched."""
+    entries = [(f"methods.{name}", name, entry or MethodConfig()) for name, entry in config.methods.items()]
+    for title in config.experiments:
+        arms = (config.experiment(title).arms or {}).items()
+        entries += [(f"experiments.{title}.arms.{label}", arm.method, arm) for label, arm in arms]
+    if not any(entry.search for _, _, entry in entries):
+        return
+    tried = {key: _settings_tried(config, name, entry) for key, name, entry in entries}
+    chosen = {key: count for key, count in tried.items() if count > 1}
+    if len(set(chosen.values())) > 1:
+        (most, n), (least, m) = (pick(chosen.items(), key=lambda item: item[1]) for pick in (max, min))
+        yield f"{most}: tries {n} settings and {least} {m}; make them equal (search_points, or values to choose from)"
+
+
+def _settings_tried(config: Config, name: str, entry: MethodConfig) -> int:
+    """Settings of which the best on validation is kept, for the first model and task; 1 if nothing is chosen."""
+    if entry.search:
+        return min(grid.size(entry.search), config.search_points or math.inf)  # type: ignore[return-value]
+    method = methods.load_method(name)
+    params = resolve(METHODS / f"{name}.yaml", config.models[0], next(iter(config.tasks)), entry.params)
+    heads = len((entry.heads or HeadsConfig()).k) if method.chooses_k else 1
+    return heads * math.prod(len(params[axis]) for axis in method.grid)
+
+
+def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str) -> Iterator[str]:
+    name, known = heads.localizer or default, localize.localizer_names()
+    if name not in known:
+        yield f"{key}.localizer: {registry.unknown('localizer', name, known)}"
+        return
+    if heads.task is not None and heads.task not in config.tasks:
+        yield f"{key}.task: {registry.unknown('task', heads.task, config.tasks)}"
+    form = localize.load_localizer(name).Params
+    yield from _params_problems(config, form, LOCALIZERS / name, heads.params, f"{key}.params")
+    yield from head_count_problems(config, heads.k, f"{key}.k")
+
+
+def _params_problems(
+    config: Config, form: type[BaseModel], module: Path, overrides: dict[str, Any], key: str
+) -> Iterator[str]:
+    for model in config.models:
+        for task in config.tasks:
+            try:
+                form.model_validate(resolve(module.with_suffix(".yaml"), model, task, overrides))
+            except ValidationError as error:
+                yield one_line(error, form, key)
+
+
+def head_count_problems(config: Config, counts: list[int | float], key: str) -> Iterator[str]:
+    """Of numbers of heads (or shares): no model has as many."""
+    for k in counts:
+        for model in config.models:
+            entry = config.model_entry(model)
+            total = entry.n_layers * entry.n_heads
+            if (isinstance(k, int) and k > total) or (isinstance(k, float) and k > 1):
+                yield (
+                    f"{key}: {k} is more than the {total} heads of {model} "
+                    f"({entry.n_layers} layers x {entry.n_heads}); give a smaller number, or a share between 0 and 1"
+                )

@@ -1,0 +1,63 @@
+"""Checks of the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from lofit import registry, tasks
+from lofit.config.form import Config, TaskConfig
+from lofit.config.messages import one_line, repeated
+from lofit.errors import TaskError
+from lofit.evaluate.protocol import OPEN
+
+
+def task_problems(config: Config) -> Iterator[str]:
+    """Names, folds, options and protocols of the tasks, and of those to be retained."""
+    for name, entry in config.tasks.items():
+        yield from _one_task_problems(f"tasks.{name}", name, entry or TaskConfig(), to_train=True)
+    for name, entry in config.retention.items():
+        yield from _one_task_problems(f"retention.{name}", name, entry or TaskConfig(), to_train=False)
+        if name in config.tasks and (entry or TaskConfig()).path != (config.tasks[name] or TaskConfig()).path:
+            yield f"retention.{name}.path: not that of tasks.{name}; give one of them another name"
+    known = [name for name, entry in config.tasks.items() if name in tasks.task_names() or (entry and entry.path)]
+    if OPEN in config.protocols and not any(config.task(name).open_definition for name in known):
+        yield "protocols: none of the tasks has open answers; add truthfulqa, or remove 'open'"
+    if config.judges and OPEN not in config.protocols:
+        yield "judges: they read open answers only; add 'open' to protocols, or remove the key"
+    for name in config.tasks:
+        if name not in known:
+            continue
+        if not any(config.task(name).headline_under(protocol) for protocol in config.protocols):
+            yield f"protocols: {name} is scored under 'paper' only; add it, or remove the task"
+    for key in ("suite", "retention"):
+        if getattr(config, key) and "base" not in config.methods:
+            yield f"{key}: differences are taken to the base model; add 'base' to methods, or remove the key"
+    for name in config.suite or []:
+        if name not in config.tasks:
+            yield f"suite: {registry.unknown('task', name, config.tasks)}"
+
+
+def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool) -> Iterator[str]:
+    if entry.path and name in tasks.task_names():
+        yield f"{key}.path: '{name}' is a task of the package; give yours another name"
+        return
+    if not entry.path and name not in tasks.task_names():
+        yield f"{key.split('.')[0]}: {registry.unknown('task', name, tasks.task_names())} (or give its path)"
+        return
+    try:
+        task = tasks.load_task(name, entry.path)
+    except TaskError as error:
+        yield f"{key}.path: {error}"
+        return
+    if to_train and not task.objective:
+        yield f"{key}: for evaluation only; name it under retention"
+    if entry.folds and (strange := sorted(set(entry.folds) - set(task.folds))):
+        yield f"{key}.folds: no fold {strange[0]}; this task has {list(task.folds)}"
+    if (twice := repeated(entry.folds or [])) is not None:
+        yield f"{key}.folds: fold {twice} stands twice; remove one"
+    try:
+        task.Options.model_validate(entry.options)
+    except ValidationError as error:
+        yield one_line(error, task.Options, f"{key}.options")
