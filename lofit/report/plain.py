@@ -38,7 +38,9 @@ def write_plain_table(frame: pd.DataFrame, shown: pd.DataFrame, stem: Path, *, t
 
 
 def latex_table(tabular: str, caption: str, label: str, notes: str = "") -> str:
-    """A LaTeX ``table`` environment; it needs the package ``booktabs``.
+    """A LaTeX ``table`` environment, scaled down where it is wider than the text.
+
+    It needs the packages ``booktabs`` and ``graphicx``.
 
     Args:
         tabular: its LaTeX.
@@ -46,9 +48,10 @@ def latex_table(tabular: str, caption: str, label: str, notes: str = "") -> str:
         label: after ``tab:``.
         notes: LaTeX below the table.
     """
+    scaled = f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{tabular.rstrip()}}}\n"
     return (
-        "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
-        f"\\caption{{{latex_text(caption)}}}\n\\label{{tab:{label}}}\n{tabular}"
+        "% needs \\usepackage{booktabs,graphicx}\n\\begin{table}\n\\centering\n"
+        f"\\caption{{{latex_text(caption)}}}\n\\label{{tab:{label}}}\n{scaled}"
         + (f"\\begin{{flushleft}}\\footnotesize\n{notes}\\end{{flushleft}}\n" if notes else "")
         + "\\end{table}\n"
     )

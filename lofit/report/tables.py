@@ -81,7 +81,7 @@ def write_table(frame: pd.DataFrame, stem: Path, title: str = "") -> list[Path]:
 
     Markdown and LaTeX hold the text columns, in bold the best value per model and task and those that do not differ
     from it by test (nothing to compare, nothing bold). The LaTeX file is a ``table`` environment that needs the
-    package ``booktabs``.
+    packages ``booktabs`` and ``graphicx``.
 
     Args:
         frame: the table.

@@ -105,7 +105,9 @@ def test_what_failed_everywhere_stays_in_the_suite_with_its_reason(tmp_path: Pat
     text = (tmp_path / "suite.md").read_text()
     assert "| dora     | 0       | - " in text
     assert re.search(r"^\| tiny    \| lora .*\]† +\| - +\|$", text, re.MULTILINE), "one seed of two"
-    assert "† some seeds are left out, - no average: a run of the method, or of what it is compared with, failed" in text
+    assert (
+        "† some seeds are left out, - no average: a run of the method, or of what it is compared with, failed" in text
+    )
     assert pd.read_csv(tmp_path / "suite.csv")["note"].tolist() == frame["note"].tolist()
 
 

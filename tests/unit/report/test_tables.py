@@ -233,6 +233,14 @@ def test_latex_is_balanced_and_escaped(example: pd.DataFrame, tmp_path: Path) ->
     assert bare.count("$") % 2 == 0
     assert "_" not in bare.replace(r"\label{tab:", "")
     assert re.findall(r"\\begin\{(\w+)\}", text) == ["table", "tabular", "flushleft"]
+    wide = re.search(
+        r"\\resizebox\{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi\}\{!\}\{%\n(.*?)\}\n\\begin\{f",
+        text,
+        re.S,
+    )
+    assert wide, "a table that is wider than the text is scaled down"
+    assert wide[1].startswith(r"\begin{tabular}")
+    assert wide[1].endswith(r"\end{tabular}")
     assert sorted(re.findall(r"\\begin\{(\w+)\}", text)) == sorted(re.findall(r"\\end\{(\w+)\}", text))
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     assert {len(re.findall(r"(?<!\\)&", entry)) for entry in body.splitlines() if entry.endswith(r"\\")} == {5}
