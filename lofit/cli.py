@@ -25,7 +25,7 @@ app = typer.Typer(
 ConfigFile = Annotated[
     Path, typer.Option("--configfile", envvar="LOFIT_CONFIG", help="Configuration; the workflow sets the variable.")
 ]
-RunId = Annotated[str, typer.Option("--run", help="Id of the node; `lofit plan` lists them.")]
+RunId = Annotated[str, typer.Option("--run", help="Id of the node; `lofit plan` lists fits, `snakemake -n` all.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: threads of the configuration.")]
 DEFAULT = Path("config.yaml")
 
@@ -188,7 +188,7 @@ def evaluate(
     run: RunId,
     on: Annotated[str | None, typer.Option(help="Task to score it on; default: the one it was fitted for.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of that task; default: the only one.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="paper or harness; default: the first configured.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="paper, harness or open; default: the first configured.")] = None,
     configfile: ConfigFile = DEFAULT,
     threads: Threads = None,
 ) -> None:

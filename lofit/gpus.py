@@ -63,7 +63,8 @@ def take_gpus(count: int, wait_seconds: float = 3600.0) -> list[str]:
         if time.monotonic() >= end:
             raise LofitError(
                 f"{count} of {len(choice)} GPUs wanted, and not so many became free in {wait_seconds:.0f} s; "
-                f"start Snakemake with --resources gpu={len(choice)}, or look who holds the files in {folder}"
+                f"set device: cuda and start Snakemake with --resources gpu={len(choice)}, or look who holds the files "
+                f"in {folder}"
             )
         time.sleep(
             POLL_SECONDS * (1 + random.random())

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from lofit import grid, localize, methods
 from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import PAPER, Backend, Protocol
+from lofit.evaluate.protocol import OPEN, PAPER, Backend, Protocol
 from lofit.experiments import ArmConfig, ExperimentConfig
 from lofit.forms import HeadsConfig, MethodConfig
 from lofit.recipes import resolve
@@ -259,17 +259,23 @@ class RunTable:
     def evaluations_of(self, fit: FitNode) -> Iterable[EvalNode]:
         """On what a fitted method is scored: its own task under every protocol, and what is to be retained.
 
-        The latter is asked of the configured methods only, not of runs that an experiment adds.
-        A task with several folds shares its questions among them, so a method fitted on one of them is scored on the
-        test items of that one alone.
+        The latter is asked of the configured methods only, not of runs that an experiment adds, nor of prompting, which
+        is the base model there. A task with several folds shares its questions among them, so a method fitted on one of
+        them, or with heads ranked on one, is scored on the test items of that one alone. A method that scores in a way
+        of its own only reads answers, and words none.
         """
+        method = methods.load_method(fit.method)
         for protocol in self.config.protocols:
-            if self.config.task(fit.data.task).headline_under(protocol):
+            if self.config.task(fit.data.task).headline_under(protocol) and not (protocol == OPEN and method.scorer):
                 yield EvalNode(fit, fit.data, protocol, self.config.backend)
-        for task, entry in self.config.retention.items() if fit.id in self.comparison else ():
-            if task != fit.data.task and scores_task(fit.method, task):
-                for fold in self._folds(task, entry):
-                    yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
+        if fit.id not in self.comparison or method.shots(method.Params.model_validate(fit.params)):
+            return
+        for task, entry in self.config.retention.items():
+            if task == fit.data.task or not scores_task(fit.method, task):
+                continue
+            ranked = fit.heads_from.data if fit.heads_from and fit.heads_from.data.task == task else None
+            for fold in [ranked.fold] if ranked else self._folds(task, entry):
+                yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
 
     @cached_property
     def _dtype(self) -> str:
@@ -367,7 +373,7 @@ class RunTable:
                 for fold in self.folds(task):
                     for seed in self.config.seeds:
                         for label, arm in (spec.arms or {}).items():
-                            for x, entry, data in self._points(spec, arm, task, fold, seed):
+                            for x, entry, data in self._points(spec, arm, model, task, fold, seed):
                                 for fit in self._runs(model, data, arm.method, entry):
                                     yield from (ArmRun(label, x, made) for made in self._reseeded(spec, fit))
 
@@ -384,7 +390,7 @@ class RunTable:
                 yield replace(fit, training_seed=seed, heads_from=ranking)
 
     def _points(
-        self, spec: ExperimentConfig, arm: ArmConfig, task: str, fold: int, seed: int
+        self, spec: ExperimentConfig, arm: ArmConfig, model: str, task: str, fold: int, seed: int
     ) -> Iterable[tuple[float | None, MethodConfig, DataNode]]:
         """Places on the axis of an experiment, with what an arm is run with there."""
         entry = MethodConfig(heads=arm.heads, params=arm.params, search=arm.search)
@@ -392,7 +398,8 @@ class RunTable:
         if spec.k:
             for k in spec.k:
                 heads = (arm.heads or HeadsConfig()).model_copy(update={"k": [k]})
-                yield k, entry.model_copy(update={"heads": heads}), self._data(task, fold, seed)
+                place = self.config.head_count(model, k) if spec.counts_heads else k
+                yield place, entry.model_copy(update={"heads": heads}), self._data(task, fold, seed)
         elif spec.n_train:
             for n in spec.n_train:
                 sized = task_entry.model_copy(update={"options": {**task_entry.options, "n_train": n}})
@@ -438,7 +445,9 @@ class RunTable:
             ConfigError: the configuration has no such node.
         """
         if identifier not in nodes:
-            raise ConfigError(f"no node '{identifier}' in this configuration; `lofit plan` lists them")
+            raise ConfigError(
+                f"no node '{identifier}' in this configuration; `lofit plan` lists the fits, `snakemake -n` all nodes"
+            )
         return nodes[identifier]
 
     def model_dir(self, model: str) -> Path:

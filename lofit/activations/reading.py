@@ -46,7 +46,9 @@ def reading_vectors(activations: Activations, kind: Reading, seed: int) -> Readi
             f"reading vectors need 2 training pairs and 1 validation pair, found {len(train)} and {len(held_out)}; "
             "raise n_train or n_validation"
         )
-    flips = np.where(np.random.default_rng(seed).random(len(train)) < 0.5, -1.0, 1.0)
+    rng, flips = np.random.default_rng(seed), np.ones(len(train))
+    while abs(flips.sum()) == len(train):  # of few pairs all may fall on one side
+        flips = np.where(rng.random(len(train)) < 0.5, -1.0, 1.0)
     directions: list[np.ndarray] = []
     accuracies, norms = [], []
     for values in activations.blocks:

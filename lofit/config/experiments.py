@@ -9,6 +9,7 @@ from lofit import methods, registry
 from lofit.config.form import Config, TransferConfig
 from lofit.config.messages import repeated
 from lofit.config.methods import head_count_problems, one_method_problems
+from lofit.config.tasks import scored_under
 from lofit.evaluate.protocol import Protocol, table_name
 from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names
 from lofit.forms import HeadsConfig
@@ -52,6 +53,15 @@ def experiment_problems(config: Config) -> Iterator[str]:
                 yield f"{key}.tasks: {registry.unknown('task', task, config.tasks)}"
         for label, arm in spec.arms.items():
             yield from _arm_problems(config, spec, arm, f"{key}.arms.{label}")
+        if spec.kind != "layers":
+            yield from _score_problems(config, spec.tasks, f"{key}.tasks")
+
+
+def _score_problems(config: Config, names: list[str] | None, key: str) -> Iterator[str]:
+    """Of what is made of scores on some tasks, or on all: it takes those under the first protocol."""
+    first = config.protocols[0]
+    if not scored_under(config, first, names or config.tasks):
+        yield f"{key}: none of them is scored under '{first}', the first of the protocols; put another one first"
 
 
 def _axis_problems(config: Config, spec: ExperimentConfig, key: str) -> Iterator[str]:
@@ -111,4 +121,5 @@ def transfer_problems(config: Config, transfer: TransferConfig) -> Iterator[str]
     for task in transfer.tasks or []:
         if task not in config.tasks:
             yield f"transfer.tasks: {registry.unknown('task', task, config.tasks)}"
+    yield from _score_problems(config, transfer.tasks, "transfer.tasks")
     yield from head_count_problems(config, [transfer.k], "transfer.k")

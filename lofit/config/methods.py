@@ -49,13 +49,17 @@ def _search_problems(config: Config, name: str, entry: MethodConfig, searched: S
     if not method.fit or method.scorer:
         yield f"{key}: {name} has no fit to choose from by validation loss; remove the key"
         return
+    if method.grid or method.chooses_k:
+        axes = [*(f"params.{axis}" for axis in method.grid), *(["heads.k"] if method.chooses_k else [])]
+        yield f"{key}: {name} chooses among {' and '.join(axes)} on validation anyway; list values there"
+        return
     if grid.size(searched) < (least := config.search_points or 2):
         yield f"{key}: {grid.size(searched)} settings to choose from, at least {least} are needed; give more values"
     if grid.size(searched) > grid.MAX_SIZE:
         yield f"{key}: {grid.size(searched)} settings, more than {grid.MAX_SIZE}; give fewer values"
         return
-    if searched.k and (not method.localizer or method.chooses_k):
-        yield f"{key}.k: {name} {'chooses from heads.k' if method.chooses_k else 'selects no heads'}; remove the key"
+    if searched.k and not method.localizer:
+        yield f"{key}.k: {name} selects no heads; remove the key"
     if searched.localizer and not method.localizer:
         yield f"{key}.localizer: {name} selects no heads; remove the key"
     for axis in searched.axes:

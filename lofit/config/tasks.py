@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import ValidationError
 
@@ -10,7 +10,7 @@ from lofit import registry, tasks
 from lofit.config.form import Config, TaskConfig
 from lofit.config.messages import one_line, repeated
 from lofit.errors import TaskError
-from lofit.evaluate.protocol import OPEN
+from lofit.evaluate.protocol import OPEN, Protocol
 
 
 def task_problems(config: Config) -> Iterator[str]:
@@ -22,8 +22,6 @@ def task_problems(config: Config) -> Iterator[str]:
         if name in config.tasks and (entry or TaskConfig()).path != (config.tasks[name] or TaskConfig()).path:
             yield f"retention.{name}.path: not that of tasks.{name}; give one of them another name"
     known = [name for name, entry in config.tasks.items() if name in tasks.task_names() or (entry and entry.path)]
-    if OPEN in config.protocols and not any(config.task(name).open_definition for name in known):
-        yield "protocols: none of the tasks has open answers; add truthfulqa, or remove 'open'"
     if config.judges and OPEN not in config.protocols:
         yield "judges: they read open answers only; add 'open' to protocols, or remove the key"
     for name in config.tasks:
@@ -31,12 +29,21 @@ def task_problems(config: Config) -> Iterator[str]:
             continue
         if not any(config.task(name).headline_under(protocol) for protocol in config.protocols):
             yield f"protocols: {name} is scored under 'paper' only; add it, or remove the task"
+    for protocol in config.protocols if known else ():
+        if not scored_under(config, protocol, known):
+            hint = "add truthfulqa, or remove it" if protocol == OPEN else "remove it, or add a task that is"
+            yield f"protocols: none of the tasks is scored under '{protocol}'; {hint}"
     for key in ("suite", "retention"):
         if getattr(config, key) and "base" not in config.methods:
             yield f"{key}: differences are taken to the base model; add 'base' to methods, or remove the key"
     for name in config.suite or []:
         if name not in config.tasks:
             yield f"suite: {registry.unknown('task', name, config.tasks)}"
+
+
+def scored_under(config: Config, protocol: Protocol, names: Iterable[str]) -> bool:
+    """Whether any of these tasks is scored under a protocol."""
+    return any(config.task(name).headline_under(protocol) for name in names)
 
 
 def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool) -> Iterator[str]:

@@ -18,6 +18,7 @@ from lofit.errors import ConfigError, EditError
 from lofit.evaluate.finite import FiniteLM
 from lofit.evaluate.lm import LocalizedLM
 from lofit.evaluate.protocol import OURS, STOCK, VLLM, Backend
+from lofit.files import read_json
 from lofit.fit.session import precision_of
 from lofit.interventions import export_merged
 from lofit.interventions.spans import counts_tokens, needs_spans
@@ -52,8 +53,26 @@ def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
     dtype = precision_of(pretrained)
     if isinstance(pretrained, PeftModel):
         export_merged(pretrained, folder, tokenizer)
+        _require_readable(folder, pretrained.config)
     else:
         pretrained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     pretrained.to("cpu")
     return get_model(VLLM)(pretrained=str(folder), dtype=dtype, batch_size="auto")
+
+
+def _require_readable(folder: Path, config: Any) -> None:
+    """Refuse a checkpoint whose folded edit vLLM would drop in silence.
+
+    Of the families whose configuration can add biases, vLLM heeds that for Llama alone (its gemma.py, qwen3.py and
+    olmo2.py build the output projection without one, and its loader passes over a bias without a place).
+
+    Raises:
+        EditError: it is such a checkpoint.
+    """
+    written, before = read_json(folder / "config.json"), config.to_dict()
+    added = [key for key, value in written.items() if "bias" in key and value is True and not before.get(key)]
+    if added and written["architectures"] != ["LlamaForCausalLM"]:
+        raise EditError(
+            f"vllm has no place for this edit's bias in {written['architectures'][0]}; set backend to lofit"
+        )

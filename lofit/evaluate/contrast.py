@@ -125,4 +125,4 @@ class ContrastLM(LocalizedLM):
         return Example(tuple(ids + answer), len(ids))
 
     def generate_until(self, *args: Any, **kwargs: Any) -> Any:
-        raise TaskError("contrast vectors score given answers only; choose a multiple-choice task")
+        raise EditError("contrast vectors score given answers only; choose a multiple-choice task")

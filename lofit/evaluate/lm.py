@@ -161,7 +161,8 @@ class LocalizedLM(FiniteLM):
             return any(stop in recent for stop in until) and any(stop in self.tok_decode(ids) for stop in until)
 
         eos = self.model.generation_config.eos_token_id
-        ends = eos if isinstance(eos, list) else [eos]
+        # The tokenizer's own ends the training texts, whatever the configuration of generation says.
+        ends = [*(eos if isinstance(eos, list) else [eos]), self.eot_token_id]
         results: dict[str, str] = {}
         size = int(self.batch_size_per_gpu)
         with track("generating", len(prompts)) as advance:

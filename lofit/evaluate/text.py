@@ -19,7 +19,7 @@ from lofit.interventions.spans import given_spans
 from lofit.progress import track
 
 WINDOW = 256
-"""Tokens of a window; what is left over at the end of a document is not scored."""
+"""Tokens of a window, the one that begins a text included; what is left over at the end of a document is not scored."""
 
 
 @torch.no_grad()
@@ -45,18 +45,22 @@ def score_text(
         task: name of the task, for the samples.
 
     Returns:
-        As :func:`lofit.evaluate.harness.evaluate`; an item is a window.
+        As :func:`lofit.evaluate.harness.evaluate`; an item is a window, the ``doc_id`` of its sample the row's place.
 
     Raises:
         FitError: a prediction is not finite, or the model reads less than a window.
     """
-    windows = [(f"{row['id']}-{i}", ids) for row in rows for i, ids in enumerate(_windows(tokenizer, row["text"]))]
+    windows = [
+        (number, f"{row['id']}-{i}", ids)
+        for number, row in enumerate(rows)
+        for i, ids in enumerate(_windows(tokenizer, row["text"]))
+    ]
     reads = getattr(model.config.get_text_config(), "max_position_embeddings", None) or WINDOW
-    if (longest := max((len(ids) for _, ids in windows), default=0)) > reads:
+    if (longest := max((len(ids) for _, _, ids in windows), default=0)) > reads:
         raise FitError(f"a window of text has {longest} tokens and the model reads {reads}; choose one that reads more")
     samples: list[dict[str, Any]] = []
     with track("text", len(windows)) as advance:
-        for number, (name, ids) in enumerate(windows):
+        for number, name, ids in windows:
             tokens = torch.tensor([ids], device=model.device)
             log_probs = _log_probs(model, tokens)
             with _switched_off(model):
@@ -74,8 +78,11 @@ def score_text(
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
-    ids = tokenizer(text, verbose=False)["input_ids"]
-    return [ids[start : start + WINDOW] for start in range(0, len(ids) - WINDOW + 1, WINDOW)] or [ids]
+    """Ids of a text's windows, each after the token that begins every text, where the tokenizer has one."""
+    first = [tokenizer.bos_token_id]
+    begin = first if tokenizer("", verbose=False)["input_ids"][:1] == first else []
+    ids, size = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], WINDOW - len(begin)
+    return [begin + ids[start : start + size] for start in range(0, len(ids) - size + 1, size)] or [begin + ids]
 
 
 def _log_probs(model: Any, tokens: torch.Tensor) -> torch.Tensor:

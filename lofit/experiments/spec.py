@@ -47,6 +47,11 @@ class ExperimentConfig(Form):
         description="variance: seeds of training on every subset; null: the configured seeds",
     )
 
+    @property
+    def counts_heads(self) -> bool:
+        """Whether the axis of a curve is numbers of heads; it is shares where all of ``k`` are."""
+        return any(isinstance(k, int) for k in self.k or ())
+
 
 @cache
 def _builtin(name: str) -> dict[str, Any]:

@@ -37,10 +37,12 @@ class Penalty:
 
     Attributes:
         value: called with the number of the step, from 0; returns a scalar with gradient.
-        generator: that the method draws from in training.
+        draw: called before every step; draws what is random in it, the same for all its passes.
+        generator: that ``draw`` draws from.
     """
 
     value: Callable[[int], torch.Tensor]
+    draw: Callable[[], None]
     generator: torch.Generator
 
 
@@ -236,6 +238,8 @@ def _loop(
                     continue
                 optimizer.param_groups[0]["lr"] = params.lr * learning_rate_factor(step, steps, warmup)
                 optimizer.zero_grad(set_to_none=True)
+                if penalty:
+                    penalty.draw()
                 count, loss = objective.terms(batch), 0.0
                 for start in range(0, len(batch), part_size):
                     part = objective.total(forward, batch[start : start + part_size]) / count
@@ -312,7 +316,8 @@ class LiveCheck:
         """
         if torch.equal(self._logits(model), self.base):
             raise EditError(
-                "the fitted edit has no effect on the model's output; its layers are not where they were looked for"
+                "the fitted edit has no effect on the model's output: its layers are not where they were looked for, "
+                f"or it is smaller than what {str(self.base.dtype).removeprefix('torch.')} can tell"
             )
         if hasattr(model, "disable_adapter"):
             with model.disable_adapter():

@@ -59,7 +59,8 @@ METHOD = Method(
     "validation; no gradient",
     parameters="K d",
     deviations="acts at every position unless positions is answer; theta and sigma from the training questions alone, "
-    "since alpha and K are chosen, by the loss, on the validation questions",
+    "since alpha and K are chosen, by the loss, on the validation questions; sigma over the texts that theta is from, "
+    "not over another set",
     localizer="iti_probe",
     chooses_k=True,
     grid=("alpha",),

@@ -55,7 +55,7 @@ def fit(bench: Workbench, params: Params) -> Fitted:
             offset, scale = penalty_weights(params, step)
             return share * (offset * gates[0].open_share("offset") + scale * gates[0].open_share("scale"))
 
-        return Penalty(value, gates[0].generator)
+        return Penalty(value, gates[0].draw, gates[0].generator)
 
     fitted = train(bench.session, config, params, bench.title, penalty)
     fitted.record["closed_gates"] = gates[0].close()

@@ -16,12 +16,15 @@ from lofit.report.cells import aggregate, complete_rows, folds_by_task
 from lofit.report.items import item_scores
 from lofit.report.plain import DAGGER, write_plain_table
 from lofit.report.tables import MISSING, transferred, variant_names
-from lofit.stats import paired_sample, unseen_interval
+from lofit.stats import Sample, paired_sample, unseen_interval
 
 Z = float(norm.ppf(0.975))
 """Half-width of a 95% interval, in standard errors."""
 REFERENCES = ("base", "full")
 _UNIT = ("task", "fold", "eval_task", "eval_fold", "metric")
+"""What is compared run by run."""
+_RETAINED = ("task", "eval_task", "eval_fold", "metric")
+"""The same for other tasks, whose items are the same whichever fold a method was fitted on: they are one sample."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ def paired(items: pd.DataFrame, reference: pd.DataFrame) -> Difference:
         items: columns ``item``, ``cluster`` and ``value``.
         reference: likewise.
     """
-    sample = paired_sample(items, reference)
+    return mean_over(paired_sample(items, reference))
+
+
+def mean_over(sample: Sample) -> Difference:
+    """The mean of a sample, with the variance that its clusters give it."""
     variance = sample.variance
     if variance == 0:  # nothing varies; not even that is known for sure
         bounds = unseen_interval(sample)
@@ -93,7 +100,7 @@ def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[st
     rows = _named(rows[~transferred(rows)])
     rows = rows[(rows["metric"] == rows["task"].map(dict(headline))) | (rows["status"] != "ok")]
     counted = complete_rows(rows, ["model", "variant", "task"])
-    table, folds = _differences(counted, items, headline), folds_by_task(rows)
+    table, folds = _differences(counted, items, headline, _UNIT), folds_by_task(rows)
     absent = {name: _absences(runs, headline, folds) for name, runs in _grouped(rows, ["model", "variant"])}
     records = []
     for (model, variant), runs in _grouped(rows[rows["variant"] != "base"], ["model", "variant"]):
@@ -145,7 +152,7 @@ def retention_table(
     """
     rows = _named(results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])])
     keys = ["model", "variant", "task", "eval_task"]
-    table = _differences(rows, items, headline)
+    table = _differences(rows, items, headline, _RETAINED)
     scored = dict(list(_grouped(table[table["reference"] == "base"], keys)))
     records = []
     for (model, variant, task, on), runs in _grouped(rows, keys):
@@ -172,25 +179,31 @@ def retention_table(
     return pd.DataFrame(records, columns=[*columns, "note"])
 
 
-def _differences(rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
-    """One row per model, variant, task, fold, eval task and fold, and reference, with its paired difference.
+def _differences(
+    rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str], unit: Sequence[str]
+) -> pd.DataFrame:
+    """One row per model, variant, unit and reference, with its paired difference: 0 of a reference from itself.
 
     Without scores of the reference it is NaN. The base model itself has no rows.
     """
     rows = rows[rows["metric"] == rows["eval_task"].map(dict(headline))]
     scored = item_scores(rows, items)
     records = []
-    for key, group in _grouped(scored, ["model", "variant", *_UNIT]):
-        unit = dict(zip(["model", "variant", *_UNIT], key, strict=True))
-        alike = scored[(scored[["model", *_UNIT]] == [unit[name] for name in ("model", *_UNIT)]).all(axis=1)]
+    columns = ["model", "variant", *unit]
+    for key, group in _grouped(scored, columns):
+        place = dict(zip(columns, key, strict=True))
+        alike = scored[(scored[["model", *unit]] == [place[name] for name in ("model", *unit)]).all(axis=1)]
         for reference in REFERENCES:
             of_reference = alike[alike["method"] == reference]
-            difference = paired(group, of_reference) if len(of_reference) else mean_of([])
-            if unit["variant"] != "base":
+            if (group["method"] == reference).all():
+                difference = Difference(0.0, 0.0, group["item"].nunique())
+            else:
+                difference = paired(group, of_reference) if len(of_reference) else mean_of([])
+            if place["variant"] != "base":
                 records.append(
-                    unit | {"reference": reference, "difference": difference, "value": group["value"].mean()}
+                    place | {"reference": reference, "difference": difference, "value": group["value"].mean()}
                 )
-    return pd.DataFrame(records, columns=["model", "variant", *_UNIT, "reference", "difference", "value"])
+    return pd.DataFrame(records, columns=[*columns, "reference", "difference", "value"])
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lofit.expected import TRAINED, Published, counterparts
 from lofit.report.collect import read_results
-from lofit.report.differences import Difference, mean_of
+from lofit.report.differences import Difference, mean_of, mean_over
 from lofit.report.items import item_scores
 from lofit.report.paths import items_path, results_path
 from lofit.report.plain import write_plain_table
@@ -66,8 +66,7 @@ def our_mean(results: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str], m
         folds = []
         for _, group in scores.groupby("eval_fold"):
             averaged = group.groupby(["cluster", "item"])["value"].mean().reset_index()
-            sample = Sample.of(averaged["value"], averaged["cluster"])
-            folds.append(Difference(sample.mean, sample.variance, sample.n_items))
+            folds.append(mean_over(Sample.of(averaged["value"], averaged["cluster"])))
         share = len(wanted) / len(metrics)
         mean = mean_of(folds)
         parts.append(Difference(share * mean.value, share**2 * mean.variance, mean.n_items))

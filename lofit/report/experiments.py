@@ -12,7 +12,7 @@ from lofit.errors import ReportError
 from lofit.localize.ranking import top_heads
 from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.collect import read_results
-from lofit.report.figures import draw_curves, draw_layers, draw_pareto
+from lofit.report.figures import Axis, draw_curves, draw_layers, draw_pareto
 from lofit.report.items import item_interval, item_scores
 from lofit.report.overlap import joined, why_lost
 from lofit.report.paths import headline, items_path, results_path
@@ -67,7 +67,7 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
     Returns:
         ``model``, ``task``, ``arm``, ``x``, ``value`` with ``low`` and ``high`` (the 95% interval over test items,
         seeds averaged; all fractions), ``n_seeds``, ``n_items``, ``status``, ``note``, ``trained_params`` and
-        ``seconds`` (of localization and fit, mean over runs).
+        ``seconds`` (of localization and fit, mean over the runs of the seeds that count).
     """
     rows = headline_rows(rows, metrics)
     folds, rng = folds_by_task(rows), np.random.default_rng(0)
@@ -83,9 +83,10 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
         if found is not None and cell.n_seeds:
             interval = item_interval(found, cell.value, rng)
             record |= {"low": interval.low, "high": interval.high, "n_items": found["item"].nunique()}
-        seconds = group[["activations_seconds", "localize_seconds", "fit_seconds"]].astype("float64").sum(axis=1)
+        counted = group[group["seed"].isin(cell.by_seed)]
+        seconds = counted[["activations_seconds", "localize_seconds", "fit_seconds"]].astype("float64").sum(axis=1)
         record |= {"status": cell.status, "note": cell.note, "seconds": float(seconds.mean())}
-        record["trained_params"] = float(group["trained_params"].astype("float64").mean())
+        record["trained_params"] = float(counted["trained_params"].astype("float64").mean())
         records.append(record)
     return pd.DataFrame(records)
 
@@ -102,7 +103,8 @@ def _points_of(table: RunTable, name: str) -> tuple[pd.DataFrame, dict[str, str]
 
 def _curve(table: RunTable, name: str) -> None:
     frame, metrics = _points_of(table, name)
-    axis = "k" if table.config.experiment(name).k else "n_train"
+    spec = table.config.experiment(name)
+    axis: Axis = "n_train" if spec.n_train else "heads" if spec.counts_heads else "share"
     draw_curves(frame, table.config.results / "figures" / name, title=_title(table, name), axis=axis, metrics=metrics)
 
 

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,26 +18,25 @@ from lofit.files import atomic_path
 from lofit.report.style import LINES, figure_style, save_figure
 
 _ACROSS = 3
-_AXES = {"k": "share of heads (%)", "n_train": "training examples"}
+Axis = Literal["share", "heads", "n_train"]
+_AXES: dict[Axis, str] = {"share": "share of heads (%)", "heads": "heads", "n_train": "training examples"}
 
 
-def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: str, metrics: Mapping[str, str]) -> list[Path]:
+def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metrics: Mapping[str, str]) -> list[Path]:
     """Draw score against ``axis``, one panel per model and task, as ``<stem>.pdf``, ``.png`` and ``.csv``.
 
     Args:
         frame: as ``points`` gives it.
         stem: path without suffix.
         title: above the figure.
-        axis: ``k`` (shares, drawn in percent; or numbers of heads) or ``n_train``.
+        axis: what ``x`` is: a share of the heads (drawn in percent), a number of them, or of training examples.
         metrics: task to headline metric.
 
     Returns:
         The three paths.
     """
     frame = frame.sort_values("x", kind="stable")
-    counts = axis == "k" and bool((frame["x"] >= 1).any())
-    scale = 1 if counts or axis == "n_train" else 100
-    label = "heads" if counts else _AXES[axis]
+    scale = 100 if axis == "share" else 1
     panels, arms = list(frame.groupby(["model", "task"], sort=False)), list(dict.fromkeys(frame["arm"]))
     with figure_style():
         figure, grid = _grid(len(panels), title)
@@ -63,7 +62,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: str, metri
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             axes.tick_params(axis="x", rotation=45)
             axes.set_title(f"{task}, {model}")
-            axes.set_xlabel(label)
+            axes.set_xlabel(_AXES[axis])
             axes.set_ylabel(f"{metrics[str(task)]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
         _finish(figure, grid, len(panels), _caption(frame, "Bands: 95% interval over test items, seeds averaged."))
@@ -134,16 +133,17 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 lost.append(f"{arm} on {model} (no score on {', '.join(absent)})")
                 record["status"] = "failed" if (group["status"] == "failed").any() else "missing"
             else:
-                half = np.sqrt((((known["high"] - known["low"]) / 2) ** 2).sum()) / tasks
+                value = known["value"].mean()
+                below, above = (np.sqrt(((known[end] - known["value"]) ** 2).sum()) / tasks for end in ("low", "high"))
                 record |= {
-                    "value": known["value"].mean(), "half_width": half,
+                    "value": value, "low": value - below, "high": value + above,
                     "trained_params": known["trained_params"].mean(), "seconds": known["seconds"].mean(),
                     "n_seeds": int(known["n_seeds"].min()), "n_items": int(known["n_items"].sum()),
                     "status": "partial" if notes else "ok",
                 }  # fmt: skip
             records.append(record)
     means = pd.DataFrame(records, columns=[
-        "model", "arm", "tasks", "value", "half_width", "trained_params", "seconds", "n_seeds", "n_items", "status",
+        "model", "arm", "tasks", "value", "low", "high", "trained_params", "seconds", "n_seeds", "n_items", "status",
         "note",
     ])  # fmt: skip
     models = list(frame["model"].unique())
@@ -176,9 +176,10 @@ def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str])
     shown = means[means[column] > 0]
     for line in shown.to_dict("records"):
         look = {key: value for key, value in LINES[arms.index(line["arm"]) % len(LINES)].items() if key != "linestyle"}
+        bars = 100 * np.array([[line["value"] - line["low"]], [line["high"] - line["value"]]])
         axes.errorbar(
-            line[column], 100 * line["value"], 100 * line["half_width"], label=line["arm"], linestyle="none",
-            markersize=6, elinewidth=0.8, capsize=2, **look,
+            line[column], 100 * line["value"], bars, label=line["arm"], linestyle="none", markersize=6, elinewidth=0.8,
+            capsize=2, **look,
         )  # fmt: skip
     front, best = [], -math.inf
     for line in shown.sort_values([column, "value"], ascending=[True, False]).to_dict("records"):

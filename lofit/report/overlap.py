@@ -107,9 +107,12 @@ def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``model``, ``localizer``, ``k``, ``task``, ``other_task`` (both orders), ``jaccard``, ``expected`` (of random
         heads), ``pairs`` and ``rankings`` (how many of either are behind it; 0, and NaN before, where all failed) and
-        ``note``, which failed and why; of each model and localizer with several tasks, at the largest k.
+        ``note``, which failed and why; of each model and localizer with several tasks, at the largest k that is not
+        all heads.
     """
     frame = pairs[(pairs["localizer"] == pairs["other_localizer"]) & (pairs["kind"] != "localizers")]
+    some = ~(frame["expected_jaccard"] > 1 - 1e-9)  # all heads are the same for any two rankings
+    frame = frame[some | ~some.groupby(frame["model"]).transform("any")]
     frame = frame[frame["k"] == frame.groupby("model")["k"].transform("max")]
     several = frame[frame["kind"] == "tasks"].groupby(["model", "localizer"]).size().index
     frame = frame[frame.set_index(["model", "localizer"]).index.isin(several)]

@@ -126,14 +126,18 @@ def transferred(rows: pd.DataFrame) -> pd.Series:
 
 
 def variant_names(rows: pd.DataFrame) -> list[str]:
-    """Name each row's method with what tells its runs apart: number of heads, selector, number of examples."""
+    """Name each row's method with what tells its runs apart: number of heads, selector, number of examples.
+
+    Where a method has heads of another task, it is named by that task on every task.
+    """
     selectors = rows.groupby("method")["selector"].nunique()
+    foreign = set(rows.loc[rows["head_task"].notna() & (rows["head_task"] != rows["task"]), "method"])
     sized = bool((rows.groupby(["model", "task", "fold"])["n_train"].nunique() > 1).any())
     labels = []
     for row in rows.to_dict("records"):
         parts = []
         if pd.notna(row["n_heads"]):
-            of = "" if row["head_task"] == row["task"] else f" of {row['head_task']}"
+            of = f" of {row['head_task']}" if row["method"] in foreign else ""
             parts.append(f"{int(row['n_heads'])} head{'' if row['n_heads'] == 1 else 's'}{of}")
         if pd.notna(row["selector"]) and selectors[row["method"]] > 1:
             parts.append(f"selected by {row['selector']}")

@@ -54,6 +54,8 @@ def fetch_model(name: str, source: ModelSource, destination: Path, *, cache: Pat
                 )
             record["resolved_path"] = str(folder)
             _link_model(folder, part, f"model folder {source.path}", code=False)
+            # All that later nodes depend on is this record, so that it must tell other weights apart.
+            record["weights_sha256"] = {weight.name: sha256_of(weight) for weight in sorted(part.glob("*.safetensors"))}
         else:
             from lofit.sources.gguf import convert_gguf
 

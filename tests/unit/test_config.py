@@ -81,7 +81,23 @@ BROKEN = {
     ),
     "unknown protocol": (put("protocols", ["lm-eval"]), ["protocols", "'paper', 'harness' or 'open'"]),
     "task without a protocol": (put("protocols", ["harness"]), ["protocols: listops is scored under 'paper' only"]),
-    "open answers of tasks without": (put("protocols", ["paper", "open"]), ["protocols: none of the tasks has open"]),
+    "open answers of tasks without": (
+        put("protocols", ["paper", "open"]),
+        ["protocols: none of the tasks is scored under 'open'", "truthfulqa"],
+    ),
+    "a protocol that no task has": (
+        put("protocols", ["paper", "harness"]),
+        ["protocols: none of the tasks is scored under 'harness'; remove it"],
+    ),
+    "an experiment without a score": (
+        put("tasks/siqa", {})
+        | {"protocols": ["harness", "paper"], "experiments": {"head_selection": {"tasks": ["listops"]}}},
+        ["experiments.head_selection.tasks: none of them is scored under 'harness'", "put another one first"],
+    ),
+    "transfer without a score": (
+        put("tasks/siqa", {}) | {"protocols": ["harness", "paper"], "transfer": {"tasks": ["listops"]}},
+        ["transfer.tasks: none of them is scored under 'harness'"],
+    ),
     "judges with nothing to read": (put("judges", {}), ["judges: they read open answers only", "add 'open'"]),
     "seed twice": (put("seeds", [1, 1]), ["seeds", "'1' stands twice"]),
     "transfer of an absent task": (put("transfer", {"tasks": ["siqa"]}), ["transfer.tasks", "siqa"]),
@@ -105,7 +121,7 @@ BROKEN = {
     "search over heads of a method without": (put("methods/lora", {"search": {"k": [1, 2]}}), ["search.k", "no heads"]),
     "search over heads that are chosen anyway": (
         put("methods/iti", {"search": {"k": [1, 2]}}),
-        ["methods.iti.search.k", "heads.k"],
+        ["methods.iti.search: iti chooses among params.alpha and heads.k on validation anyway"],
     ),
     "searches of different size": (
         put("methods", {"lora": search(lr=[1, 2]), "red": search(lr=[1, 2, 3])}),

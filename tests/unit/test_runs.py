@@ -117,6 +117,34 @@ def test_methods_that_estimate_share_activations_and_choose_their_number_of_head
     assert sum(made.activations_of(node) is not None for node in users) == 4
 
 
+def test_other_tasks_are_scored_where_it_says_something() -> None:
+    """Not with prompting, which is the base model there; nor on the folds that heads were not ranked on."""
+    tasks = {"listops": None, "truthfulqa": None}
+    methods = {"base": None, "fewshot": None, "lofit": {"heads": {"task": "truthfulqa", "k": [3]}}}
+    retention = {"truthfulqa": None, "nq_open": None}
+    made = table(tasks=tasks, methods=methods, retention=retention, seeds=[1], transfer=None)
+    on: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for node in made.evaluations.values():
+        if not node.own:
+            on.setdefault((node.fit.method, node.fit.data.task), []).append((node.data.task, node.data.fold))
+    assert on["base", "listops"] == [("truthfulqa", 0), ("truthfulqa", 1), ("nq_open", 0)]
+    assert on["lofit", "listops"] == [("truthfulqa", 0), ("nq_open", 0)]
+    assert not {method for method, _ in on} & {"fewshot"}
+
+
+def test_contrast_vectors_word_no_answers() -> None:
+    methods = {"base": None, "repe_contrast": None}
+    made = table(tasks={"truthfulqa": None}, methods=methods, protocols=["paper", "open"], transfer=None)
+    asked = {(node.fit.method, node.protocol) for node in made.evaluations.values()}
+    assert asked == {("base", "paper"), ("base", "open"), ("repe_contrast", "paper")}
+
+
+def test_places_of_a_curve_are_numbers_of_heads_where_any_is() -> None:
+    for ks, places in (([0.1, 1.0], [0.1, 1.0]), ([1, 27], [1, 27]), ([1, 0.5], [1, 135])):
+        made = table(tasks={"listops": None}, seeds=[1], experiments={"head_fraction": {"k": ks}})
+        assert sorted({arm.x for arm in made.experiments["head_fraction"]}) == places
+
+
 @pytest.mark.parametrize("changes", [{"kind": "table"}, {"kind": "curve", "n_train": [4, 8]}])
 def test_an_arm_of_an_experiment_can_be_searched(changes: dict[str, Any]) -> None:
     arm = {"method": "lora", "search": {"params": {"lr": [0.0001, 0.001]}}}

@@ -139,7 +139,7 @@ def test_an_own_task_is_trained_and_others_are_watched(tmp_path: Path) -> None:
             write_jsonl(tmp_path / name / f"{split}.jsonl", part)
     pages = tmp_path / "mirror" / "hub" / "EleutherAI" / "wikitext_document_level" / "wikitext-2-raw-v1"
     pages.mkdir(parents=True)
-    write_jsonl(pages / "test.jsonl", [{"page": f"An article on {i}. " * 20} for i in range(2)])
+    write_jsonl(pages / "test.jsonl", [{"page": f"An article on {i}. " * 40} for i in range(2)])
     config = made.config | {
         "tasks": {"sums": {"path": str(tmp_path / "sums")}},
         "retention": {"colours": {"path": str(tmp_path / "colours")}, "wikitext": None},

@@ -1,5 +1,6 @@
 """The run table, wildcards, and what the rules look up in it."""
 
+import json
 import os
 import re
 import sys
@@ -66,7 +67,7 @@ wildcard_constraints:
     localizer=any_of(node.localizer for node in TABLE.localize.values()) or "none",
     method=any_of(node.label for node in TABLE.fits.values()),
     hash=r"[0-9a-f]{8}",
-    protocol=any_of(CONFIG.protocols),
+    protocol=any_of(node.protocol for node in TABLE.evaluations.values()),
     eval_task=any_of([*CONFIG.tasks, *CONFIG.retention]),
     eval_fold=r"\d+",
     eval_hash=r"[0-9a-f]{8}",

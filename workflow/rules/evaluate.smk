@@ -22,6 +22,8 @@ rule evaluate:
         gpu=gpus,
     params:
         run=run_id,
+        # of a task of one's own, whose file may have changed
+        definition=lambda wildcards: json.dumps(dict(CONFIG.task(wildcards.eval_task).overrides)),
     shell:
         "python -m lofit evaluate --run {params.run:q} --on {wildcards.eval_task:q} --fold {wildcards.eval_fold} "
         "--protocol {wildcards.protocol} --threads {threads} > {log:q} 2>&1"

@@ -145,7 +145,7 @@ rule expected:
         mem_mb=light_mb,
         runtime=light_minutes,
     params:
-        values=[row.value for row, _ in COUNTERPARTS],
+        values=[str(row) for row, _ in COUNTERPARTS],
     shell:
         "python -m lofit expected > {log:q} 2>&1"
 

@@ -16,7 +16,8 @@ rule model:
         mem_mb=lambda wildcards, attempt: fetching_mb(CONFIG, wildcards.model, attempt),
         runtime=lambda wildcards, attempt: fetching_minutes(CONFIG, wildcards.model, attempt),
     params:
-        entry=lambda wildcards: CONFIG.model_entry(wildcards.model).model_dump_json(),
+        # what it takes to run the model (billions, gpus) is no part of it
+        entry=lambda wildcards: CONFIG.model_entry(wildcards.model).model_dump_json(exclude={"billions", "gpus"}),
     shell:
         "python -m lofit model {wildcards.model:q} > {log:q} 2>&1"
 

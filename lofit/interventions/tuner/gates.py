@@ -22,8 +22,9 @@ EPSILON = 1e-6
 class HardConcrete(nn.Module):
     """Multiplies vectors float32 [heads, width] with a gate in [0, 1] per head.
 
-    With gradients on, a fresh gate is drawn at every call: u uniform, s = sigmoid((log u - log(1 - u) + log a) / BETA),
-    g = clamp(s (HIGH - LOW) + LOW, 0, 1). With gradients off, s = sigmoid(log a), so evaluation repeats itself.
+    With gradients on, s = sigmoid((log u - log(1 - u) + log a) / BETA) with the u that :meth:`draw` drew uniformly, so
+    that every pass of a step has the same gates; g = clamp(s (HIGH - LOW) + LOW, 0, 1). With gradients off, s =
+    sigmoid(log a), so evaluation repeats itself.
 
     Args:
         heads: number of gates.
@@ -35,12 +36,17 @@ class HardConcrete(nn.Module):
         bound = math.sqrt(6 / (1 + heads))
         self.log_a = nn.Parameter((torch.rand(heads, 1, generator=generator) * 2 - 1) * bound)
         self.generator = generator
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the noise anew, as at the start of every step."""
+        u = torch.rand(self.log_a.shape, generator=self.generator)
+        self.u = u.clamp(EPSILON, 1 - EPSILON).to(self.log_a)
 
     def gate(self) -> torch.Tensor:
         """The gates: float32 [heads, 1]."""
         if torch.is_grad_enabled():
-            u = torch.rand(self.log_a.shape, generator=self.generator).clamp(EPSILON, 1 - EPSILON).to(self.log_a)
-            s = torch.sigmoid((u.log() - (1 - u).log() + self.log_a) / BETA)
+            s = torch.sigmoid((self.u.log() - (1 - self.u).log() + self.log_a) / BETA)
         else:
             s = torch.sigmoid(self.log_a)
         return (s * (HIGH - LOW) + LOW).clamp(0, 1)
@@ -75,6 +81,12 @@ class Gates:
                 gate = HardConcrete(len(values), self.generator).to(values.device)
                 parametrize.register_parametrization(vectors, self._adapter, gate)
                 self._gates[kind].append((vectors, gate))
+
+    def draw(self) -> None:
+        """Draw the noise of all gates anew."""
+        for placed in self._gates.values():
+            for _, gate in placed:
+                gate.draw()
 
     def open_share(self, kind: Literal["scale", "offset"]) -> torch.Tensor:
         """Mean probability, over all heads, that the gate of this kind of vector is open: a scalar with gradient."""

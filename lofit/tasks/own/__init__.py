@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,58 +108,80 @@ def _kind(train: Path) -> Kind:
 
 
 def _prepare(name: str, kind: Kind, files: dict[str, Path]) -> Splits:
+    splits = ("test", "validation", "train")
+    items = {split: read_jsonl(files[split]) if split in files else [] for split in splits}
+    where = {split: [f"{files[split].name} row {i}" for i in range(len(items[split]))] for split in splits}
+    rows = {split: [_RENDER[kind](*pair) for pair in zip(items[split], where[split], strict=True)] for split in splits}
+    if kind == "generate":
+        fitted = ("train", "validation")  # test rows are not contrasted
+        # One answer of each meaning: any but the first few drawn of them are wrong ones for every row.
+        pool = {_plain(row["answers"][0]): row["answers"][0] for split in fitted for row in rows[split]}
+        candidates = [pool[key] for key in sorted(pool)]
+        for split in fitted:
+            at = zip(rows[split], items[split], where[split], strict=True)
+            rows[split] = [row | {"contrast": _contrast(row, item, candidates, place)} for row, item, place in at]
     seen: Counter[str] = Counter()
-    read: dict[str, list[Row]] = {}
-    for split in ("test", "validation", "train"):
-        items = read_jsonl(files[split]) if split in files else []
-        where = {i: f"{files[split].name} row {i}" for i in range(len(items))} if items else {}
-        rows = [_RENDER[kind](item, where[i]) for i, item in enumerate(items)]
-        if kind == "generate":
-            rows = [_with_contrast(row, rows, items[i], where[i]) for i, row in enumerate(rows)]
-        read[split] = with_ids(name, rows, seen)
+    read = {split: with_ids(name, rows[split], seen) for split in splits}
     if "validation" not in files:
         read["train"], read["validation"] = cut_by(read["train"], "prompt", (0.9, 0.1), SEED)
     return Splits(**read)
 
 
-def _spaced(prompt: str, answer: str) -> str:
-    """The answer as it follows the prompt: with one blank between them, unless either brings its own."""
-    return answer if prompt[-1].isspace() or answer[0].isspace() else f" {answer}"
+def _prompt(item: Row, where: str) -> tuple[str, str]:
+    """The prompt, and what stands between it and an answer that brings no blank of its own.
+
+    Blanks at the prompt's end are the answer's beginning: tokenizers join them with the word that follows, so a prompt
+    that ended with one would be another in training than in scoring. A line break stays where it is.
+    """
+    given = text_field(item, "prompt", where)
+    prompt = given.rstrip(" \t")
+    return prompt, given[len(prompt) :] or ("" if prompt[-1].isspace() else " ")
+
+
+def _after(between: str, answer: str) -> str:
+    return answer if answer[0].isspace() else between + answer
+
+
+def _plain(answer: str) -> str:
+    """The answer as far as it is compared."""
+    return answer.strip().lower()
+
+
+def _texts(item: Row, name: str, where: str) -> list[str]:
+    texts = list_field(item, name, where)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise TaskError(f"{where}: '{name}' must be non-empty strings, found {texts!r}; mend or remove the row")
+    return texts
 
 
 def _generate(item: Row, where: str) -> Row:
-    prompt = text_field(item, "prompt", where)
-    answers = list_field(item, "answers", where) if "answers" in item else [text_field(item, "answer", where)]
-    if not all(isinstance(answer, str) and answer.strip() for answer in answers):
-        raise TaskError(f"{where}: 'answers' must be non-empty strings, found {answers!r}; mend or remove the row")
-    return {"prompt": prompt, "target": _spaced(prompt, answers[0]), "answers": answers}
+    prompt, between = _prompt(item, where)
+    answers = _texts(item, "answers", where) if "answers" in item else [text_field(item, "answer", where)]
+    return {"prompt": prompt, "target": _after(between, answers[0]), "answers": answers}
 
 
-def _with_contrast(row: Row, rows: list[Row], item: Row, where: str) -> Row:
-    """The row with wrong answers: those it names, else the answers of other rows."""
-    right = [_spaced(row["prompt"], answer) for answer in row["answers"]]
+def _contrast(row: Row, item: Row, candidates: Sequence[str], where: str) -> Row:
+    """The right answers of a generated row, and the wrong ones: those it names, else answers of other rows."""
     if "wrong" in item:
-        wrong = list_field(item, "wrong", where)
-        if not all(isinstance(answer, str) and answer.strip() for answer in wrong):
-            raise TaskError(f"{where}: 'wrong' must be non-empty strings, found {wrong!r}; mend or remove the row")
+        wrong = _texts(item, "wrong", where)
     else:
-        taken = {answer.strip().lower() for answer in row["answers"]}
-        others = sorted({other["answers"][0] for other in rows} - {a for a in row["answers"]})
-        others = [other for other in others if other.strip().lower() not in taken]
-        if not others:
+        taken = {_plain(answer) for answer in row["answers"]}
+        drawn = random.Random(f"{SEED} {row['prompt']}").sample(candidates, min(N_WRONG + len(taken), len(candidates)))
+        wrong = [answer for answer in drawn if _plain(answer) not in taken][:N_WRONG]
+        if not wrong:
             raise TaskError(f"{where}: no other row has another answer; name wrong ones under 'wrong'")
-        wrong = random.Random(f"{SEED} {row['prompt']}").sample(others, min(N_WRONG, len(others)))
-    return row | {"contrast": contrast(row["prompt"], right, [_spaced(row["prompt"], answer) for answer in wrong])}
+    _, between = _prompt(item, where)
+    return contrast(row["prompt"], *([_after(between, text) for text in texts] for texts in (row["answers"], wrong)))
 
 
 def _choose(item: Row, where: str) -> Row:
-    prompt, choices = text_field(item, "prompt", where), list_field(item, "choices", where)
+    (prompt, between), choices = _prompt(item, where), list_field(item, "choices", where)
     gold = item.get("gold")
     if not all(isinstance(choice, str) and choice.strip() for choice in choices) or len(set(choices)) < 2:
         raise TaskError(f"{where}: 'choices' must be two or more different texts, found {choices!r}; mend the row")
     if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(choices):
         raise TaskError(f"{where}: 'gold' must be the index of one of {len(choices)} choices, found {gold!r}")
-    following = [_spaced(prompt, choice) for choice in choices]
+    following = [_after(between, choice) for choice in choices]
     wrong = list(dict.fromkeys(text for text in following if text != following[gold]))
     return {
         "prompt": prompt,
@@ -170,8 +193,8 @@ def _choose(item: Row, where: str) -> Row:
 
 
 def _prefer(item: Row, where: str) -> Row:
-    prompt = text_field(item, "prompt", where)
-    pair = [_spaced(prompt, text_field(item, name, where)) for name in ("chosen", "rejected")]
+    prompt, between = _prompt(item, where)
+    pair = [_after(between, text_field(item, name, where)) for name in ("chosen", "rejected")]
     return {
         "prompt": prompt,
         "train_prompt": prompt,

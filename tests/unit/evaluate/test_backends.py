@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 from lm_eval.models.huggingface import HFLM
+from peft import get_peft_model
 
 from lofit.config import parse_config
-from lofit.errors import ConfigError, ReportError
+from lofit.errors import ConfigError, EditError, ReportError
 from lofit.evaluate import backends
 from lofit.evaluate import node as evaluate_node
+from lofit.interventions import LofitConfig
 from lofit.report.collect import collect
 from lofit.report.node import evaluated_run
 from lofit.runs import RunTable
+from tests.checkpoint import byte_tokenizer
 from tests.fitted import find, fitted_table, tiny_config
+from tests.tiny import tiny_model
 
 TRAINING = {"epochs": 1, "lr": 0.05}
 METHODS: dict[str, Any] = {
@@ -86,6 +90,20 @@ def test_an_edit_that_a_backend_cannot_apply_is_a_failed_node(folder: Path, back
     *_, results, _ = scored(folder, backend, "iti")
     assert results["status"] == "failed"
     assert reason in results["reason"]
+
+
+@pytest.mark.usefixtures("vllm")
+@pytest.mark.parametrize(("family", "place"), [("llama", True), ("qwen2", True), ("gemma", False), ("qwen3", False)])
+def test_a_bias_that_vllm_would_pass_over_is_refused(family: str, place: bool) -> None:
+    """It heeds the switch that adds biases for Llama alone, which Qwen2 and Mistral are written as."""
+    config = LofitConfig(heads=[(0, 1)], scale=False, offset=True, init_std=1.0)
+    model = get_peft_model(tiny_model(family, vocab_size=259), config)
+    with backends.model_class("vllm") as make:
+        if place:
+            make(pretrained=model, tokenizer=byte_tokenizer(), batch_size=1)
+            return
+        with pytest.raises(EditError, match=r"vllm has no place for this edit's bias in \w+ForCausalLM; set backend"):
+            make(pretrained=model, tokenizer=byte_tokenizer(), batch_size=1)
 
 
 def test_vllm_that_is_not_installed_is_one_line(folder: Path) -> None:

@@ -44,6 +44,19 @@ def test_values_of_every_window(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["metrics"]["kl"]["value"] == pytest.approx(mean)
 
 
+def test_every_window_begins_as_a_text_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "WINDOW", 8)
+    model, tokenizer = tiny_model("llama", vocab_size=259), byte_tokenizer(bos=True)
+    _, samples = score_text(model, None, tokenizer, [*ROWS[:1], {"id": "b", "text": "seven b"}], "plain")
+    windows = ["The qui", "ck brow", "seven b"]
+    assert [sample["doc_id"] for sample in samples] == [0, 0, 1], "the row, for its cluster"
+    for window, sample in zip(windows, samples, strict=True):
+        ids = tokenizer(window)["input_ids"]
+        assert (len(ids), ids[0]) == (8, tokenizer.bos_token_id)
+        entropy = -by_hand(model, ids).gather(-1, torch.tensor(ids[1:])[:, None]).mean()
+        assert sample["cross_entropy"] == pytest.approx(float(entropy), rel=1e-4)
+
+
 def test_the_base_is_no_way_from_itself_and_another_checkpoint_is() -> None:
     base, other = tiny_model("llama", vocab_size=259), tiny_model("llama", seed=1, vocab_size=259)
     own, _ = score_text(base, None, byte_tokenizer(), ROWS, "plain")

@@ -13,10 +13,12 @@ from lofit.fit.examples import Example, Row
 from lofit.fit.forward import Forward
 from lofit.fit.params import ComputeParams, TrainParams
 from lofit.fit.prefix import decoder_layers, first_trained_layer
+from lofit.fit.session import Session
 from lofit.fit.trainer import train
 from lofit.interventions import LofitConfig, LoreftConfig
+from lofit.methods import load_method
 from tests.sessions import PAIRS as DPO
-from tests.sessions import session
+from tests.sessions import session, workbench
 from tests.tiny import FAMILIES, tiny_model
 
 ROWS: list[Row] = [
@@ -153,15 +155,18 @@ def test_other_adapters_train_as_they_would_plainly(method: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("compute", [{"micro_batch": 1}, {"micro_batch": 2, "checkpointing": True}], ids=str)
-@pytest.mark.parametrize("method", ["lofit", "loreft"])
+@pytest.mark.parametrize("method", ["lofit", "loreft", "jola"])
 def test_economies_of_memory_change_nothing(method: str, compute: dict[str, Any]) -> None:
-    def config() -> Any:
-        return LoreftConfig(rank=2, prefix=1, suffix=1) if method == "loreft" else offsets((0, 1), (2, 3))
+    def losses(opened: Session) -> Any:
+        if method == "jola":
+            jola = load_method("jola")
+            assert jola.fit is not None
+            return jola.fit(workbench(opened), jola.Params(lr=0.05, epochs=2, batch_size=3)).record["train_loss"]
+        config = LoreftConfig(rank=2, prefix=1, suffix=1) if method == "loreft" else offsets((0, 1), (2, 3))
+        return train(opened, config, TrainParams(lr=1e-2, epochs=2, batch_size=3, l1=1e-3), "t").record["train_loss"]
 
-    params = TrainParams(lr=1e-2, epochs=2, batch_size=3, l1=1e-3)
-    expected = train(session(), config(), params, "t").record["train_loss"]
-    found = train(session(compute=ComputeParams(**compute)), config(), params, "t").record["train_loss"]
-    assert found == pytest.approx(expected, abs=1e-4)
+    expected = losses(session())
+    assert losses(session(compute=ComputeParams(**compute))) == pytest.approx(expected, abs=1e-4)
 
 
 def test_compiled_layers_compute_the_same() -> None:

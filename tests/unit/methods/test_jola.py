@@ -50,7 +50,10 @@ def test_a_drawn_gate_is_open_as_often_as_it_says() -> None:
         gate.log_a.data.fill_(value)
         share = (gate.gate() > 0).float().mean().item()
         assert share == pytest.approx(gate.open_probability()[0].item(), abs=0.03)
-        assert not torch.equal(gate.gate(), gate.gate())
+        drawn = gate.gate()
+        assert torch.equal(gate.gate(), drawn), "every pass of a step has the same gates"
+        gate.draw()
+        assert not torch.equal(gate.gate(), drawn)
 
 
 def test_initial_gates_are_uniform_in_the_xavier_bound() -> None:

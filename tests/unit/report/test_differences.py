@@ -149,6 +149,25 @@ def test_retention_is_against_the_base_on_the_same_items(tmp_path: Path) -> None
     assert "+25.00 [" in (tmp_path / "retention.md").read_text()
 
 
+def test_items_of_another_task_are_one_sample_whichever_fold_was_trained_on() -> None:
+    on_nq = {"eval_task": "nq", "metric": "em"}
+    runs = []
+    for fold in (0, 1):
+        runs.append((plain("truthfulqa", 0.0, "base", fold=fold) | on_nq, [0.0, 1.0, 0.0, 1.0]))
+        runs.append((plain("truthfulqa", 0.0, fold=fold) | on_nq, [0.0, 0.0, 0.0, 1.0]))
+    both = table(runs, retention_table, headline={"nq": "em"}).iloc[0]
+    one = table(runs[:2], retention_table, headline={"nq": "em"}).iloc[0]
+    assert both["items"] == one["items"] == 4
+    assert both["change.low"] == pytest.approx(one["change.low"])
+
+
+def test_a_reference_does_not_differ_from_itself() -> None:
+    runs = [(plain("clutrr", 0.0, method), [0.0, 1.0] * 5) for method in ("base", "full", "lora")]
+    frame = table(runs, headline={"clutrr": "exact_match"}).set_index("method")
+    assert frame.loc["full", ["full", "full.low", "full.high"]].tolist() == [0, 0, 0]
+    assert frame["full.low"]["lora"] < 0 < frame["full.high"]["lora"]
+
+
 def test_a_run_that_failed_is_a_row_with_its_reason(tmp_path: Path) -> None:
     runs = [(plain("clutrr", 0.0, "base") | {"eval_task": "nq", "metric": "em"}, [0.0, 1.0])]
     runs.append((plain("clutrr", None) | {"eval_task": "nq"}, []))

@@ -109,7 +109,9 @@ def test_means_over_tasks_have_the_interval_of_their_items(table: RunTable) -> N
     means = pd.read_csv(table.config.results / "figures" / "mine.csv")
     assert means["arm"].tolist() == ["LoFiT", "LoRA"]
     assert (means["n_items"] == 6).all()
-    assert (means["half_width"] > 0).all()
+    assert (means["low"] <= means["value"]).all()
+    assert (means["value"] < means["high"]).all()
+    assert (means["low"] >= 0).all()
 
 
 def test_layers_are_those_of_the_rankings(table: RunTable) -> None:
@@ -187,7 +189,7 @@ def test_failed_points_are_named_not_left_blank(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
     lines = [("a", "one", 0.1, 0.5), ("a", "one", 0.2, math.nan), ("a", "two", 0.1, 0.4), ("b", "two", 0.1, 0.4)]
     frame = points(*lines, ("b", "three", 0.1, math.nan))
-    draw_curves(frame, tmp_path / "f", title="T", axis="k", metrics={"a": "acc", "b": "acc"})
+    draw_curves(frame, tmp_path / "f", title="T", axis="share", metrics={"a": "acc", "b": "acc"})
     assert {"one: failed", "three: failed", "share of heads (%)", "acc (%)", "10", "20"} <= set(texts(drawn[0]))
     looks = {(line.get_label(), line.get_color()) for axes in drawn[0].axes for line in axes.lines}
     assert len({colour for label, colour in looks if label == "two"}) == 1  # although "one" has no line beside it in b

@@ -52,9 +52,10 @@ def test_rows_as_they_are_used(tmp_path: Path, file_fetcher: Any) -> None:
     made = {name: splits(own_task(name, folder(tmp_path / name, rows)), file_fetcher) for name, rows in KINDS.items()}
     sums, colours, pairs = (made[name].test[1] for name in KINDS)
     assert (sums["prompt"], sums["target"], sums["answers"]) == ("1+1=", " 2", ["2"])
-    assert sums["contrast"]["right"] == [" 2"]
-    assert len(set(sums["contrast"]["wrong"])) == 3
-    assert " 2" not in sums["contrast"]["wrong"]
+    contrasted = splits(own_task("sums", tmp_path / "sums"), file_fetcher).train[0]
+    assert contrasted["contrast"]["right"] == [contrasted["target"]]
+    assert len(set(contrasted["contrast"]["wrong"])) == 3
+    assert contrasted["target"] not in contrasted["contrast"]["wrong"]
     assert colours["target"] == " green"
     assert colours["choices"] == [" green", " red", " blue"]
     assert colours["contrast"] == {"prompt": "Grass 1 is", "right": [" green"], "wrong": [" red", " blue"]}
@@ -99,6 +100,21 @@ def test_scores(tmp_path: Path, score: Any, monkeypatch: pytest.MonkeyPatch) -> 
     rows = [{"id": str(i), "prompt": "1+1=", "answers": ["2", "Zwei"]} for i in range(5)]
     _, items = score("sums", rows, ["2", " zwei ", "2 apples", "", "zwéi"])
     assert [item["exact_match"] for item in items] == [1, 1, 0, 0, 0]
+
+
+def test_blanks_at_the_end_of_a_prompt_begin_the_answer(tmp_path: Path, file_fetcher: Any) -> None:
+    rows = [{"prompt": f"{i}: ", "answer": str(i), "wrong": ["x", " y"]} for i in range(12)]
+    row = splits(own_task("t", folder(tmp_path / "t", rows)), file_fetcher).train[0]
+    [answer] = row["answers"]
+    assert (row["prompt"], row["target"]) == (f"{answer}:", f" {answer}")
+    assert row["contrast"] == {"prompt": row["prompt"], "right": [row["target"]], "wrong": [" x", " y"]}
+
+
+def test_test_rows_need_no_wrong_answers(tmp_path: Path, file_fetcher: Any) -> None:
+    made = splits(own_task("t", folder(tmp_path / "t", SUMS, n_test=1)), file_fetcher)
+    assert "contrast" not in made.test[0]
+    wrong = {text for row in made.train for text in row["contrast"]["wrong"]}
+    assert " 0" not in wrong, "an answer of the test split"
 
 
 @pytest.mark.parametrize(
