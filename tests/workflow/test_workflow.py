@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lofit.config import load_config
+from lofit.config import load_config, parse_config
 from lofit.experiments import TABLES, builtin_names
 from lofit.files import read_json, read_jsonl, write_jsonl
 from lofit.methods import load_method
@@ -140,8 +140,10 @@ def test_an_own_task_is_trained_and_others_are_watched(tmp_path: Path) -> None:
     pages = tmp_path / "mirror" / "hub" / "EleutherAI" / "wikitext_document_level" / "wikitext-2-raw-v1"
     pages.mkdir(parents=True)
     write_jsonl(pages / "test.jsonl", [{"page": f"An article on {i}. " * 40} for i in range(2)])
+    about = tmp_path / "sums.yaml"
+    about.write_text(yaml.safe_dump({"train": "sums/train.jsonl", "test": "sums/test.jsonl"}))
     config = made.config | {
-        "tasks": {"sums": {"path": str(tmp_path / "sums")}},
+        "tasks": {"sums": {"path": str(about)}},
         "retention": {"colours": {"path": str(tmp_path / "colours")}, "wikitext": None},
         "methods": {name: made.config["methods"][name] for name in ("base", "lofit", "full")},
         "data_mirror": str(tmp_path / "mirror"),
@@ -165,6 +167,20 @@ def test_an_own_task_is_trained_and_others_are_watched(tmp_path: Path) -> None:
     assert before == Counter()
     assert made.planned(config)["prepare"] == 1
     assert made.planned(config)["fit"] == 0
+    about.write_text(yaml.safe_dump({"train": "sums/train.jsonl", "test": "sums/test.jsonl", "max_gen_toks": 5}))
+    fits = [f"results/runs/{node.id}" for node in RunTable(parse_config(config)).fits.values() if node.method == "full"]
+    own = [path for fit in fits for path in (tmp_path / fit).glob("eval/paper/sums/*/results.json")]
+    assert made.planned(config, *(str(path.relative_to(tmp_path)) for path in own)) == Counter(evaluate=1)
+
+
+def test_other_tasks_are_scored_beside_a_protocol_that_they_lack(tmp_path: Path) -> None:
+    made = Workflow(tmp_path)
+    config = made.config | {
+        "tasks": {"siqa": None}, "protocols": ["harness"], "retention": {"nq_open": None},
+        "methods": {"base": None, "lora": None},
+    }  # fmt: skip
+    del config["transfer"]
+    assert made.planned(config)["evaluate"] == 4
 
 
 def test_each_protocol_has_a_table_of_its_own(tmp_path: Path, data_mirror: Path) -> None:

@@ -64,6 +64,21 @@ def test_strings_are_those_of_the_stock_model(family: str, batch_size: int, monk
     assert len(set(found)) > 1
 
 
+def test_the_tokenizers_end_ends_a_text_that_the_model_knows_no_end_of() -> None:
+    """Training texts end with it, whatever the configuration of generation says."""
+    model = tiny_model("llama", **SIZES)
+    model.generation_config.eos_token_id = None
+    [said] = lms(model)[1].generate_until(requests(PROMPTS[:1]))
+    prompt = torch.tensor([byte_tokenizer()(PROMPTS[0])["input_ids"]])
+    third = model.generate(prompt, max_new_tokens=3, do_sample=False)[0, -1]
+    found = []
+    for lm in lms(model):
+        lm.tokenizer.eos_token = lm.tokenizer.convert_ids_to_tokens(int(third))
+        found += lm.generate_until(requests(PROMPTS[:1]))
+    assert found[0] == found[1] != said
+    assert said.startswith(found[0])
+
+
 def test_what_ends_early_leaves_and_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop strings that some of the continuations hold, and an end-of-sequence that others reach."""
     ours, stock = lms(tiny_model("llama", **SIZES))
