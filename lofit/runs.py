@@ -261,8 +261,9 @@ class RunTable:
 
         The latter is asked of the configured methods only, not of runs that an experiment adds, nor of prompting, which
         is the base model there. A task with several folds shares its questions among them, so a method fitted on one of
-        them, or with heads ranked on one, is scored on the test items of that one alone. A method that scores in a way
-        of its own only reads answers, and words none.
+        them, or with heads ranked on one, is scored on the test items of that one alone. What nothing is fitted for is
+        scored on another task once, and not for every split. A method that scores in a way of its own only reads
+        answers, and words none.
         """
         method = methods.load_method(fit.method)
         for protocol in self.config.protocols:
@@ -272,6 +273,9 @@ class RunTable:
             return
         for task, entry in self.config.retention.items():
             if task == fit.data.task or not scores_task(fit.method, task):
+                continue
+            first = next(name for name in self.config.tasks if name != task)
+            if not method.fit and (fit.data.task, fit.data.fold) != (first, self.folds(first)[0]):
                 continue
             ranked = fit.heads_from.data if fit.heads_from and fit.heads_from.data.task == task else None
             for fold in [ranked.fold] if ranked else self._folds(task, entry):

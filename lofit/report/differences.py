@@ -21,6 +21,8 @@ from lofit.stats import Sample, paired_sample, unseen_interval
 Z = float(norm.ppf(0.975))
 """Half-width of a 95% interval, in standard errors."""
 REFERENCES = ("base", "full")
+_SAME_FOR_ALL: dict[str, tuple[str, ...]] = {"base": ("task", "fold"), "full": ()}
+"""On what a reference does not depend: the base model is fitted for nothing."""
 _UNIT = ("task", "fold", "eval_task", "eval_fold", "metric")
 """What is compared run by run."""
 _RETAINED = ("task", "eval_task", "eval_fold", "metric")
@@ -192,9 +194,10 @@ def _differences(
     columns = ["model", "variant", *unit]
     for key, group in _grouped(scored, columns):
         place = dict(zip(columns, key, strict=True))
-        alike = scored[(scored[["model", *unit]] == [place[name] for name in ("model", *unit)]).all(axis=1)]
         for reference in REFERENCES:
-            of_reference = alike[alike["method"] == reference]
+            wanted = {name: place[name] for name in ("model", *unit) if name not in _SAME_FOR_ALL[reference]}
+            wanted["method"] = reference
+            of_reference = scored[(scored[list(wanted)] == list(wanted.values())).all(axis=1)]
             if (group["method"] == reference).all():
                 difference = Difference(0.0, 0.0, group["item"].nunique())
             else:

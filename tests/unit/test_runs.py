@@ -128,6 +128,7 @@ def test_other_tasks_are_scored_where_it_says_something() -> None:
         if not node.own:
             on.setdefault((node.fit.method, node.fit.data.task), []).append((node.data.task, node.data.fold))
     assert on["base", "listops"] == [("truthfulqa", 0), ("truthfulqa", 1), ("nq_open", 0)]
+    assert ("base", "truthfulqa") not in on, "it is the same whatever others are fitted for"
     assert on["lofit", "listops"] == [("truthfulqa", 0), ("nq_open", 0)]
     assert not {method for method, _ in on} & {"fewshot"}
 

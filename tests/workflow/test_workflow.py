@@ -180,7 +180,7 @@ def test_other_tasks_are_scored_beside_a_protocol_that_they_lack(tmp_path: Path)
         "methods": {"base": None, "lora": None},
     }  # fmt: skip
     del config["transfer"]
-    assert made.planned(config)["evaluate"] == 4
+    assert made.planned(config)["evaluate"] == 4  # each on both
 
 
 def test_each_protocol_has_a_table_of_its_own(tmp_path: Path, data_mirror: Path) -> None:
