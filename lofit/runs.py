@@ -278,8 +278,9 @@ class RunTable:
             if not method.fit and (fit.data.task, fit.data.fold) != (first, self.folds(first)[0]):
                 continue
             ranked = fit.heads_from.data if fit.heads_from and fit.heads_from.data.task == task else None
-            for fold in [ranked.fold] if ranked else self._folds(task, entry):
-                yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
+            for fold in self._folds(task, entry):
+                if not ranked or fold == ranked.fold:
+                    yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
 
     @cached_property
     def _dtype(self) -> str:

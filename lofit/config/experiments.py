@@ -10,7 +10,7 @@ from lofit.config.form import Config, TransferConfig
 from lofit.config.messages import repeated
 from lofit.config.methods import head_count_problems, one_method_problems
 from lofit.config.tasks import scored_under
-from lofit.evaluate.protocol import Protocol, table_name
+from lofit.evaluate.protocol import OPEN, Protocol, table_name
 from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names
 from lofit.forms import HeadsConfig
 
@@ -100,6 +100,8 @@ def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: s
         return
     method = methods.load_method(arm.method)
     yield from one_method_problems(config, arm.method, arm, key)
+    if method.scorer and config.protocols[0] == OPEN:
+        yield f"{key}.method: '{arm.method}' is not scored under '{OPEN}'; put another protocol first"
     if (spec.k or spec.kind == "layers") and not method.localizer:
         yield f"{key}.method: '{arm.method}' does not select heads; choose lofit"
     if spec.kind == "layers" and arm.search:

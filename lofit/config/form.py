@@ -79,7 +79,8 @@ class Config(Form):
         default=None, description="for the protocol open; null: answers are compared with reference answers only"
     )
     retention: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(
-        default={}, description="tasks that every method is also scored on, to see what fitting it for another cost"
+        default={},
+        description="tasks that fitted methods are also scored on, to see what fitting them for another cost",
     )
     suite: list[str] | None = Field(
         default=None, min_length=1, description="tasks whose differences to base and to full are averaged; null: all"

@@ -70,8 +70,9 @@ def _require_readable(folder: Path, config: Any) -> None:
     Raises:
         EditError: it is such a checkpoint.
     """
-    written, before = read_json(folder / "config.json"), config.to_dict()
-    added = [key for key, value in written.items() if "bias" in key and value is True and not before.get(key)]
+    written, before = read_json(folder / "config.json"), config.get_text_config().to_dict()
+    text = written.get("text_config", written)
+    added = [key for key, value in text.items() if "bias" in key and value is True and not before.get(key)]
     if added and written["architectures"] != ["LlamaForCausalLM"]:
         raise EditError(
             f"vllm has no place for this edit's bias in {written['architectures'][0]}; set backend to lofit"

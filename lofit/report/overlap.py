@@ -111,7 +111,8 @@ def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
         all heads.
     """
     frame = pairs[(pairs["localizer"] == pairs["other_localizer"]) & (pairs["kind"] != "localizers")]
-    some = ~(frame["expected_jaccard"] > 1 - 1e-9)  # all heads are the same for any two rankings
+    chance = frame.groupby(["model", "k"])["expected_jaccard"].transform("max")  # a failed ranking has none
+    some = ~(chance > 1 - 1e-9)  # all heads are the same for any two rankings
     frame = frame[some | ~some.groupby(frame["model"]).transform("any")]
     frame = frame[frame["k"] == frame.groupby("model")["k"].transform("max")]
     several = frame[frame["kind"] == "tasks"].groupby(["model", "localizer"]).size().index

@@ -98,6 +98,18 @@ BROKEN = {
         put("tasks/siqa", {}) | {"protocols": ["harness", "paper"], "transfer": {"tasks": ["listops"]}},
         ["transfer.tasks: none of them is scored under 'harness'"],
     ),
+    "contrast vectors asked for words": (
+        put("tasks", {"truthfulqa": None}) | {"methods": {"repe_contrast": None}, "protocols": ["open"]},
+        ["methods.repe_contrast: reads answers and words none"],
+    ),
+    "an arm that is not scored first": (
+        put("tasks", {"truthfulqa": None})
+        | {
+            "protocols": ["open", "paper"],
+            "experiments": {"mine": {"kind": "table", "arms": {"a": {"method": "repe_contrast"}}}},
+        },
+        ["experiments.mine.arms.a.method: 'repe_contrast' is not scored under 'open'"],
+    ),
     "judges with nothing to read": (put("judges", {}), ["judges: they read open answers only", "add 'open'"]),
     "seed twice": (put("seeds", [1, 1]), ["seeds", "'1' stands twice"]),
     "transfer of an absent task": (put("transfer", {"tasks": ["siqa"]}), ["transfer.tasks", "siqa"]),

@@ -40,13 +40,13 @@ class HardConcrete(nn.Module):
 
     def draw(self) -> None:
         """Draw the noise anew, as at the start of every step."""
-        u = torch.rand(self.log_a.shape, generator=self.generator)
-        self.u = u.clamp(EPSILON, 1 - EPSILON).to(self.log_a)
+        self.u = torch.rand(self.log_a.shape, generator=self.generator).clamp(EPSILON, 1 - EPSILON)
 
     def gate(self) -> torch.Tensor:
         """The gates: float32 [heads, 1]."""
         if torch.is_grad_enabled():
-            s = torch.sigmoid((self.u.log() - (1 - self.u).log() + self.log_a) / BETA)
+            u = self.u.to(self.log_a)
+            s = torch.sigmoid((u.log() - (1 - u).log() + self.log_a) / BETA)
         else:
             s = torch.sigmoid(self.log_a)
         return (s * (HIGH - LOW) + LOW).clamp(0, 1)

@@ -96,6 +96,24 @@ def test_tables_and_heat_map_hold_the_overlap(table: RunTable) -> None:
     assert found["iti_probe", "siqa", "svamp"] == pytest.approx(picked["jaccard"].mean())
 
 
+def test_the_heat_map_is_at_the_largest_number_of_heads_that_says_something() -> None:
+    """All heads are the same for any two rankings; one that failed does not make them say more."""
+    lines = [
+        ("a", "b", 3, 0.5, 0.1),
+        ("a", "b", 12, 1.0, 1.0),
+        ("a", "c", 3, *[np.nan] * 2),
+        ("a", "c", 12, *[np.nan] * 2),
+    ]
+    pairs = pd.DataFrame(lines, columns=["task", "other_task", "k", "jaccard", "expected_jaccard"]).assign(
+        model="m", localizer="lofit", other_localizer="lofit", kind="tasks", first="1", second="2", note=""
+    )
+    matrix = overlap_matrix(pairs).set_index(["task", "other_task"])
+    assert set(matrix["k"]) == {3}
+    assert matrix["jaccard"]["a", "b"] == 0.5
+    assert matrix["pairs"]["a", "c"] == 0
+    assert set(overlap_matrix(pairs[pairs["k"] == 12])["k"]) == {12}, "nothing else is there to show"
+
+
 def fail(table: RunTable, *tasks: str) -> None:
     for node in table.localize.values():
         if node.data.task in tasks:
