@@ -24,7 +24,7 @@ PROFILES = REPOSITORY / "workflow" / "profiles"
 SHORT = ["model=sources", "prepare=sources", "collect_part=report", "main_table=report"]
 """Groups of rules whose jobs take a moment."""
 TARGET = "results/tables/main.csv"
-PATIENCE = 300
+PATIENCE = 600
 """Seconds."""
 
 
