@@ -114,7 +114,7 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path]) -> Splits:
     rows = {split: [_RENDER[kind](*pair) for pair in zip(items[split], where[split], strict=True)] for split in splits}
     if kind == "generate":
         fitted = ("train", "validation")  # test rows are not contrasted
-        # One answer of each meaning: any but the first few drawn of them are wrong ones for every row.
+        # One of each meaning, so that each right answer of a row rules out one of them at most.
         pool = {_plain(row["answers"][0]): row["answers"][0] for split in fitted for row in rows[split]}
         candidates = [pool[key] for key in sorted(pool)]
         for split in fitted:
