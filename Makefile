@@ -69,7 +69,7 @@ bench: $(STAMP)
 # As many processes as cores, each with one thread; the tests of a file, which share what is costly, in one of them.
 test: $(STAMP)
 	$(RUN) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
-		python -m pytest --numprocesses $(CORES) --dist loadfile $(PYTEST_ARGS)
+		python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --quiet --fix-only .

@@ -23,6 +23,11 @@ def data_mirror() -> Path:
     return mirror
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones, which run the workflow, first: at the end they would keep one process alone at work."""
+    items.sort(key=lambda item: "unit" in item.path.relative_to(REPOSITORY).parts)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Of a process that tests are spread over: hand its lines to the one that prints."""
     if hasattr(session.config, "workeroutput"):
