@@ -344,6 +344,12 @@ def test_a_mirror_reruns_nothing(workflow: Workflow) -> None:
     assert workflow.planned(workflow.config | {"data_mirror": "anywhere"}) == Counter()
 
 
+def test_what_a_model_asks_of_machines_reruns_the_page_that_tells_it_alone(workflow: Workflow) -> None:
+    config = copy.deepcopy(workflow.config)
+    config["model_sources"]["tiny"] |= {"billions": 0.5, "gpus": 2}
+    assert workflow.planned(config) == Counter(page=1)
+
+
 def test_a_search_is_part_of_the_workflow(workflow: Workflow) -> None:
     """Candidates are fits like others, and one that was run before is not run again."""
     config = copy.deepcopy(workflow.config)

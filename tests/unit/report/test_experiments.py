@@ -158,6 +158,16 @@ def test_a_comparison_that_cannot_be_is_one_clear_line(
         compare(table, name, against)
 
 
+def test_a_failed_run_costs_nothing_and_so_does_not_count() -> None:
+    runs = [plain("clutrr", 0.5, seed=seed, fit_seconds=120.0, localize_seconds=0.0) for seed in (0, 1)]
+    runs.append(plain("clutrr", None, seed=2))
+    rows = frames.results(*runs).assign(variant="LoRA", x=np.nan)
+    [line] = experiments.points(rows, frames.HEADLINE, scored(*((run, [0.0, 1.0]) for run in runs[:2]))).to_dict(
+        "records"
+    )
+    assert (line["status"], line["n_seeds"], line["seconds"]) == ("partial", 2, 120)
+
+
 def test_every_figure_is_there_and_not_blank(table: RunTable) -> None:
     for name in ("data_efficiency", "head_fraction", "layers", "mine"):
         stem = table.config.results / "figures" / name
