@@ -13,7 +13,7 @@ import typer
 
 from lofit.abandoned import end_with_snakemake
 from lofit.errors import ConfigError, LofitError, redacted, system_error
-from lofit.files import only_writer
+from lofit.files import expanded, only_writer
 
 app = typer.Typer(
     help="LoFiT Bench: localized fine-tuning on LLM representations, compared under one protocol.",
@@ -37,7 +37,7 @@ def _table(configfile: Path):  # type: ignore[no-untyped-def]  # the return type
     from lofit.config import load_config
     from lofit.runs import RunTable
 
-    return RunTable(load_config(configfile))
+    return RunTable(load_config(expanded(configfile)))
 
 
 def _set_up(table, model: str, threads: int | None) -> None:  # type: ignore[no-untyped-def]
@@ -212,6 +212,10 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of training.")] = 42,
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("results/train"),
     data_mirror: Annotated[Path | None, typer.Option(help="Folder that stands in for the network.")] = None,
+    overlap: Annotated[
+        Literal["refuse", "replace", "keep"],
+        typer.Option(help="Prompts that training rows share with validation or test: refuse, leave out, or keep them."),
+    ] = "refuse",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Fit methods on a task of your own and compare them with the base model, without the workflow."""
@@ -219,7 +223,9 @@ def train(
     from lofit.report.node import print_results
     from lofit.runs import RunTable
 
-    made = RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror))
+    if expanded(Path(model)).is_dir():
+        set_up_computing(threads)  # telling its size may import torch
+    made = RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap))
     trainer.fetch(made)
     _set_up(made, made.config.models[0], threads)
     trainer.run(made)
@@ -229,7 +235,9 @@ def train(
 @app.command()
 def export(
     run: RunId,
-    out: Annotated[Path, typer.Option(help="Folder to write; an existing one is replaced.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write: a new one, an empty one, or an earlier export, which is replaced.")
+    ],
     form: Annotated[
         Literal["hf", "peft"],
         typer.Option("--format", help="hf: a plain checkpoint with the edit folded in; peft: the adapter."),
@@ -241,7 +249,7 @@ def export(
     set_up_computing(table.config.threads)
     from lofit import export as exporter
 
-    exporter.export(table, table.find(table.fits, run), out, form)
+    exporter.export(table, table.find(table.fits, run), expanded(out), form)
     print(f"{run}: {out}")
 
 
@@ -405,6 +413,7 @@ def orphans(
 
     from lofit import slurm
 
+    directory = expanded(directory)
     found = slurm.orphans(directory)
     if not found:
         print(f"no jobs of a workflow in {directory.resolve()} are in the queue")

@@ -10,7 +10,7 @@ import torch
 
 from lofit.errors import FitError
 from lofit.evaluate.node import load_fitted
-from lofit.files import atomic_path, need, read_json
+from lofit.files import need, read_json, user_folder
 from lofit.fit.card import write_card
 from lofit.fit.saved import verify
 from lofit.fit.session import load_tokenizer, pick_dtype
@@ -25,9 +25,10 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
     """Write a fitted run to ``target``, with a model card that has its scores if it was evaluated.
 
     ``hf`` is a ``transformers`` checkpoint with tokenizer, adapters folded into the weights, which loads without this
-    package. ``peft`` is the adapter.
+    package. ``peft`` is the adapter. ``target`` is missing, empty, or an earlier export.
 
     Raises:
+        LofitError: there is anything else at ``target``.
         FitError: there is nothing to export, or the fit failed.
         SourceError: what was fitted has been altered since.
         EditError: the edit cannot be folded into a model of this family.
@@ -51,7 +52,7 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
         raise FitError(
             f"{node.id}: fitted to {dtype} weights, which a plain checkpoint does not have; use --format peft"
         )
-    with atomic_path(target) as part:
+    with user_folder(target, apart_from=(table.config.results / "runs", table.config.resources)) as part:
         if is_adapter and form == "hf":
             model = load_fitted(model_dir, fitted, cpu, dtype)
             export_merged(model, part, load_tokenizer(model_dir))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -16,21 +17,21 @@ from typing import Any
 
 from lofit.errors import LofitError, TaskError
 
+EXPORT_MARK = "lofit-export.json"
+"""In a folder that was written for the user: the files that were written and their checksums."""
+
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it becomes ``target`` only if the block succeeds.
 
-    The caller creates a file or a folder at the yielded path. An existing file at ``target`` is
-    replaced; an existing folder at ``target`` is removed first. On any error nothing is left behind, and what a
-    killed writer of the same target left behind is removed. An error of the system that names no file, such as a
-    full disk, names this one.
+    For the project's own outputs only, since an existing file at ``target`` is replaced and an existing folder is
+    removed first; a folder that the user names is written with :func:`user_folder`. The caller creates a file or a
+    folder at the yielded path. On any error nothing is left behind, and what a killed writer of the same target left
+    behind is removed. An error of the system that names no file, such as a full disk, names this one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}."
-    with _held_scratch(target.parent, prefix) as scratch:
-        for other in target.parent.glob(f"{glob.escape(prefix)}*"):
-            _remove_if_dead(other)
+    with _scratch_beside(target) as scratch:
         part = scratch / target.name
         try:
             yield part
@@ -41,6 +42,104 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if part.is_dir() and target.is_dir():
             shutil.rmtree(target)
         os.replace(part, target)
+
+
+@contextlib.contextmanager
+def user_folder(target: Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield a path beside a folder that the user named; it becomes that folder only if the block succeeds.
+
+    The caller creates a folder at the yielded path. Nothing of the user's is lost: ``target`` is missing, empty, or
+    holds what an earlier call wrote and nothing else, byte for byte, which its ``lofit-export.json`` tells.
+
+    Args:
+        target: what the user named; links and ``..`` are followed first.
+        apart_from: folders of the project's own that it must neither hold nor be in.
+
+    Raises:
+        LofitError: it is anything else, or can never be written to: the working or the home folder or one above them,
+            a file, a mount point.
+    """
+    place = Path(os.path.realpath(expanded(target)))
+    named = str(target) if target == place else f"{target} ({place})"
+    with contextlib.ExitStack() as stack:
+        try:
+            _check_user_folder(place, named, apart_from)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(_scratch_beside(place))
+        except OSError as error:
+            raise LofitError(f"{named} cannot be written ({error.strerror}); name another folder") from None
+        part = scratch / place.name
+        yield part
+        files = [path for path in sorted(part.rglob("*")) if path.is_file() and path != part / EXPORT_MARK]
+        written = {path.relative_to(part).as_posix(): _sha256(path) for path in files}
+        write_json(part / EXPORT_MARK, {"sha256": written})
+        try:
+            _move_into_place(part, place, named)
+        except OSError as error:
+            raise LofitError(f"{named} cannot be replaced ({error.strerror}); name another folder") from None
+
+
+def _check_user_folder(place: Path, named: str, apart_from: Iterable[Path]) -> None:
+    home = Path(os.path.realpath(expanded(Path("~"))))
+    for kept, what in ((Path.cwd(), "the working folder"), (home, "the home folder")):
+        if place in (kept, *kept.parents):
+            raise LofitError(f"{named} is {what}, or holds it; name a new folder")
+    for kept in map(Path, map(os.path.realpath, apart_from)):
+        if place in (kept, *kept.parents) or kept in place.parents:
+            raise LofitError(f"{named} holds, or is in, {kept}, where the workflow writes; name another folder")
+    if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
+        raise LofitError(f"{named} is there and is no folder; name a new folder")
+    if place.is_dir() and os.path.ismount(place):
+        raise LofitError(f"{named} is a mount point, which cannot be replaced; name a folder in it")
+    _refuse_foreign(place, named)
+
+
+def _refuse_foreign(folder: Path, named: str) -> None:
+    """Refuse a folder that holds anything but what :func:`user_folder` wrote."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        written = dict(json.loads((folder / EXPORT_MARK).read_text(encoding="utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise LofitError(f"{named} is not empty, and no earlier export; name a new folder") from None
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            ours = any(other.startswith(f"{name}/") for other in written)
+        elif path.is_file() and not path.is_symlink():
+            ours = name == EXPORT_MARK or written.get(name) == _sha256(path)
+        else:
+            ours = False
+        if not ours:
+            raise LofitError(f"{named} holds {name}, which no export wrote like this; name a new folder")
+
+
+def _move_into_place(part: Path, place: Path, named: str) -> None:
+    """Rename a folder to where an earlier export, an empty folder or nothing is."""
+    if not place.is_dir() or not any(place.iterdir()):
+        os.rename(part, place)  # which the system refuses where there is more by now
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old-", dir=place.parent))
+    old = aside / place.name
+    os.rename(place, old)
+    try:
+        _refuse_foreign(old, named)  # again, now that nobody can add to it under its name
+        os.rename(part, place)
+    except BaseException:
+        os.rename(old, place)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def expanded(path: Path) -> Path:
+    """A path of the user's with the home folder for ``~``, and as it is where there is none."""
+    return Path(os.path.expanduser(path))
 
 
 @contextlib.contextmanager
@@ -64,10 +163,14 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held_scratch(parent: Path, prefix: str) -> Iterator[Path]:
-    """A scratch folder with a lock that ends with this process, however it ends."""
+def _scratch_beside(target: Path) -> Iterator[Path]:
+    """A scratch folder beside ``target`` with a lock that ends with this process, however it ends.
+
+    Those that dead writers of the same target left are removed; the name is one that no folder of a user has.
+    """
+    prefix = f".{target.name}.lofit-"
     while True:
-        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         held = os.open(scratch, os.O_RDONLY)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -75,6 +178,8 @@ def _held_scratch(parent: Path, prefix: str) -> Iterator[Path]:
             break
         os.close(held)  # another writer took it for a dead one's before it was locked
     try:
+        for other in target.parent.glob(f"{glob.escape(prefix)}*"):
+            _remove_if_dead(other)
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt
+
+from lofit.files import expanded
 
 HeadCount = Annotated[
     StrictInt | StrictFloat,
@@ -12,6 +16,32 @@ HeadCount = Annotated[
         gt=0, description="number of heads kept (integer of 1 or more), or their share of all heads (between 0 and 1)"
     ),
 ]
+
+UserPath = Annotated[Path, AfterValidator(expanded)]
+"""Every path that a user writes: ``~`` is the home folder."""
+
+
+def _folder_to_fill(path: Path) -> Path:
+    place, home = Path(os.path.realpath(path)), Path(os.path.realpath(expanded(Path("~"))))
+    if place in (home, *home.parents):
+        raise ValueError("the home folder, or one that holds it; name a folder in it")
+    if place.exists() and not place.is_dir():
+        raise ValueError("there is a file of that name; name a folder")
+    return path
+
+
+OwnFolder = Annotated[UserPath, AfterValidator(_folder_to_fill)]
+"""A folder that is filled with many files, and emptied by hand."""
+
+
+def _one_line(text: str) -> str:
+    if text.splitlines() != [text]:
+        raise ValueError("empty, or with a line break; write it on one line")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+"""Text that tables and messages show."""
 
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""

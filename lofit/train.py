@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lofit.config import Config, parse_config
 from lofit.errors import ConfigError
+from lofit.files import expanded
 from lofit.methods import load_method
 from lofit.runs import RunTable
 from lofit.sources.catalog import load_catalog
-from lofit.sources.models import text_config
+from lofit.sources.models import is_current, model_size
+from lofit.tasks import task_names
 
 
 def configuration(
-    task_dir: Path, model: str, methods: Sequence[str], k: float, seed: int, out: Path, data_mirror: Path | None
+    task_dir: Path,
+    model: str,
+    methods: Sequence[str],
+    k: float,
+    seed: int,
+    out: Path,
+    data_mirror: Path | None,
+    overlap: Literal["refuse", "replace", "keep"] = "refuse",
 ) -> Config:
     """The configuration of methods, and the base model, on a task of one's own.
 
@@ -27,25 +37,35 @@ def configuration(
         seed: of training.
         out: folder for everything that is written.
         data_mirror: folder that stands in for the network.
+        overlap: what is done with prompts that training rows share with validation or test.
 
     Raises:
-        ConfigError: the model is unknown, its folder holds none, or a name cannot be used.
-        SourceError: the model's configuration is damaged.
+        ConfigError: the model is unknown, its folder holds none, or the number of heads is none.
+        SourceError: the model's configuration is damaged, or does not tell its size.
     """
-    name = task_dir.stem if task_dir.is_file() else task_dir.resolve().name
+    if not (0 < k <= 1 or (k > 1 and k.is_integer())):
+        raise ConfigError(f"--k {k:g}: give a whole number of heads, or a share of them between 0 and 1")
+    task_dir, model_dir = expanded(task_dir), expanded(Path(model))
+    name = _name(task_dir.stem if task_dir.is_file() else task_dir.resolve().name, "task")
+    name = f"my-{name}" if name in task_names() else name
     raw: dict[str, Any] = {
         "models": [model],
-        "tasks": {name: {"path": str(task_dir)}},
+        "tasks": {name: {"path": str(task_dir), "options": {"overlap": overlap}}},
         "methods": {"base": None} | {method: _with_heads(method, k) for method in methods},
         "seeds": [seed],
         "results": str(out),
         "resources": str(out / "resources"),
         "data_mirror": str(data_mirror) if data_mirror else None,
     }
-    if model not in load_catalog() and Path(model).is_dir():
-        folder = Path(model).resolve()
-        raw |= {"models": [folder.name], "model_sources": {folder.name: _model_source(folder)}}
+    if model not in load_catalog() and model_dir.is_dir():
+        name = _name(model_dir.resolve().name, "model")
+        raw |= {"models": [name], "model_sources": {name: _model_source(model_dir.resolve())}}
     return parse_config(raw, "train")
+
+
+def _name(folder: str, otherwise: str) -> str:
+    """What a folder is called in tables and paths, where blanks and letters beyond ASCII have no place."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", folder).lstrip("_.-")[:100].rstrip("-") or otherwise
 
 
 def _with_heads(method: str, k: float) -> dict[str, Any] | None:
@@ -59,20 +79,16 @@ def _with_heads(method: str, k: float) -> dict[str, Any] | None:
 def _model_source(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}/config.json cannot be read (there is none); give a transformers folder")
-    text = text_config(folder)
-    return {
-        "source": {"kind": "local", "path": str(folder)},
-        "n_layers": text.get("num_hidden_layers", text.get("n_layer")),
-        "n_heads": text.get("num_attention_heads", text.get("n_head")),
-    }
+    n_layers, n_heads = model_size(folder)
+    return {"source": {"kind": "local", "path": str(folder)}, "n_layers": n_layers, "n_heads": n_heads}
 
 
 def fetch(table: RunTable) -> None:
-    """Fetch the models and prepare the data that are not there yet."""
+    """Fetch the models that are not there yet, or have changed since, and prepare the data."""
     from lofit.sources import node as sources
 
     for model in table.config.models:
-        if not (table.model_dir(model) / "source.json").is_file():
+        if not is_current(table.config.model_entry(model).source, table.model_dir(model)):
             sources.fetch(table, model)
     for data in table.data.values():
         sources.prepare(table, data)  # own files may have changed

@@ -11,7 +11,7 @@ from lofit import localize, methods, tasks
 from lofit.evaluate.protocol import OURS, PAPER, Backend, Protocol
 from lofit.experiments import ExperimentConfig, resolved
 from lofit.fit.params import ComputeParams
-from lofit.forms import Form, HeadCount, MethodConfig, Seed
+from lofit.forms import Form, HeadCount, MethodConfig, OwnFolder, Seed, UserPath
 from lofit.sources.catalog import ModelEntry, load_catalog
 from lofit.tasks.base import Task
 
@@ -24,7 +24,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 class TaskConfig(Form):
     """One task: which folds, its options, and where it is if it does not come with the package."""
 
-    path: Path | None = Field(
+    path: UserPath | None = Field(
         default=None, description="folder of JSON lines, or YAML file naming them, for a task of your own"
     )
     folds: list[StrictInt] | None = Field(default=None, min_length=1, description="null: all folds of the task")
@@ -94,9 +94,9 @@ class Config(Form):
     experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
         default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"
     )
-    data_mirror: Path | None = Field(default=None, description="folder that stands in for the network")
-    results: Path = Path("results")
-    resources: Path = Path("resources")
+    data_mirror: UserPath | None = Field(default=None, description="folder that stands in for the network")
+    results: OwnFolder = Path("results")
+    resources: OwnFolder = Path("resources")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"] = Field(
         default="auto",

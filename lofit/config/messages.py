@@ -25,7 +25,8 @@ def one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") ->
         return f"{key}: this key is required; add it"
     if first["type"] == "too_short":
         return f"{key}: empty; give at least {first['ctx']['min_length']} entry"
-    message = first["msg"][0].lower() + first["msg"][1:]
+    text = first["msg"].removeprefix("Value error, ")
+    message = text[0].lower() + text[1:]
     return f"{key}: {message}; found {_SHORT.repr(first['input'])}"
 
 

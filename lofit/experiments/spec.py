@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, StrictInt
 
-from lofit.forms import Form, HeadCount, MethodConfig, Seed
+from lofit.forms import Form, HeadCount, Line, MethodConfig, Seed
 
 FOLDER = Path(__file__).parent
 Kind = Literal["table", "curve", "layers", "pareto", "variance"]
@@ -32,9 +32,9 @@ class ExperimentConfig(Form):
     """One experiment; what is left out is taken from the experiment of that name that comes with the package."""
 
     kind: Kind | None = Field(default=None, description="null: that of the package's experiment of this name")
-    title: str | None = Field(default=None, description="what tables and figures are headed with")
+    title: Line | None = Field(default=None, description="what tables and figures are headed with")
     tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
-    arms: dict[str, ArmConfig] | None = Field(default=None, min_length=1, description="what is compared, by name")
+    arms: dict[Line, ArmConfig] | None = Field(default=None, min_length=1, description="what is compared, by name")
     k: list[HeadCount] | None = Field(
         default=None, min_length=1, description="curve: numbers or shares of heads, instead of the arms' own"
     )

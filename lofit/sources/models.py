@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lofit.errors import SourceError
+from lofit.errors import ConfigError, SourceError, brief
 from lofit.files import atomic_path, read_json, write_json
 from lofit.sources.download import sha256_of
 from lofit.sources.spec import HubModel, LocalModel, ModelSource
@@ -20,21 +20,27 @@ _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def fetch_model(name: str, source: ModelSource, destination: Path, *, cache: Path) -> None:
+def fetch_model(
+    name: str, source: ModelSource, destination: Path, *, cache: Path, size: tuple[int, int] | None = None
+) -> None:
     """Write the model to ``destination`` as a plain transformers folder.
 
     The folder holds config.json, safetensors weights, the tokenizer with its chat template if it has one, and
     ``source.json`` that says where they come from. Weights of hub and local models are symbolic links to the files
-    in the hub client's cache or the local folder; everything else is copied. The folder appears atomically.
+    in the hub client's cache or the local folder; everything else is copied. The folder appears atomically. All that
+    later nodes depend on is ``source.json``, so it holds what tells other weights or another tokenizer apart: a commit,
+    or the checksum of every file of a local model.
 
     Args:
         name: the model's name in the configuration, kept in ``source.json``.
         source: where the model comes from.
         destination: the folder to write.
         cache: folder for downloads that are worth keeping.
+        size: layers and query heads per layer that it must have; None: any.
 
     Raises:
         SourceError: the model cannot be fetched, is incomplete, or has no safetensors weights.
+        ConfigError: it has another size.
     """
     record: dict[str, Any] = {"name": name, "source": source.model_dump(mode="json")}
     with atomic_path(destination) as part:
@@ -46,7 +52,7 @@ def fetch_model(name: str, source: ModelSource, destination: Path, *, cache: Pat
             record["commit"] = commit
             _link_model(folder, part, f"model {source.repo}", code=source.trust_remote_code)
         elif isinstance(source, LocalModel):
-            folder = source.path.expanduser().resolve()
+            folder = source.path.resolve()
             place = destination.resolve()
             if folder == place or folder in place.parents or place in folder.parents:
                 raise SourceError(
@@ -54,8 +60,7 @@ def fetch_model(name: str, source: ModelSource, destination: Path, *, cache: Pat
                 )
             record["resolved_path"] = str(folder)
             _link_model(folder, part, f"model folder {source.path}", code=False)
-            # All that later nodes depend on is this record, so that it must tell other weights apart.
-            record["weights_sha256"] = {weight.name: sha256_of(weight) for weight in sorted(part.glob("*.safetensors"))}
+            record["files_sha256"] = {file.name: sha256_of(file) for file in model_files(part)}
         else:
             from lofit.sources.gguf import convert_gguf
 
@@ -64,6 +69,11 @@ def fetch_model(name: str, source: ModelSource, destination: Path, *, cache: Pat
             record |= {"member_sha256": sha256_of(gguf), "dtype": "float32"}
             record["converted_with"] = {package: version(package) for package in ("transformers", "gguf", "torch")}
         text_config(part)
+        if size and (found := model_size(part)) != size:
+            raise ConfigError(
+                f"model_sources.{name}: {size[0]} layers x {size[1]} heads configured, the model has "
+                f"{found[0]} x {found[1]}; correct n_layers and n_heads"
+            )
         record["config_sha256"] = sha256_of(part / "config.json")
         write_json(part / "source.json", record)
 
@@ -81,14 +91,88 @@ def text_config(folder: Path) -> dict[str, Any]:
     return text
 
 
+def model_size(folder: Path) -> tuple[int, int]:
+    """Layers of a transformers folder's language model, and query heads per layer.
+
+    Where config.json names them as most families do it is enough; otherwise the family's configuration class is asked,
+    which knows its own names for them and its defaults (and imports torch).
+
+    Raises:
+        SourceError: config.json is damaged, or says neither way how many there are.
+    """
+    names = ("num_hidden_layers", "num_attention_heads")
+    text: Any = text_config(folder)
+    found = [text.get(name) for name in names]
+    if None in found:
+        from transformers import AutoConfig
+
+        try:
+            known = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config(decoder=True)
+        except Exception as error:  # a strange configuration can make the class raise anything
+            lacking = names[found.index(None)]
+            raise SourceError(
+                f"{folder / 'config.json'} has no {lacking}, and transformers cannot tell it ({brief(error)}); add it"
+            ) from None
+        found = [getattr(known, name, None) for name in names]
+    for name, number in zip(names, found, strict=True):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise SourceError(f"{folder / 'config.json'}: {name} must be a whole number, found {number!r}; correct it")
+    return found[0], found[1]
+
+
+def model_files(folder: Path, what: str | None = None, *, code: bool = False) -> list[Path]:
+    """The files of a transformers folder that are the model: weights, configuration, tokenizer, chat template.
+
+    Args:
+        folder: with config.json and safetensors weights.
+        what: it is called in errors; None: by its path.
+        code: whether Python modules are among them.
+
+    Raises:
+        SourceError: it is no transformers folder, is incomplete, or has no safetensors weights.
+    """
+    patterns = (*_SMALL_FILES, *(("*.py",) if code else ()))
+    small = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.name != "source.json"]
+    return [*_weights(folder, what or f"model folder {folder}"), *(file for file in small if file.is_file())]
+
+
+def is_current(source: ModelSource, destination: Path) -> bool:
+    """Whether a model was fetched, and its folder on this machine, if that is its source, holds the same files still.
+
+    All of them are read, weights too: neither size nor time of a file tells that it is another one.
+
+    Raises:
+        SourceError: the folder holds no model any more, or the record of the copy is damaged.
+    """
+    if not (destination / "source.json").is_file():
+        return False
+    if not isinstance(source, LocalModel):
+        return True
+    recorded = read_json(destination / "source.json", SourceError)
+    return bool(recorded.get("files_sha256") == {file.name: sha256_of(file) for file in model_files(source.path)})
+
+
+def state(folder: Path) -> dict[str, str]:
+    """What shows the workflow that a file of a model was replaced: its checksum, or size and time of large weights.
+
+    A replacement can be older than what it replaces, so the order of times alone does not show it.
+
+    Raises:
+        SourceError: as of :func:`model_files`.
+    """
+    files = {file.name: file for file in model_files(folder)}
+    weights = {name: file.stat() for name, file in files.items() if name.endswith(".safetensors")}
+    small = {name: sha256_of(file) for name, file in files.items() if name not in weights}
+    return small | {name: f"{found.st_size} bytes, {found.st_mtime_ns}" for name, found in weights.items()}
+
+
 def _link_model(folder: Path, destination: Path, what: str, *, code: bool) -> None:
     """Link the weights of the transformers folder ``folder`` into ``destination`` and copy its other files."""
-    for weight in _weights(folder, what):
-        (destination / weight.name).symlink_to(weight.resolve())
-    for pattern in (*_SMALL_FILES, *(("*.py",) if code else ())):
-        for file in sorted(folder.glob(pattern)):
-            if file.is_file() and file.name != "source.json":
-                shutil.copyfile(file, destination / file.name)
+    for file in model_files(folder, what, code=code):
+        if file.suffix == ".safetensors":
+            (destination / file.name).symlink_to(file.resolve())
+        else:
+            shutil.copyfile(file, destination / file.name)
 
 
 def _weights(folder: Path, what: str) -> list[Path]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 from lofit import registry, tasks
 from lofit.errors import ConfigError
 from lofit.runs import DataNode, RunTable
 from lofit.sources.fetcher import Fetcher
-from lofit.sources.models import fetch_model, text_config
+from lofit.sources.models import fetch_model
 
 
 def fetch(table: RunTable, name: str) -> None:
@@ -22,18 +20,8 @@ def fetch(table: RunTable, name: str) -> None:
     if name not in config.all_models:
         raise ConfigError(registry.unknown("model", name, config.all_models))
     entry, folder = config.model_entry(name), table.model_dir(name)
-    fetch_model(name, entry.source, folder, cache=config.resources / "downloads")
-    text = text_config(folder)
-    found = (
-        text.get("num_hidden_layers", text.get("n_layer")),
-        text.get("num_attention_heads", text.get("n_head")),
-    )
-    if found != (entry.n_layers, entry.n_heads):
-        shutil.rmtree(folder)
-        raise ConfigError(
-            f"model_sources.{name}: {entry.n_layers} layers x {entry.n_heads} heads configured, the model has "
-            f"{found[0]} x {found[1]}; correct n_layers and n_heads"
-        )
+    size = entry.n_layers, entry.n_heads
+    fetch_model(name, entry.source, folder, cache=config.resources / "downloads", size=size)
 
 
 def prepare(table: RunTable, node: DataNode) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from lofit.forms import UserPath
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -91,7 +93,7 @@ class LocalModel(_Spec):
     """A transformers folder (config.json and safetensors weights) on this machine."""
 
     kind: Literal["local"] = "local"
-    path: Path
+    path: UserPath
 
 
 class PypiGgufModel(_Spec):

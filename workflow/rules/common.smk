@@ -14,7 +14,7 @@ sys.path.insert(0, workflow.basedir)
 from lofit.abandoned import VARIABLE as SNAKEMAKE
 from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.config import parse_config
-from lofit.errors import ConfigError
+from lofit.errors import ConfigError, SourceError
 from lofit.evaluate.protocol import HARNESS, OPEN, table_name
 from lofit.expected import counterparts
 from lofit.files import write_text
@@ -23,6 +23,7 @@ from lofit.methods import load_method
 from lofit.report.outputs import outputs
 from lofit.resources import LIGHT_MB, LIGHT_MINUTES, fetching_mb, fetching_minutes, memory_mb, runtime_minutes
 from lofit.runs import ActivationsNode, RunTable, short_hash
+from lofit.sources.models import model_files, state
 from lofit.strict_yaml import read_yaml
 
 CONFIGFILES = [Path(file) for file in workflow.overwrite_configfiles or ["config.yaml"]]
@@ -125,12 +126,23 @@ def model_file(model):
 
 
 def model_inputs(wildcards):
-    """Weights and configuration of a model that is a folder of this machine."""
+    """All files of a model that is a folder of this machine."""
     source = CONFIG.model_entry(wildcards.model).source
     if source.kind != "local":
         return []
-    folder = source.path.expanduser()
-    return [str(file) for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]]
+    try:
+        return [str(file) for file in model_files(source.path)]
+    except SourceError:  # `lofit model` says what is wrong with it
+        return [str(source.path / "config.json")]
+
+
+def model_state(wildcards):
+    """What shows that one of those files was replaced, also by an older one."""
+    source = CONFIG.model_entry(wildcards.model).source
+    try:
+        return state(source.path) if source.kind == "local" else None
+    except SourceError:
+        return None
 
 
 def data_files(node, *splits):

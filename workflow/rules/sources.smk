@@ -18,6 +18,7 @@ rule model:
     params:
         # what it takes to run the model (billions, gpus) is no part of it
         entry=lambda wildcards: CONFIG.model_entry(wildcards.model).model_dump_json(exclude={"billions", "gpus"}),
+        files=model_state,
     shell:
         "python -m lofit model {wildcards.model:q} > {log:q} 2>&1"
 

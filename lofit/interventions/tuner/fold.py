@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from lofit.errors import EditError
-from lofit.files import atomic_path
+from lofit.files import user_folder
 from lofit.interventions.tuner.sites import find_site
 
 # Families whose forward pass is Llama's but for biases; their configurations share these fields.
@@ -168,11 +168,12 @@ def export_merged(peft_model: PeftModel, folder: str | Path, tokenizer: PreTrain
 
     Args:
         peft_model: a model with adapters of any PEFT method that can be merged.
-        folder: written atomically; an existing folder is replaced.
+        folder: written whole or not at all; missing, empty, or written by an earlier call and unchanged since.
         tokenizer: saved alongside if given.
 
     Raises:
         EditError: the model cannot be merged, or its family cannot hold a folded offset.
+        LofitError: there is anything else at ``folder``.
     """
     tuner: Any = peft_model.base_model
     model = peft_model.get_base_model()
@@ -236,7 +237,7 @@ def _write(
     plain.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
     if form.model_class is type(model) and hasattr(model, "_weight_conversions"):
         plain._weight_conversions = model._weight_conversions  # names on disk differ from those in memory
-    with atomic_path(folder) as part:
+    with user_folder(folder) as part:
         plain.save_pretrained(part)
         if tokenizer is not None:
             tokenizer.save_pretrained(part)

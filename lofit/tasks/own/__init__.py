@@ -12,8 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
+from lofit.forms import Line, UserPath
 from lofit.strict_yaml import read_yaml
+from lofit.tasks.answers import canonical, same_text
 from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
+from lofit.tasks.own.utils import process_results
 from lofit.tasks.splits import cut_by, with_ids
 
 Kind = Literal["generate", "choose", "prefer"]
@@ -33,11 +36,11 @@ class Description(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train: Path = Path("train.jsonl")
-    validation: Path | None = None
-    test: Path = Path("test.jsonl")
-    summary: str = "a task of one's own"
-    licence: str = "not stated"
+    train: UserPath = Path("train.jsonl")
+    validation: UserPath | None = None
+    test: UserPath = Path("test.jsonl")
+    summary: Line = "a task of one's own"
+    licence: Line = "not stated"
     max_gen_toks: int = Field(default=32, ge=1)
     until: list[str] = ["\n"]
 
@@ -53,7 +56,7 @@ def own_task(name: str, path: Path) -> Task:
     Raises:
         TaskError: there is no such folder or file, or it describes no task.
     """
-    folder, about = _describe(path.expanduser())
+    folder, about = _describe(path)
     validation = about.validation or (Path("validation.jsonl") if (folder / "validation.jsonl").is_file() else None)
     files = {"train": folder / about.train, "test": folder / about.test}
     if validation:
@@ -65,7 +68,7 @@ def own_task(name: str, path: Path) -> Task:
 
     def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Any) -> Splits:
         fetcher.provenance.extend({"kind": "own", "origin": str(file)} for file in files.values())
-        return _prepare(name, kind, files)
+        return _prepare(name, kind, files, about.until)
 
     return Task(
         name=name,
@@ -107,12 +110,15 @@ def _kind(train: Path) -> Kind:
     )
 
 
-def _prepare(name: str, kind: Kind, files: dict[str, Path]) -> Splits:
+def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]) -> Splits:
     splits = ("test", "validation", "train")
     items = {split: read_jsonl(files[split]) if split in files else [] for split in splits}
     where = {split: [f"{files[split].name} row {i}" for i in range(len(items[split]))] for split in splits}
     rows = {split: [_RENDER[kind](*pair) for pair in zip(items[split], where[split], strict=True)] for split in splits}
     if kind == "generate":
+        for split in splits:
+            for row, item, place in zip(rows[split], items[split], where[split], strict=True):
+                _check_generated(row, _prompt(item, place)[1], until, place)
         fitted = ("train", "validation")  # test rows are not contrasted
         # One of each meaning, so that each right answer of a row rules out one of them at most.
         pool = {_plain(row["answers"][0]): row["answers"][0] for split in fitted for row in rows[split]}
@@ -144,7 +150,7 @@ def _after(between: str, answer: str) -> str:
 
 def _plain(answer: str) -> str:
     """The answer as far as it is compared."""
-    return answer.strip().lower()
+    return canonical(answer).lower()
 
 
 def _texts(item: Row, name: str, where: str) -> list[str]:
@@ -158,6 +164,21 @@ def _generate(item: Row, where: str) -> Row:
     prompt, between = _prompt(item, where)
     answers = _texts(item, "answers", where) if "answers" in item else [text_field(item, "answer", where)]
     return {"prompt": prompt, "target": _after(between, answers[0]), "answers": answers}
+
+
+def _check_generated(row: Row, between: str, until: Sequence[str], where: str) -> None:
+    """Raise TaskError if no answer of a generated row counts as right once generation has ended at a stop string."""
+    for answer in row["answers"]:
+        text = _after(between, answer)
+        for stop in until:
+            text = text.split(stop)[0] if stop else text
+        if process_results(row, [text])["exact_match"]:
+            return
+    stops = " or ".join(map(repr, until))
+    raise TaskError(
+        f"{where}: no output can match {row['answers'][0]!r}, since generation stops at {stops}; give other stop "
+        "strings (until, in the task's YAML file), or change the answer"
+    )
 
 
 def _contrast(row: Row, item: Row, candidates: Sequence[str], where: str) -> Row:
@@ -177,10 +198,12 @@ def _contrast(row: Row, item: Row, candidates: Sequence[str], where: str) -> Row
 def _choose(item: Row, where: str) -> Row:
     (prompt, between), choices = _prompt(item, where), list_field(item, "choices", where)
     gold = item.get("gold")
-    if not all(isinstance(choice, str) and choice.strip() for choice in choices) or len(set(choices)) < 2:
-        raise TaskError(f"{where}: 'choices' must be two or more different texts, found {choices!r}; mend the row")
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices) or len(choices) < 2:
+        raise TaskError(f"{where}: 'choices' must be two or more texts, found {choices!r}; fix the row")
     if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(choices):
         raise TaskError(f"{where}: 'gold' must be the index of one of {len(choices)} choices, found {gold!r}")
+    if sum(same_text(choice, choices[gold]) for choice in choices) > 1:
+        raise TaskError(f"{where}: the right choice {choices[gold]!r} is there more than once; keep one of them")
     following = [_after(between, choice) for choice in choices]
     wrong = list(dict.fromkeys(text for text in following if text != following[gold]))
     return {
@@ -195,6 +218,8 @@ def _choose(item: Row, where: str) -> Row:
 def _prefer(item: Row, where: str) -> Row:
     prompt, between = _prompt(item, where)
     pair = [_after(between, text_field(item, name, where)) for name in ("chosen", "rejected")]
+    if same_text(*pair):
+        raise TaskError(f"{where}: 'chosen' and 'rejected' are the same text {pair[0]!r}; fix or remove the row")
     return {
         "prompt": prompt,
         "train_prompt": prompt,

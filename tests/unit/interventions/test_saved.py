@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lofit.errors import EditError
+from lofit.errors import EditError, LofitError
 from lofit.interventions import LofitConfig, export_merged
 from tests.tiny import FAMILIES, tiny_model, tiny_tokens
 
@@ -179,19 +179,24 @@ def test_export_as_llama_keeps_position_scaling_and_tied_embeddings(tmp_path):
     assert (logits(plain_rope) - logits(model)).abs().max() > 1e-2
 
 
-def test_export_writes_tokenizer_and_generation_settings_and_replaces_the_folder(tmp_path):
+def test_export_writes_tokenizer_and_generation_settings_and_keeps_what_is_the_users(tmp_path):
     from tokenizers import Tokenizer, models
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
     target = tmp_path / "merged"
     target.mkdir()
-    (target / "stale").write_text("")
+    (target / "notes").write_text("mine")
     model = adapted("qwen2", base=tiny_model("qwen2").to(torch.bfloat16))
     model.generation_config.max_new_tokens = 17
-    export_merged(model, target, tokenizer)
+    with pytest.raises(LofitError, match="not empty, and no earlier export"):
+        export_merged(model, target, tokenizer)
+    assert (target / "notes").read_text() == "mine"
+    (target / "notes").unlink()
+    for _ in range(2):
+        export_merged(model, target, tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
     names = {path.name for path in target.iterdir()}
-    assert "stale" not in names and {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     assert json.loads((target / "generation_config.json").read_text())["max_new_tokens"] == 17
     config = json.loads((target / "config.json").read_text())
     assert config["dtype"] == "bfloat16" and config["architectures"] == ["LlamaForCausalLM"]

@@ -58,8 +58,8 @@ def test_local_model(model: Path, tmp_path: Path) -> None:
     record = json.loads((folder / "source.json").read_text())
     assert record["name"] == "tiny"
     assert record["source"] == {"kind": "local", "path": str(model)}
-    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
-    assert record["weights_sha256"] == {"model.safetensors": weights}
+    files = [file for file in model.iterdir() if file.suffix in (".json", ".safetensors")]
+    assert record["files_sha256"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     assert record["config_sha256"] == hashlib.sha256((model / "config.json").read_bytes()).hexdigest()
 
 
