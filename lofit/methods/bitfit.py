@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lofit.fit.params import TrainParams
 from lofit.methods.spec import Method, trains
+from lofit.methods.targets import Layers
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def adapter(params: TrainParams, bench: Workbench) -> PeftConfig:
-    """PEFT's BEFT on every linear map but the output head."""
+    """PEFT's BEFT on every linear map in the layers of the language model."""
     from peft import BeftConfig
 
-    return BeftConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    layers = Layers(bench.session.model)
+    names = sorted({path.rpartition(".")[2] for path in layers.paths})
+    return BeftConfig(task_type="CAUSAL_LM", **layers.targets(names).by_pattern)
 
 
 METHOD = Method(

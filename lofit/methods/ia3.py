@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lofit.fit.params import TrainParams
 from lofit.methods.spec import Method, trains
+from lofit.methods.targets import FEED_FORWARD, KEY_VALUE, Layers, TargetParams, pattern
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -13,25 +13,34 @@ if TYPE_CHECKING:
     from lofit.fit.workbench import Workbench
 
 
-def adapter(params: TrainParams, bench: Workbench) -> PeftConfig:
-    """PEFT's (IA)3 on its choice of modules for the family."""
+def adapter(params: TargetParams, bench: Workbench) -> PeftConfig:
+    """PEFT's (IA)3 on its choice of modules for the family, or on those named.
+
+    Raises:
+        EditError: the model lacks the modules.
+    """
     from peft import IA3Config
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as KNOWN_INSIDE
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
-    from lofit.methods.targets import default_targets
-
-    targets = default_targets(bench.session.model, KNOWN, ("k_proj", "v_proj", "down_proj"))
-    return IA3Config(
-        task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=["down_proj"] if targets else None
-    )
+    layers = Layers(bench.session.model)
+    attention = {family: [n for n in names if n not in KNOWN_INSIDE.get(family, ())] for family, names in KNOWN.items()}
+    inside = layers.choose(KNOWN_INSIDE, FEED_FORWARD)
+    targets = layers.pick(params.target_modules, attention, KEY_VALUE, "key and value projection")
+    if not params.target_modules:
+        targets = layers.targets([*targets.names, *inside])
+    names = {*inside, *(name for names in FEED_FORWARD for name in names)}
+    scaled = {path for name in names for path in layers.find(name)}.intersection(targets.paths)
+    return IA3Config(task_type="CAUSAL_LM", feedforward_modules=pattern(sorted(scaled)) or [], **targets.by_name)
 
 
 METHOD = Method(
     name="ia3",
     summary="scaling vectors on keys, values and the feed-forward activation",
     source="Liu et al. 2022 (arXiv 2205.05638)",
-    Params=TrainParams,
+    Params=TargetParams,
     learns="elementwise scales of the keys, the values and the input of the down projection, by gradient",
     parameters="out of key and value, in of the down projection, summed over layers",
+    deviations="where experts are stacked in one tensor, only feed-forward activations outside them are scaled, if any",
     fit=trains(adapter),
 )

@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lofit.fit.params import TrainParams
+from lofit.errors import EditError
 from lofit.methods.spec import Method, trains
+from lofit.methods.targets import QUERY_VALUE, Layers, TargetParams
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import LoraConfig, PeftConfig
+    from transformers import PreTrainedModel
 
     from lofit.fit.workbench import Workbench
 
 
-class Params(TrainParams):
+class Params(TargetParams):
     """Hyperparameters of LoRA."""
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16, gt=0, description="the update is scaled by alpha / rank")
-    target_modules: tuple[str, ...] | None = Field(
-        default=None, description="module names; null: PEFT's choice for the family (query and value for Llama)"
-    )
 
 
 def adapter(params: Params, bench: Workbench, use_dora: bool = False) -> PeftConfig:
-    """PEFT's LoRA without dropout, so that every method trains on the same forward pass."""
+    """PEFT's LoRA without dropout, so that every method trains on the same forward pass.
+
+    Raises:
+        EditError: the model lacks the modules, or PEFT would act on others.
+    """
     from peft import LoraConfig
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    from lofit.methods.targets import default_targets
-
-    targets = list(params.target_modules or ()) or default_targets(bench.session.model, KNOWN, ("q_proj", "v_proj"))
-    return LoraConfig(
+    model = bench.session.model
+    layers = Layers(model)
+    targets = layers.pick(params.target_modules, KNOWN, QUERY_VALUE, "query and value projection")
+    config = LoraConfig(
         task_type="CAUSAL_LM",
         r=params.rank,
         lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT annotates int and takes any number
         lora_dropout=0.0,
-        target_modules=targets,
         use_dora=use_dora,
+        **targets.by_name,
     )
+    if _goes_to_experts(config, model):
+        raise EditError(
+            f"target_modules: PEFT takes one of {', '.join(targets.names)} for the fused experts of {layers.kind}; "
+            f"leave it out: {layers.remedy}"
+        )
+    return config
+
+
+def _goes_to_experts(config: LoraConfig, model: PreTrainedModel) -> bool:
+    """Whether PEFT would act on stacked experts instead: it does so by names of older versions of transformers."""
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    converted = deepcopy(config)  # it is changed in place
+    try:
+        convert_peft_config_for_transformers(converted, model, None)
+    except ValueError:  # some of the names that it wants together are missing
+        return True
+    return bool(converted.target_parameters)
 
 
 METHOD = Method(

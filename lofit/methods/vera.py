@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lofit.fit.params import TrainParams
 from lofit.methods.spec import Method, trains
+from lofit.methods.targets import QUERY_VALUE, Layers, TargetParams
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lofit.fit.workbench import Workbench
 
 
-class Params(TrainParams):
+class Params(TargetParams):
     """Hyperparameters of VeRA."""
 
     rank: int = Field(default=256, ge=1)
@@ -23,12 +23,15 @@ class Params(TrainParams):
 
 
 def adapter(params: Params, bench: Workbench) -> PeftConfig:
-    """PEFT's VeRA without dropout; the random matrices are drawn again from the seed, not stored."""
+    """PEFT's VeRA without dropout; the random matrices are drawn again from the seed, not stored.
+
+    Raises:
+        EditError: the model lacks the modules.
+    """
     from peft import VeraConfig
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as KNOWN
 
-    from lofit.methods.targets import default_targets
-
+    targets = Layers(bench.session.model).pick(params.target_modules, KNOWN, QUERY_VALUE, "query and value projection")
     return VeraConfig(
         task_type="CAUSAL_LM",
         r=params.rank,
@@ -36,7 +39,7 @@ def adapter(params: Params, bench: Workbench) -> PeftConfig:
         vera_dropout=0.0,
         projection_prng_key=bench.seed,
         save_projection=False,
-        target_modules=default_targets(bench.session.model, KNOWN, ("q_proj", "v_proj")),
+        **targets.by_pattern,
     )
 
 

@@ -28,8 +28,9 @@ _ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo", "out_lin")
 _FFN_OUT = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "w2", "fc_out", "lin2", "wo")
 _FFN_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm", "post_ffw_layernorm")
 _FFN_PARENTS = ("mlp", "ffn", "feed_forward", "feedforward")
-# Parts of the module path of an encoder for another modality; its layers are not the language model's.
-_OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
+# Parts of the module path of an encoder for another modality, or of what connects it; its layers are not the language
+# model's.
+_OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech", "qformer", "perceiver", "resampler", "projector")
 
 
 @dataclass(frozen=True)
@@ -70,24 +71,10 @@ def find_site(model: nn.Module, name: SiteName = "head") -> Site:
     Raises:
         EditError: there is no such list, several, or one on which an edit would not act.
     """
-    base: Any = model
-    if hasattr(base, "get_base_model"):
-        base = base.get_base_model()
-    config = getattr(base, "config", None)
-    kind = type(base).__name__
-    if config is None or not hasattr(config, "get_text_config"):
-        raise EditError(f"{kind} has no transformers configuration; only transformers models can be edited")
-    if getattr(config, "is_encoder_decoder", False):
-        raise EditError(f"{kind} is an encoder-decoder; only decoder-only models can be edited")
-    config = config.get_text_config()
-    n_layers = config.num_hidden_layers
-
+    base, config = _decoder(model)
+    kind, n_layers = type(base).__name__, getattr(config, "num_hidden_layers", None)
     found, problems = [], []
-    for path, module in base.named_modules():
-        if not isinstance(module, nn.ModuleList) or len(module) != n_layers:
-            continue
-        if any(tower in part for part in path.split(".") for tower in _OTHER_TOWERS):
-            continue
+    for path, module in language_layers(model):
         try:
             found.append(_site_in(name, kind, config, path, module))
         except _Absent as error:
@@ -101,6 +88,40 @@ def find_site(model: nn.Module, name: SiteName = "head") -> Site:
         reason = problems[0] if problems else f"no module list has num_hidden_layers = {n_layers} entries"
         raise EditError(f"no place for a {name} edit found in {kind}: {reason}; this family cannot be edited there")
     return found[0]
+
+
+def language_layers(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """Path and modules of every list that can be the decoder layers of the language model.
+
+    These are the lists of ``num_hidden_layers`` entries outside the encoders of other modalities, such as the vision
+    tower of Gemma 3. PEFT models are looked through.
+
+    Raises:
+        EditError: it is no decoder-only ``transformers`` model.
+    """
+    base, config = _decoder(model)
+    n_layers = getattr(config, "num_hidden_layers", None)
+    return [
+        (path, module)
+        for path, module in base.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == n_layers
+        and not any(tower in part for part in path.split(".") for tower in _OTHER_TOWERS)
+    ]
+
+
+def _decoder(model: nn.Module) -> tuple[nn.Module, Any]:
+    """The model below any adapter, and the configuration of its language model."""
+    base: Any = model
+    if hasattr(base, "get_base_model"):
+        base = base.get_base_model()
+    config = getattr(base, "config", None)
+    kind = type(base).__name__
+    if config is None or not hasattr(config, "get_text_config"):
+        raise EditError(f"{kind} has no transformers configuration; only transformers models can be edited")
+    if getattr(config, "is_encoder_decoder", False):
+        raise EditError(f"{kind} is an encoder-decoder; only decoder-only models can be edited")
+    return base, config.get_text_config()
 
 
 class _Absent(Exception):
@@ -148,7 +169,7 @@ def _common(
     return common
 
 
-def _features(module: Any) -> tuple[int, int] | None:
+def linear_features(module: Any) -> tuple[int, int] | None:
     """Return the input and output widths of a linear map, looking through adapters; None for any other module."""
     base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
     if isinstance(base, nn.modules.linear.NonDynamicallyQuantizableLinear):
@@ -165,7 +186,7 @@ def _attention_out(path: str, module: Any) -> int | None:
         return None
     if "attn" not in parents[-1].lower() and "attention" not in parents[-1].lower():
         return None
-    features = _features(module)
+    features = linear_features(module)
     return features and features[0]
 
 
@@ -174,7 +195,7 @@ def _ffn_out(path: str, module: Any) -> int | None:
     *parents, leaf = path.split(".")
     if leaf not in _FFN_OUT or (parents and not any(part in _FFN_PARENTS for part in parents)):
         return None
-    features = _features(module)
+    features = linear_features(module)
     return features and features[1]
 
 
