@@ -96,7 +96,7 @@ def _variance_problems(config: Config, spec: ExperimentConfig, key: str) -> Iter
 
 def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: str) -> Iterator[str]:
     if arm.method not in methods.method_names():
-        yield f"{key}.method: {registry.unknown('method', arm.method, methods.method_names())}"
+        yield f"{key}.method: {registry.unknown_module('method', methods.__name__, arm.method)}"
         return
     method = methods.load_method(arm.method)
     yield from one_method_problems(config, arm.method, arm, key)

@@ -21,7 +21,7 @@ def method_problems(config: Config) -> Iterator[str]:
     """Of the configured methods."""
     for name, given in config.methods.items():
         if name not in methods.method_names():
-            yield f"methods: {registry.unknown('method', name, methods.method_names())}"
+            yield f"methods: {registry.unknown_module('method', methods.__name__, name)}"
         else:
             yield from one_method_problems(config, name, given or MethodConfig(), f"methods.{name}")
 
@@ -102,7 +102,7 @@ def _settings_tried(config: Config, name: str, entry: MethodConfig) -> int:
 def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str) -> Iterator[str]:
     name, known = heads.localizer or default, localize.localizer_names()
     if name not in known:
-        yield f"{key}.localizer: {registry.unknown('localizer', name, known)}"
+        yield f"{key}.localizer: {registry.unknown_module('localizer', localize.__name__, name)}"
         return
     if heads.task is not None and heads.task not in config.tasks:
         yield f"{key}.task: {registry.unknown('task', heads.task, config.tasks)}"
@@ -128,7 +128,9 @@ def head_count_problems(config: Config, counts: list[int | float], key: str) -> 
         for model in config.models:
             entry = config.model_entry(model)
             total = entry.n_layers * entry.n_heads
-            if (isinstance(k, int) and k > total) or (isinstance(k, float) and k > 1):
+            if isinstance(k, float) and k > 1:
+                yield f"{key}: {k} is neither a number nor a share of the {total} heads of {model}; give one below 1"
+            elif k > total:
                 yield (
                     f"{key}: {k} is more than the {total} heads of {model} "
                     f"({entry.n_layers} layers x {entry.n_heads}); give a smaller number, or a share between 0 and 1"

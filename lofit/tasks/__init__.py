@@ -7,10 +7,10 @@ A task folder holds ``prepare.py`` (which defines ``Options`` and ``TASK``), ``t
 from __future__ import annotations
 
 import hashlib
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lofit import registry
 from lofit.errors import TaskError
 from lofit.files import atomic_path, write_json, write_jsonl
 from lofit.tasks.base import Splits, Task, TaskOptions
@@ -45,14 +45,14 @@ def load_task(name: str, path: Path | None = None) -> Task:
 
     Raises:
         TaskError: no such task, or ``path`` holds none.
+        ConfigError: the task's module is damaged.
     """
     if path is not None:
         from lofit.tasks.own import own_task
 
         return own_task(name, path)
     task_folder(name)
-    task: Task = importlib.import_module(f"lofit.tasks.{name}.prepare").TASK
-    return task
+    return registry.load(f"{__name__}.{name}", "prepare", "TASK", Task)
 
 
 def lm_eval_config(
