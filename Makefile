@@ -4,7 +4,7 @@
 # make example  fit a task of one's own (examples/opposites)
 # make lock   renew the pinned versions       make docs   write the pages on methods, tasks
 # make bench  measure speed and memory against naive baselines (half an hour)
-# make clean  delete outputs and caches
+# make clean  delete outputs and caches, after asking (YES=1: without)
 #
 # Variables: PYTHON (3.11 or 3.12), CORES, CONFIG, DATA_MIRROR (folder to take datasets from instead of the
 # network), TORCH_INDEX (index with CPU builds of torch), SNAKEMAKE_ARGS, PYTEST_ARGS.
@@ -22,12 +22,13 @@ PYTEST_ARGS ?=
 LOCK := requirements/cpu-linux.lock
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
+MIRROR = $(abspath $(patsubst ~/%,$(HOME)/%,$(DATA_MIRROR)))
 TORCH = "$$(grep -o '^torch==[^ ]*' $(LOCK))"
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The rules call `python -m lofit`, so the environment comes first on PATH.
 RUN := PATH="$(BIN):$$PATH"
 SNAKEMAKE = $(RUN) snakemake --cores $(CORES) --configfile $(1) \
-	$(if $(DATA_MIRROR),--config data_mirror="$(abspath $(DATA_MIRROR))") $(SNAKEMAKE_ARGS)
+	$(if $(DATA_MIRROR),--config data_mirror="$(MIRROR)") $(SNAKEMAKE_ARGS)
 
 .PHONY: help setup demo smoke example bench test format lint docs lock clean
 # `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.
@@ -64,7 +65,7 @@ example: $(STAMP)
 	$(BIN)/lofit train --task-dir examples/opposites --method lofit --method lora --out results/example
 
 bench: $(STAMP)
-	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(abspath $(DATA_MIRROR))") python -m benchmarks.run
+	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") python -m benchmarks.run
 
 # As many processes as cores, each with one thread; the tests of a file, which share what is costly, in one of them.
 test: $(STAMP)
@@ -90,6 +91,14 @@ docs: $(STAMP)
 lock:
 	$(PYTHON) scripts/lock.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(UPGRADE),--upgrade)
 
+CACHES := .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
 clean:
+	@echo "To be deleted, with all that is in it:"
+	@find results -mindepth 1 -maxdepth 1 ! -name README.md
+	@ls -d $(CACHES) 2>/dev/null || true
+	@test "$(YES)" = 1 || test -t 0 || { echo "error: nobody to ask; say YES=1 to delete all this" >&2; exit 1; }
+	@test "$(YES)" = 1 || { printf "Delete it? [y/N] "; read -r answer; test "$$answer" = y; } \
+		|| { echo "nothing was deleted" >&2; exit 1; }
 	find results -mindepth 1 ! -path results/README.md -delete
-	rm -rf .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(CACHES)

@@ -68,7 +68,7 @@ def read_published(path: Path) -> list[Published]:
         ConfigError: not UTF-8 text, or a row that is malformed: one line naming file, line and remedy.
     """
     found = []
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t")
         try:
             if sorted(rows.fieldnames or ()) != sorted(COLUMNS):

@@ -17,6 +17,16 @@ from typing import Any
 
 from lofit.errors import LofitError, TaskError
 
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\3\4": "zip",
+    b"PAR1": "Parquet",
+}
+"""How files begin that hold rows in another form."""
+
 EXPORT_MARK = "lofit-export.json"
 """In a folder that was written for the user: the files that were written and their checksums."""
 
@@ -258,10 +268,14 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")  # some editors begin a file with a byte-order mark
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}); give a file of JSON lines") from None
     except UnicodeDecodeError as error:
+        for start, kind in _PACKED.items():
+            if data.startswith(start):
+                raise TaskError(f"{path}: a {kind} file; unpack it and give the JSON lines themselves") from None
         line = error.object[: error.start].count(b"\n") + 1
         raise TaskError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
     return [_row(line, f"{path}:{number}") for number, line in enumerate(text.split("\n"), start=1) if line.strip()]

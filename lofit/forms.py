@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
 
 from lofit.files import expanded
 
@@ -45,6 +45,14 @@ Line = Annotated[str, AfterValidator(_one_line)]
 
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem that was found with a file of the package or of the user's, as ``key: problem``."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join(
+        filter(None, [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ").lower()])
+    )
 
 
 class Form(BaseModel):

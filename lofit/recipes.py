@@ -11,8 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lofit.errors import ConfigError
+from lofit.forms import first_problem
+from lofit.strict_yaml import read_yaml
 
 
 class RecipeEntry(BaseModel):
@@ -36,9 +39,21 @@ def _matches(pattern: str | tuple[str, ...] | None, name: str) -> bool:
 
 @cache
 def load_recipe(path: Path) -> tuple[RecipeEntry, ...]:
-    """Read and check a recipe file."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    return tuple(RecipeEntry.model_validate(entry) for entry in entries)
+    """Read and check a recipe file.
+
+    Raises:
+        ConfigError: it cannot be read, or an entry is malformed: one line naming the file.
+    """
+    entries = read_yaml(path, ConfigError) or []
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: a recipe is a list of entries; found {type(entries).__name__}")
+    found = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            found.append(RecipeEntry.model_validate(entry))
+        except ValidationError as error:
+            raise ConfigError(f"{path}: entry {number}: {first_problem(error)}; correct it") from None
+    return tuple(found)
 
 
 def resolve(path: Path, model: str, task: str, overrides: dict[str, Any]) -> dict[str, Any]:

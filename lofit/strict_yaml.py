@@ -31,7 +31,7 @@ def read_yaml(path: Path, error: type[LofitError]) -> Any:
             text holds NUL or half a character.
     """
     try:
-        return _load(path.read_text(encoding="utf-8"))
+        return _load(path.read_text(encoding="utf-8-sig"))
     except OSError as fault:
         raise error(f"{path}: cannot be read ({fault.strerror}); give an existing file") from None
     except UnicodeDecodeError as fault:

@@ -6,10 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictInt, ValidationError
 
-from lofit.forms import Form, HeadCount, Line, MethodConfig, Seed
+from lofit.errors import ConfigError
+from lofit.forms import Form, HeadCount, Line, MethodConfig, Seed, first_problem
+from lofit.strict_yaml import read_yaml
 
 FOLDER = Path(__file__).parent
 Kind = Literal["table", "curve", "layers", "pareto", "variance"]
@@ -55,7 +56,12 @@ class ExperimentConfig(Form):
 
 @cache
 def _builtin(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    path = FOLDER / f"{name}.yaml"
+    found: dict[str, Any] = read_yaml(path, ConfigError)
+    try:
+        ExperimentConfig.model_validate(found)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}; correct it") from None
     return found
 
 

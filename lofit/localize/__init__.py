@@ -13,5 +13,4 @@ def localizer_names() -> tuple[str, ...]:
 
 def load_localizer(name: str) -> Localizer:
     """The localizer registered as ``name``."""
-    localizer: Localizer = registry.load(__name__, name, "LOCALIZER")
-    return localizer
+    return registry.load(__name__, name, "LOCALIZER", Localizer)

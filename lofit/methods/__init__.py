@@ -13,5 +13,4 @@ def method_names() -> tuple[str, ...]:
 
 def load_method(name: str) -> Method:
     """The method registered as ``name``."""
-    method: Method = registry.load(__name__, name, "METHOD")
-    return method
+    return registry.load(__name__, name, "METHOD", Method)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lofit.expected import TRAINED, Published, counterparts
+from lofit.errors import ConfigError
+from lofit.expected import FOLDER, TRAINED, Published, counterparts
 from lofit.report.collect import read_results
 from lofit.report.differences import Difference, mean_of, mean_over
 from lofit.report.items import item_scores
@@ -25,11 +26,19 @@ LEGEND = (
 
 
 def write_expected_table(table: RunTable) -> None:
-    """Write tables/expected.{csv,md,tex}: each published value with a counterpart, ours, and the difference."""
+    """Write tables/expected.{csv,md,tex}: each published value with a counterpart, ours, and the difference.
+
+    Raises:
+        ConfigError: no published value has one in this configuration.
+    """
     protocol = table.config.protocols[0]
     collected: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     records = []
-    for row, fits in counterparts(table):
+    if not (known := counterparts(table)):
+        raise ConfigError(
+            f"no value in {FOLDER} has a counterpart in this configuration; run models, tasks and methods that it names"
+        )
+    for row, fits in known:
         if row.artefact not in collected:
             part = row.artefact
             collected[part] = read_results(results_path(table, part)), pd.read_parquet(items_path(table, part))

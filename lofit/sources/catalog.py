@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
+from lofit.errors import ConfigError
+from lofit.forms import first_problem
 from lofit.sources.spec import ModelSource
+from lofit.strict_yaml import read_yaml
 
 
 class ModelEntry(BaseModel):
@@ -27,8 +30,13 @@ class ModelEntry(BaseModel):
 
 @cache
 def load_catalog() -> dict[str, ModelEntry]:
-    """All named models, in the order of ``catalog.yaml``."""
-    import yaml
+    """All named models, in the order of ``catalog.yaml``.
 
-    text = files("lofit.sources").joinpath("catalog.yaml").read_text(encoding="utf-8")
-    return {name: ModelEntry.model_validate(entry) for name, entry in yaml.safe_load(text).items()}
+    Raises:
+        ConfigError: it is malformed: one line naming the file.
+    """
+    path = Path(__file__).with_name("catalog.yaml")
+    try:
+        return TypeAdapter(dict[str, ModelEntry]).validate_python(read_yaml(path, ConfigError))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}; correct it") from None

@@ -168,7 +168,7 @@ def _banned(task: Task, options: TaskOptions, split: str, rows: list[Row], later
         first = rows[min(found)]
         raise TaskError(
             f"task {task.name}: {len(found)} {split} rows share their {task.overlap_key} with a later split (first: "
-            f"id {first['id']!r}); set its option overlap (`lofit train --overlap`) to replace or keep, or change the data"
+            f"id {first['id']!r}); set overlap to replace or keep (an option, `lofit train --overlap`), or fix the data"
         )
     return found
 

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
-from lofit.forms import Line, UserPath
+from lofit.forms import Line, UserPath, first_problem
 from lofit.strict_yaml import read_yaml
 from lofit.tasks.answers import canonical, same_text
 from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
 from lofit.tasks.own.utils import process_results
-from lofit.tasks.splits import cut_by, with_ids
+from lofit.tasks.splits import cut_by, normalised, with_ids
 
 Kind = Literal["generate", "choose", "prefer"]
 FIELDS: dict[Kind, tuple[str, ...]] = {
@@ -94,8 +94,7 @@ def _describe(path: Path) -> tuple[Path, Description]:
     try:
         return path.parent, Description.model_validate(read_yaml(path, TaskError))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise TaskError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; mend the file") from None
+        raise TaskError(f"{path}: {first_problem(error)}; fix the file") from None
 
 
 def _kind(train: Path) -> Kind:
@@ -129,7 +128,13 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]
     seen: Counter[str] = Counter()
     read = {split: with_ids(name, rows[split], seen) for split in splits}
     if "validation" not in files:
-        read["train"], read["validation"] = cut_by(read["train"], "prompt", (0.9, 0.1), SEED)
+        prompts = len({normalised(row["prompt"]) for row in read["train"]})
+        if prompts < 2:
+            raise TaskError(
+                f"{files['train']}: too few different prompts to set some aside ({prompts}); give validation.jsonl"
+            )
+        share = max(0.1, 1 / prompts)  # one prompt at least
+        read["train"], read["validation"] = cut_by(read["train"], "prompt", (1 - share, share), SEED)
     return Splits(**read)
 
 
