@@ -38,6 +38,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
     frame = frame.sort_values("x", kind="stable")
     scale = 100 if axis == "share" else 1
     panels, arms = list(frame.groupby(["model", "task"], sort=False)), list(dict.fromkeys(frame["arm"]))
+    drawn: dict[str, Any] = {}
     with figure_style():
         figure, grid = _grid(len(panels), title)
         for axes, ((model, task), panel) in zip(grid, panels, strict=False):
@@ -45,7 +46,8 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
             for arm, line in panel.groupby("arm", sort=False):
                 look = LINES[arms.index(arm) % len(LINES)]
                 known = line.dropna(subset=["value"])
-                axes.plot(scale * known["x"], 100 * known["value"], label=str(arm), markersize=4, linewidth=1.2, **look)
+                style = {"label": str(arm), "markersize": 4, "linewidth": 1.2, **look}
+                [drawn[str(arm)]] = axes.plot(scale * known["x"], 100 * known["value"], **style)
                 axes.fill_between(
                     scale * known["x"], 100 * known["low"], 100 * known["high"], color=look["color"], alpha=0.15, lw=0
                 )
@@ -65,7 +67,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
             axes.set_xlabel(_AXES[axis])
             axes.set_ylabel(f"{metrics[str(task)]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
-        _finish(figure, grid, len(panels), _caption(frame, "Bands: 95% interval over test items, seeds averaged."))
+        _finish(figure, drawn, _caption(frame, "Bands: 95% interval over test items, seeds averaged."))
         return _save(figure, frame, stem)
 
 
@@ -146,7 +148,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         "model", "arm", "tasks", "value", "low", "high", "trained_params", "seconds", "n_seeds", "n_items", "status",
         "note",
     ])  # fmt: skip
-    models = list(frame["model"].unique())
+    models, drawn = list(frame["model"].unique()), dict[str, Any]()
     with figure_style():
         figure = Figure(figsize=(7.4, 2.7 * len(models) + 1.4), layout="constrained")
         figure.suptitle(title, fontsize=10)
@@ -157,7 +159,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 row, (("trained_params", "trained parameters"), ("seconds", "seconds to localize and fit")), strict=True
             ):
                 of_model = means[(means["model"] == model) & means["value"].notna()]
-                _pareto_panel(axes, of_model, column, arms)
+                _pareto_panel(axes, of_model, column, arms, drawn)
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
                 axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
@@ -167,20 +169,19 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         caption = _caption(means, "Bars: 95% interval over test items.")
         if lost:
             caption += f" Not drawn: {'; '.join(lost)}; the CSV says why."
-        _finish(figure, list(grid.flat), grid.size, caption)
+        _finish(figure, drawn, caption)
         return _save(figure, means, stem)
 
 
-def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str]) -> None:
-    """Points with bars, and the front: what nothing cheaper beats."""
+def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str], drawn: dict[str, Any]) -> None:
+    """Points with bars, which are added to ``drawn``, and the front: what nothing cheaper beats."""
     shown = means[means[column] > 0]
     for line in shown.to_dict("records"):
         look = {key: value for key, value in LINES[arms.index(line["arm"]) % len(LINES)].items() if key != "linestyle"}
         bars = 100 * np.array([[line["value"] - line["low"]], [line["high"] - line["value"]]])
-        axes.errorbar(
-            line[column], 100 * line["value"], bars, label=line["arm"], linestyle="none", markersize=6, elinewidth=0.8,
-            capsize=2, **look,
-        )  # fmt: skip
+        drawn[line["arm"]] = axes.errorbar(
+            line[column], 100 * line["value"], bars, linestyle="none", markersize=6, elinewidth=0.8, capsize=2, **look
+        )
     front, best = [], -math.inf
     for line in shown.sort_values([column, "value"], ascending=[True, False]).to_dict("records"):
         if line["value"] > best:
@@ -191,9 +192,8 @@ def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str])
         linewidth=0.8, zorder=0,
     )  # fmt: skip
     for line in means[~(means[column] > 0)].to_dict("records"):
-        axes.axhline(
-            100 * line["value"], color="0.4", linestyle="--", linewidth=0.8, label=f"{line['arm']} (costs nothing)"
-        )
+        level = axes.axhline(100 * line["value"], color="0.4", linestyle="--", linewidth=0.8)
+        drawn[f"{line['arm']} (costs nothing)"] = level
     axes.grid(alpha=0.25, linewidth=0.5)
 
 
@@ -221,15 +221,14 @@ def _caption(frame: pd.DataFrame, note: str) -> str:
     return f"n = {span(known['n_items'], 'test item')}, {span(known['n_seeds'], 'seed')}. {note}"
 
 
-def _finish(figure: Figure, grid: list[Axes], n: int, caption: str) -> None:
-    """A legend for all panels, and the caption."""
-    found: dict[str, Any] = {}
-    for axes in grid[:n]:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
+def _finish(figure: Figure, drawn: dict[str, Any], caption: str) -> None:
+    """A legend for all panels, and the caption.
+
+    What was drawn is collected by hand: matplotlib's own list leaves out names that begin with an underscore.
+    """
     width = figure.get_figwidth()
     figure.legend(
-        list(found.values()), list(found), loc="outside lower center", ncols=max(1, min(len(found), int(width / 1.6))),
+        list(drawn.values()), list(drawn), loc="outside lower center", ncols=max(1, min(len(drawn), int(width / 1.6))),
         frameon=False, title=textwrap.fill(caption, int(width * 15)), title_fontsize=8, fontsize=8,
     )  # fmt: skip
 

@@ -36,6 +36,8 @@ _SETTINGS: dict[Any, Any] = {
     "hatch.linewidth": 0.6,
     "hatch.color": "0.72",
     "pdf.fonttype": 42,  # TrueType: text stays text in the PDF
+    "text.parse_math": False,  # names and titles are the user's: two dollar signs are no formula
+    "text.usetex": False,
 }
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,6 +29,7 @@ from lofit.report.experiments import layer_counts, write_experiment
 from lofit.report.figures import draw_curves, draw_layers, draw_pareto
 from lofit.report.node import collect_results, comparison
 from lofit.report.paths import results_path
+from lofit.report.style import save_figure
 from lofit.runs import ALL, RunTable
 from tests.fitted import fitted_table, tiny_config
 from tests.unit.report import frames
@@ -217,6 +219,39 @@ def test_failed_points_are_named_not_left_blank(tmp_path: Path, monkeypatch: pyt
     assert means["value"].notna().tolist() == [False, True, False]
     draw_pareto(frame[frame["arm"] == "three"], tmp_path / "h", title="T")
     assert any(text.startswith("No score to draw. Not drawn: three on m") for text in texts(drawn[2]))
+
+
+AS_THEY_ARE = ("from $5 \\bad{ to $6", "_first_", "50% of a^b_c", r"\$x\$ & #1 {~}", "a $ b", "$$")
+"""Names that matplotlib would read as formulas, drop from the legend, or fail on."""
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+
+    def keep(figure: Figure, stem: Path) -> list[Path]:
+        drawn.append(figure)
+        return save_figure(figure, stem)  # a formula with a mistake in it fails here
+
+    monkeypatch.setattr("lofit.report.figures.save_figure", keep)
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)  # as a user's matplotlibrc may say
+    title = "Cost $\\bad{$ of _it_ in % & ^"
+    lines = [(AS_THEY_ARE[i % 2], arm, 0.1 * i, 0.5) for i, arm in enumerate(AS_THEY_ARE)]
+    frame = points(*lines, *((AS_THEY_ARE[1 - i % 2], arm, 0.1 * i, 0.5) for i, arm in enumerate(AS_THEY_ARE)))
+    frame["model"] = "m $1 $2 \\bad{"
+    draw_curves(frame, tmp_path / "a", title=title, axis="n_train", metrics=dict.fromkeys(AS_THEY_ARE, "$a_b$"))
+    draw_pareto(frame, tmp_path / "b", title=title)
+    layers = frame.assign(layer=0, share=0.1, n_rankings=2, n_folds=1)
+    draw_layers(layers, tmp_path / "c", title=title)
+    for figure in drawn:
+        shown = [(text.get_text(), text.get_parse_math(), text.get_usetex()) for text in figure.findobj(Text)]
+        assert {as_it_is for as_it_is, _, _ in shown} >= {title}
+        assert not any(math or tex for _, math, tex in shown)
+    in_legends = [{text.get_text() for text in legend.get_texts()} for figure in drawn for legend in figure.legends]
+    assert in_legends == [{*AS_THEY_ARE}, {*AS_THEY_ARE, f"{AS_THEY_ARE[0]} (costs nothing)"}]
+    titles = {axes.get_title() for axes in drawn[0].axes}
+    assert titles == {f"{task}, m $1 $2 \\bad{{" for task in AS_THEY_ARE[:2]}
+    assert {f"m $1 $2 \\bad{{, {arm}" for arm in AS_THEY_ARE} <= {axes.get_title() for axes in drawn[2].axes}
+    assert {label.get_text() for axes in drawn[2].axes[:6] for label in axes.get_yticklabels()} == {*AS_THEY_ARE[:2]}
 
 
 def test_points_of_failed_runs_keep_their_reason() -> None:
