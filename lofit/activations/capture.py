@@ -16,11 +16,11 @@ from lofit.activations.store import TEXT_COLUMNS
 from lofit.errors import FitError
 from lofit.files import reserve
 from lofit.fit.cost import Meter
-from lofit.fit.examples import Example, check_lengths, encode
+from lofit.fit.examples import Example, check_texts, encode
 from lofit.fit.session import Session
 from lofit.interventions import find_site
 from lofit.packing.forward import answer_logits
-from lofit.packing.rows import apart
+from lofit.packing.rows import PAD, apart
 from lofit.progress import track
 
 
@@ -51,7 +51,7 @@ def encode_texts(session: Session, texts: pd.DataFrame) -> list[Example]:
     pairs = zip(texts["prompt"], texts["answer"], strict=True)
     named = [(f"text {prompt[:40]!r}", prompt, answer) for prompt, answer in pairs]
     encoded = [(name, encode(session.tokenizer, prompt, answer, name)) for name, prompt, answer in named]
-    check_lengths(encoded, None, session.window)
+    check_texts(encoded, None, session.window, session.vocabulary)
     return [text for _, text in encoded]
 
 
@@ -88,7 +88,6 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
         reserve(file)
     meter = Meter(model.device)
     order = sorted(range(len(examples)), key=lambda i: (-lengths[i], i))  # longest first: out of memory shows at once
-    pad = session.tokenizer.pad_token_id or 0
     steps = range(0, len(order), batch_size)
     with (
         _hooks(model, site.layers, site.suffix, site.n_layers) as last,
@@ -96,7 +95,7 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
     ):
         for start in steps:
             rows = order[start : start + batch_size]
-            answer_logits(model, apart([examples[i] for i in rows], pad, model.device))
+            answer_logits(model, apart([examples[i] for i in rows], PAD, model.device))
             for layer in range(site.n_layers):
                 heads_now, block_now = last["head", layer], last["block", layer]
                 if not (heads_now.isfinite().all() and block_now.isfinite().all()):

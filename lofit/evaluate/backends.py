@@ -15,7 +15,7 @@ from lm_eval.api.registry import get_model
 from peft import PeftModel
 
 from lofit.errors import ConfigError, EditError
-from lofit.evaluate.finite import FiniteLM
+from lofit.evaluate.finite import FiniteLM, OneEncoding
 from lofit.evaluate.lm import LocalizedLM
 from lofit.evaluate.protocol import OURS, STOCK, VLLM, Backend
 from lofit.files import read_json
@@ -58,7 +58,8 @@ def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
         pretrained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     pretrained.to("cpu")
-    return get_model(VLLM)(pretrained=str(folder), dtype=dtype, batch_size="auto")
+    made: Any = type("VLLM", (OneEncoding, get_model(VLLM)), {})
+    return made(pretrained=str(folder), dtype=dtype, batch_size="auto")
 
 
 def _require_readable(folder: Path, config: Any) -> None:

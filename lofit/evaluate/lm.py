@@ -17,7 +17,7 @@ from lofit.evaluate.window import check_answers
 from lofit.fit.examples import Example
 from lofit.interventions.spans import generation_spans, needs_spans
 from lofit.packing.forward import answer_logits
-from lofit.packing.rows import apart
+from lofit.packing.rows import PAD, apart
 from lofit.packing.support import longest_packable, packing_holds
 from lofit.progress import track
 
@@ -28,7 +28,7 @@ Settings = tuple[list[str], int, bool]
 class LocalizedLM(FiniteLM):
     """The stock ``hf`` model, except for how its results are computed.
 
-    Requests, their encoding and their results are those of the stock model. The answers to one question share a row and
+    Requests and their results are those of the stock model. The answers to one question share a row and
     all questions their preamble (:mod:`lofit.evaluate.trie`), the output head runs on answers alone, and an adapter is
     told where prompt and answer are. A model for which a block mask cannot be right is left to the stock code, or, if
     its adapter has to know the positions, computes each text in a row of its own.
@@ -76,10 +76,6 @@ class LocalizedLM(FiniteLM):
     def _scorer(self) -> Scorer:
         return score_rows
 
-    @property
-    def _pad_id(self) -> int:
-        return self.tokenizer.pad_token_id or 0
-
     def _packed(self, texts: Sequence[Example]) -> dict[Example, Score]:
         """Scores of the texts, those that share a prompt in one row."""
         rows: dict[tuple[int, ...], list[Example]] = {}
@@ -88,7 +84,7 @@ class LocalizedLM(FiniteLM):
         groups = list(rows.values())
         results: dict[Example, Score] = {}
         with track("scoring", len(groups)) as advance:
-            for i, scores in score_packed(self.model, groups, self._pad_id, int(self.batch_size_per_gpu), self._scorer):
+            for i, scores in score_packed(self.model, groups, PAD, int(self.batch_size_per_gpu), self._scorer):
                 results |= zip(groups[i], scores, strict=True)
                 advance("")
         return results
@@ -102,7 +98,7 @@ class LocalizedLM(FiniteLM):
         with track("scoring", -(-len(order) // size)) as advance:
             for start in range(0, len(order), size):
                 part = order[start : start + size]
-                rows = apart(part, self._pad_id, self.device)
+                rows = apart(part, PAD, self.device)
                 results |= zip(part, sums_by_text(answer_logits(self.model, rows), rows, len(part)), strict=True)
                 advance("")
         return results
@@ -166,7 +162,7 @@ class LocalizedLM(FiniteLM):
         results: dict[str, str] = {}
         size = int(self.batch_size_per_gpu)
         with track("generating", len(prompts)) as advance:
-            for i, ids in generate(self.model, prompts, n_tokens, is_done, ends, self._pad_id, size):
+            for i, ids in generate(self.model, prompts, n_tokens, is_done, ends, PAD, size):
                 text = postprocess_generated_text(self.tok_decode(ids), until, None)
                 results |= dict.fromkeys(by_ids[prompts[i]], text)
                 advance("")

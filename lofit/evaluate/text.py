@@ -15,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.errors import FitError
 from lofit.evaluate.finite import require_finite
+from lofit.fit.examples import check_ids, front_ids
+from lofit.fit.session import vocabulary_of
 from lofit.interventions.spans import given_spans
 from lofit.progress import track
 
@@ -61,6 +63,7 @@ def score_text(
     samples: list[dict[str, Any]] = []
     with track("text", len(windows)) as advance:
         for number, name, ids in windows:
+            check_ids(ids, vocabulary_of(model), f"text {name}")
             tokens = torch.tensor([ids], device=model.device)
             log_probs = _log_probs(model, tokens)
             with _switched_off(model):
@@ -78,9 +81,8 @@ def score_text(
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
-    """Ids of a text's windows, each after the token that begins every text, where the tokenizer has one."""
-    first = [tokenizer.bos_token_id]
-    begin = first if tokenizer("", verbose=False)["input_ids"][:1] == first else []
+    """Ids of a text's windows, each after what the tokenizer puts in front of every text."""
+    begin = front_ids(tokenizer)
     ids, size = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], WINDOW - len(begin)
     return [begin + ids[start : start + size] for start in range(0, len(ids) - size + 1, size)] or [begin + ids]
 

@@ -34,21 +34,42 @@ Row = tuple[Example, ...]
 """The texts of one row of data: ``(target,)`` for SFT, ``(chosen, rejected)`` for DPO."""
 
 
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokenise a text as training, activations and evaluation all do.
+
+    What the tokenizer puts in front of every text (BOS) is there once, also where the text itself begins with it, as a
+    rendered chat template does. What it would append (EOS) is not: more may follow.
+
+    Returns:
+        The ids, and for each the characters of the text that it covers: (start, end), (0, 0) for what stands in front.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    front = front_ids(tokenizer)
+    if front and ids[: len(front)] != front:
+        ids, offsets = front + ids, [(0, 0)] * len(front) + offsets
+    return ids, offsets
+
+
+def front_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens that the tokenizer puts in front of every text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True, verbose=False)
+    return encoded["input_ids"][: encoded["special_tokens_mask"].index(0)]
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, name: str = "row") -> Example:
-    """Tokenise ``prompt + answer`` in one piece and append end-of-sequence.
+    """Tokenise ``prompt + answer`` in one piece with :func:`token_ids` and append end-of-sequence.
 
     The answer begins at the first token that holds a character of it, so a token that spans the boundary counts
-    as answer. Special tokens in front (BOS) are the tokenizer's default, as in evaluation.
+    as answer.
 
     Raises:
         FitError: prompt or answer has no token, or there is no end-of-sequence token.
     """
     if tokenizer.eos_token_id is None:
         raise FitError("the tokenizer has no end-of-sequence token; choose a model that has one")
-    encoded = tokenizer(prompt + answer, return_offsets_mapping=True)
-    ids = list(encoded["input_ids"])
-    offsets = encoded["offset_mapping"]
-    while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers append it themselves
+    ids, offsets = token_ids(tokenizer, prompt + answer)
+    while ids and ids[-1] == tokenizer.eos_token_id:  # an answer may spell it out
         ids.pop()
     boundary = len(prompt)
     start = next((i for i, (_, end) in enumerate(offsets[: len(ids)]) if end > boundary), len(ids))
@@ -60,16 +81,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, name: s
     return Example(tuple(ids), start)
 
 
-def check_lengths(texts: Sequence[tuple[str, Example]], max_length: int | None, window: int | None) -> None:
-    """Check that texts are within bounds. None is ever cut: what is learned would be another text.
+def check_texts(
+    texts: Sequence[tuple[str, Example]], max_length: int | None, window: int | None, vocabulary: int | None
+) -> None:
+    """Check that the model can read texts whole. None is ever cut: what is learned would be another text.
 
     Args:
         texts: each with what it is called.
         max_length: most tokens, end-of-sequence included; None: any.
         window: most tokens that the model reads, which it never does with end-of-sequence; None: any.
+        vocabulary: rows of the model's embedding; None: any.
 
     Raises:
-        FitError: how many are longer, and the first of them.
+        FitError: how many are longer, and the first of them; or a token has no row in the embedding.
     """
     bounds = {
         f"max_length {max_length}; raise max_length": max_length,
@@ -80,6 +104,21 @@ def check_lengths(texts: Sequence[tuple[str, Example]], max_length: int | None, 
             name, length = long[0]
             remedy = "or remove what is longer, which is never cut"
             raise FitError(f"{name}: {length} tokens exceed {bound}, {remedy} ({len(long)} of {len(texts)} texts)")
+    for name, text in texts:
+        check_ids(text.ids, vocabulary, name)
+
+
+def check_ids(ids: Sequence[int], vocabulary: int | None, name: str) -> None:
+    """Check that the model knows every token; a tokenizer may have added tokens that it was never resized for.
+
+    Raises:
+        FitError: a token has no row in the embedding.
+    """
+    if vocabulary is not None and (largest := max(ids, default=0)) >= vocabulary:
+        raise FitError(
+            f"{name}: token {largest} has no row in the model's embedding, which has {vocabulary}; resize the model to "
+            "its tokenizer (resize_token_embeddings), or remove what holds the token"
+        )
 
 
 def encode_rows(
@@ -88,6 +127,7 @@ def encode_rows(
     objective: str,
     max_length: int,
     window: int | None = None,
+    vocabulary: int | None = None,
 ) -> list[Row]:
     """Encode the texts of every row.
 
@@ -96,11 +136,12 @@ def encode_rows(
         rows: of the split.
         objective: ``sft`` or ``dpo``.
         max_length: most tokens of a text.
-        window: most tokens that the model reads.
+        window: most tokens that the model reads; None: any.
+        vocabulary: rows of the model's embedding; None: any.
 
     Raises:
         TaskError: a row lacks a training field.
-        FitError: a row cannot be encoded, or is too long.
+        FitError: a row cannot be encoded, is too long, or holds a token that the model does not know.
     """
     prompt_field, answer_fields = (
         ("prompt", ("target",)) if objective == "sft" else ("train_prompt", ("chosen", "rejected"))
@@ -113,5 +154,5 @@ def encode_rows(
         name = f"row {row.get('id')!r}"
         encoded.append(tuple(encode(tokenizer, row[prompt_field], row[f], name) for f in answer_fields))
     named = [(f"row {row.get('id')!r}", text) for row, texts in zip(rows, encoded, strict=True) for text in texts]
-    check_lengths(named, max_length, window)
+    check_texts(named, max_length, window, vocabulary)
     return encoded

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 
-from lofit.errors import ConfigError, SourceError, brief
+from lofit.errors import ConfigError, FitError, SourceError, brief
 from lofit.files import need, read_json, read_jsonl
+from lofit.fit.examples import check_ids
 from lofit.fit.outcome import out_of_memory
 from lofit.fit.params import ComputeParams
 from lofit.runs import DTYPES
@@ -131,15 +132,21 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         SourceError: there is none, or it is not a fast one.
+        FitError: it has no end-of-sequence token, with which every answer ends, or the model does not know it.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": _trusted(folder)}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=_trusted(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        vocabulary = AutoConfig.from_pretrained(folder, **options).get_text_config().vocab_size
     except Exception as error:  # likewise
         raise SourceError(f"{folder}: no loadable tokenizer ({brief(error)})") from None
     if not tokenizer.is_fast:
         raise SourceError(f"{folder}: the tokenizer gives no character offsets; use a model with a fast tokenizer")
+    if tokenizer.eos_token_id is None:
+        raise FitError(f"{folder}: the tokenizer has no end-of-sequence token; choose a model that has one")
+    check_ids([tokenizer.eos_token_id], vocabulary, f"{folder}, end-of-sequence")
     return tokenizer
 
 
@@ -173,6 +180,17 @@ class Session:
         """Most tokens that the model reads; None if it does not say."""
         found: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return found
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the model's embedding: ids of tokens are below it."""
+        return vocabulary_of(self.model)
+
+
+def vocabulary_of(model: Any) -> int:
+    """Rows of a model's embedding."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    return rows
 
 
 def open_session(

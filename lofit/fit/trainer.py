@@ -21,7 +21,7 @@ from lofit.fit.objectives import DpoObjective, Objective, SftObjective
 from lofit.fit.prefix import GB
 from lofit.fit.savepoint import SavePoint, fingerprint
 from lofit.packing.forward import answer_logits
-from lofit.packing.rows import apart
+from lofit.packing.rows import PAD, apart
 from lofit.progress import track
 
 if TYPE_CHECKING:
@@ -79,16 +79,19 @@ class Validation:
             raise EditError("the session's model already has an adapter; open a new session, or unload the adapter")
         self.objective = make_objective(session, params)
         self.rows = encode_rows(
-            session.tokenizer, session.validation, session.objective, params.max_length, session.window
+            session.tokenizer,
+            session.validation,
+            session.objective,
+            params.max_length,
+            session.window,
+            session.vocabulary,
         )
         self.batch_size = params.batch_size
-        pad = session.tokenizer.pad_token_id
-        self._pad_id = session.tokenizer.eos_token_id if pad is None else pad
         self.objective.prepare(self.forward(session.model), self.rows, self.batch_size)
 
     def forward(self, model: nn.Module, others: Sequence[Row] = ()) -> Forward:
         """The forward pass of a model on the validation rows, and on others."""
-        return Forward(model, [*self.rows, *others], self._pad_id)
+        return Forward(model, [*self.rows, *others], PAD)
 
     @torch.no_grad()
     def loss(self, forward: Forward) -> float | None:
@@ -144,7 +147,9 @@ def train(
             before.
     """
     validation = Validation(session, params)
-    rows = encode_rows(session.tokenizer, session.train, session.objective, params.max_length, session.window)
+    rows = encode_rows(
+        session.tokenizer, session.train, session.objective, params.max_length, session.window, session.vocabulary
+    )
     if not rows:
         raise TaskError("there are no training rows; raise n_train")
     live = LiveCheck(session, rows[0])

@@ -13,6 +13,8 @@ from lofit.packing.trie import Role, Trie
 
 # Measured on SmolLM2-135M, CPU, float32; larger models have relatively cheaper attention, so there it is cautious.
 EQUAL_LENGTH = 1000
+PAD = 0
+"""What fills rows up: any token that the embedding surely has; a tokenizer's own padding token may be none of them."""
 
 
 @dataclass(frozen=True)

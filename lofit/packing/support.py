@@ -9,9 +9,10 @@ import torch
 from peft import PeftModel
 
 from lofit.fit.examples import Example
+from lofit.fit.outcome import out_of_memory
 from lofit.interventions.spans import counts_tokens
 from lofit.packing.forward import answer_log_probs, prefill, repeated
-from lofit.packing.rows import apart, packed
+from lofit.packing.rows import PAD, apart, packed
 from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 
@@ -49,11 +50,20 @@ def packing_holds(model: Any) -> bool:
     first = min(20, model.config.get_text_config().vocab_size // 2)
     ids = list(range(first, first + 12))
     texts = [Example((*ids[:8], *ids[8:11]), 8), Example((*ids[:8], *ids[9:]), 7), Example((*ids[:9], ids[2]), 8)]
-    rows = apart(texts, 0, model.device)
+    try:
+        return _same_packed(model, ids, texts, tolerance)
+    except Exception as error:  # a family may take no such mask in its own way; a want of memory is no answer
+        if out_of_memory(error):
+            raise
+        return False
+
+
+def _same_packed(model: Any, ids: list[int], texts: list[Example], tolerance: float) -> bool:
+    rows = apart(texts, PAD, model.device)
     expected = answer_log_probs(model, rows)
     for prefix, groups in ((3, [[texts]]), (0, [[texts[:1], texts[1:]]])):
         tries = [[Trie(group, prefix) for group in row] for row in groups]
-        together = packed(tries, 0, model.device, model.dtype, prefix)
+        together = packed(tries, PAD, model.device, model.dtype, prefix)
         found = answer_log_probs(model, together, repeated(prefill(model, ids[:prefix]), len(tries)), Tail(model))
         if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
             return False

@@ -131,6 +131,21 @@ def test_a_model_that_disregards_the_mask_is_found_out() -> None:
     assert_equal_scores(*lms(model))
 
 
+def test_a_family_that_fails_on_a_block_mask_is_computed_text_by_text() -> None:
+    model = tiny_model("openai-gpt", vocab_size=259, n_positions=512)  # takes a mask of two dimensions only
+    assert longest_packable(model) > 0
+    assert not packing_holds(model)
+    assert_equal_scores(*lms(model))
+
+
+def test_a_want_of_memory_is_no_answer() -> None:
+    model = tiny_model("llama", **SIZES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.model, "forward", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            packing_holds(model)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_edits_at_answer_positions_act_there_and_nowhere_else(family: str) -> None:
     config = LofitConfig(heads=[(0, 1), (2, 3)], positions="answer", scale=True, offset=True, init_std=1.0)
