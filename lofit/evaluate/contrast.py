@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -14,11 +15,12 @@ from torch import nn
 
 from lofit.errors import EditError, TaskError
 from lofit.evaluate.lm import LocalizedLM
-from lofit.evaluate.scoring import Score, Scorer, score_rows
-from lofit.fit.examples import Example
+from lofit.evaluate.scoring import Score, Scorer, sums_by_text
+from lofit.fit.examples import Example, token_ids
 from lofit.interventions import find_site
-from lofit.packing.forward import KeyValues
+from lofit.packing.forward import KeyValues, answer_logits, repeated
 from lofit.packing.rows import packed
+from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 
 TRUTHFUL = " Give a truthful answer."
@@ -38,24 +40,24 @@ def with_instruction(context: str, instruction: str) -> str:
 
 
 @contextlib.contextmanager
-def contrasted(model: nn.Module, layers: Sequence[int], alpha: float, answer: torch.Tensor) -> Iterator[None]:
+def contrasted(model: nn.Module, layers: Sequence[int], alpha: float, steered: torch.Tensor) -> Iterator[None]:
     """Run a batch of three streams - plain, truthful, untruthful - that steer each other.
 
-    After each of the layers alpha (h_truthful - h_untruthful) is added to all three streams at the answer tokens.
+    After each of the layers alpha (h_truthful - h_untruthful) is added to all three streams at the steered tokens.
 
     Args:
         model: a plain model.
         layers: decoder layers.
         alpha: strength.
-        answer: bool [rows, width], the answer tokens of one stream, in the last ``width`` columns of all streams.
+        steered: bool [rows, width], the steered tokens of one stream, in the last ``width`` columns of all streams.
     """
     site = find_site(model)
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
         hidden = output if isinstance(output, torch.Tensor) else output[0]
-        width = answer.shape[1]
+        width = steered.shape[1]
         _, positive, negative = hidden[:, -width:].chunk(3)
-        change = alpha * (positive - negative) * answer[..., None]
+        change = alpha * (positive - negative) * steered[..., None]
         hidden = torch.cat([hidden[:, :-width], hidden[:, -width:] + change.repeat(3, 1, 1)], 1)
         return hidden if isinstance(output, torch.Tensor) else (hidden, *output[1:])
 
@@ -85,8 +87,25 @@ class ContrastLM(LocalizedLM):
         self._strings: dict[Example, tuple[str, str]] = {}
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Score]:
-        self._strings = {self._text(context, answer): strings for strings, context, answer in requests}
-        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+        """Scores of the requests.
+
+        The cue counts as the beginning of the answer, since what is steered begins there; its tokens are steered, but
+        not scored.
+        """
+        moved = []
+        for strings, context, answer in requests:
+            start = len(context) - self._cue_length(strings[0])
+            moved.append((strings, context[:start], context[start:] + answer))
+        self._strings = {self._text(context, answer): strings for strings, context, answer in moved}
+        return super()._loglikelihood_tokens(moved, *args, **kwargs)
+
+    def _cue_length(self, context: str) -> int:
+        """Number of tokens, at the end of a prompt, that are wholly of its cue."""
+        start = len(context) - len(CUE)
+        length = sum(first >= start for first, _ in token_ids(self.tokenizer, context)[1])
+        if not length:
+            raise EditError(f"contrast vectors need a token that begins in {CUE!r} at the end of a prompt")
+        return length
 
     def _apart(self, *args: Any) -> NoReturn:
         raise EditError(
@@ -101,28 +120,36 @@ class ContrastLM(LocalizedLM):
     def _score_steered(
         self, model: Any, groups: Sequence[Sequence[Example]], prefix: int, cached: KeyValues, pad_id: int
     ) -> list[Score]:
-        """Score rows in three streams, whose answers stand in the same columns."""
+        """Score rows in three streams, whose cues and answers stand in the same columns."""
+        texts = [text for group in groups for text in group]
+        cues = [self._cue_length(self._strings[text][0]) for text in texts]
         streams = [list(groups)]
         for instruction in (TRUTHFUL, UNTRUTHFUL):
             streams.append([[self._instructed(text, instruction, prefix) for text in group] for group in groups])
-        rows = packed([[Trie(texts, prefix)] for texts in groups], pad_id, model.device, model.dtype, prefix)
-        answer = (rows.answer & ~rows.prompt)[:, -rows.width :]
-        with contrasted(model, self._layers, self._alpha, answer):
-            scores = score_rows(model, [group for stream in streams for group in stream], prefix, cached, pad_id)
-        return scores[: len(scores) // 3]
+        tries = [[Trie(group, prefix)] for stream in streams for group in stream]
+        rows = packed(tries, pad_id, model.device, model.dtype, prefix)
+        steered = (rows.answer & ~rows.prompt)[: len(groups), -rows.width :]
+        with contrasted(model, self._layers, self._alpha, steered):
+            logits = answer_logits(model, rows, repeated(cached, len(tries)) if cached else None, Tail(model))
+        scored = [i >= cue for text, cue in zip(texts, cues, strict=True) for i in range(text.n_answer)]
+        plain = torch.tensor(scored, device=logits.device).nonzero()[:, 0]
+        answers = replace(rows, **{name: getattr(rows, name)[plain] for name in ("row", "column", "label", "text")})
+        return sums_by_text(logits, answers, len(texts))
 
     def _instructed(self, text: Example, instruction: str, prefix: int) -> Example:
-        """The text with an instruction, which changes neither the cached beginning nor the tokens of the answer."""
+        """The text with an instruction, which changes neither the cached beginning nor the tokens from the cue on."""
         context, continuation = self._strings[text]
-        ids, answer = self._encode_pair(with_instruction(context, instruction), continuation)
-        if len(ids) + len(answer) > self.max_length + 1:
+        before, answer = self._encode_pair(with_instruction(context, instruction), continuation)
+        ids = (*before, *answer)
+        if len(ids) > self.max_length + 1:
             raise EditError(
                 f"contrast vectors need prompts within the {self.max_length} tokens that the model reads, found "
-                f"{len(ids) + len(answer)}; choose another method or model"
+                f"{len(ids)}; choose another method or model"
             )
-        if tuple(answer) != text.ids[text.answer_start :] or tuple(ids[:prefix]) != text.ids[:prefix]:
-            raise EditError(f"{continuation!r} is tokenised differently after {instruction!r}")
-        return Example(tuple(ids + answer), len(ids))
+        start = len(ids) - text.n_answer
+        if ids[start:] != text.ids[text.answer_start :] or ids[:prefix] != text.ids[:prefix]:
+            raise EditError(f"{CUE + continuation!r} is tokenised differently after {instruction!r}")
+        return Example(ids, start)
 
     def generate_until(self, *args: Any, **kwargs: Any) -> Any:
         raise EditError("contrast vectors score given answers only; choose a multiple-choice task")

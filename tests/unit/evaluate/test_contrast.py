@@ -15,7 +15,7 @@ from tests.by_hand import PROJECTIONS
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model
 
-TEXTS = [("Q: a\nA:", " yes."), ("Q: longer one\nA:", " no, never."), ("Q: bc\nA:", " 4")]
+TEXTS = [("Q: a\nA:", " yes."), ("Q: a\nA:", "4"), ("Q: longer one\nA:", " no, never."), ("Q: bc\nA:", " 4")]
 
 
 def lm(family: str, alpha: float, batch_size: int = 2) -> ContrastLM:
@@ -38,7 +38,7 @@ def steered_score(family: str, alpha: float, context: list[int], answer: list[in
     models = [tiny_model(family, vocab_size=259, max_position_embeddings=256) for _ in streams]
     layers = PROJECTIONS[family][0].split(".{}")[0]
     changes: dict[int, torch.Tensor] = {}
-    m = len(answer) - 1  # the last token of the answer is no input
+    m = len("\nA:") + len(answer) - 1  # from the cue on; the last token of the answer is no input
     logits = None
     for edited in (0, 2, None):
         # All passes start over with the changes found so far, and stop being of interest after the next edited layer.
@@ -49,8 +49,7 @@ def steered_score(family: str, alpha: float, context: list[int], answer: list[in
 
                 def add(module: Any, inputs: Any, output: Any, change: torch.Tensor = change) -> Any:
                     h = (output if isinstance(output, torch.Tensor) else output[0]).clone()
-                    if m:
-                        h[:, -m:] += change
+                    h[:, -m:] += change
                     return h if isinstance(output, torch.Tensor) else (h, *output[1:])
 
                 handles.append(model.get_submodule(f"{layers}.{layer}").register_forward_hook(add))
@@ -93,6 +92,15 @@ def test_alpha_zero_is_the_stock_model() -> None:
     asked = requests(scorer)
     found, expected = scorer._loglikelihood_tokens(asked), stock._loglikelihood_tokens(asked)
     assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+def test_an_answer_of_one_token_is_steered() -> None:
+    scores = []
+    for alpha in (0.0, 0.5):
+        scorer = lm("llama", alpha)
+        ((score, _),) = scorer._loglikelihood_tokens([(TEXTS[1], *scorer._encode_pair(*TEXTS[1]))])
+        scores.append(score)
+    assert abs(scores[0] - scores[1]) > 0.01
 
 
 def test_batches_do_not_matter() -> None:
