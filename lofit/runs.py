@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from lofit import grid, localize, methods
 from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import OPEN, PAPER, Backend, Protocol
+from lofit.evaluate.protocol import PAPER, Backend, Protocol
 from lofit.experiments import ArmConfig, ExperimentConfig
 from lofit.forms import HeadsConfig, MethodConfig
 from lofit.recipes import resolve
@@ -262,14 +262,13 @@ class RunTable:
         The latter is asked of the configured methods only, not of runs that an experiment adds, nor of prompting, which
         is the base model there. A task with several folds shares its questions among them, so a method fitted on one of
         them, or with heads ranked on one, is scored on the test items of that one alone. What nothing is fitted for is
-        scored on another task once, and not for every split. A method that scores in a way of its own only reads
-        answers, and words none.
+        scored on another task once, and not for every split. Under which protocols a method is scored, it says itself.
         """
         method = methods.load_method(fit.method)
         for protocol in self.config.protocols:
-            if self.config.task(fit.data.task).headline_under(protocol) and not (protocol == OPEN and method.scorer):
+            if self.config.task(fit.data.task).headline_under(protocol) and method.scored_under(protocol):
                 yield EvalNode(fit, fit.data, protocol, self.config.backend)
-        if fit.id not in self.comparison or method.shots(method.Params.model_validate(fit.params)):
+        if fit.id not in self.comparison or method.shots:
             return
         for task, entry in self.config.retention.items():
             if task == fit.data.task or not scores_task(fit.method, task):

@@ -37,6 +37,17 @@ evaluation only. Under the protocol `paper` it is scored by the metric named her
 definition on the same items, `open` an answer in the model's own words. A task of your own is a folder of JSON lines:
 see [examples/opposites](../examples/opposites/README.md).
 """
+SAME_TEXT = """\
+
+## When texts are the same
+
+`canonical` in `lofit/tasks/answers.py` leaves aside what nobody sees: the composed and decomposed form of a character
+(Unicode's NFC), typographic quotes, no-break and repeated blanks. It is applied, case aside too, wherever texts are
+compared: in the check for overlap between splits, in choices (the right one counts by its text), and in these metrics:
+`exact_match` of custom tasks and of `mquake`, `exact_match` and `f1` of `triviaqa` and `nq_open`. Metrics called
+`exact_match_strict` are the published ones, byte for byte; `clutrr`, `gsm8k`, `svamp` and `listops` compare a name of a
+relation or a number. `harness` is lm-eval's own comparison, but for ties, which are wrong everywhere.
+"""
 
 
 def cell(text: str) -> str:
@@ -78,7 +89,7 @@ def tasks_page() -> str:
         link = f"[{name}](../lofit/tasks/{name}/README.md)"
         fields = (task.summary, fitted, str(len(task.folds)), f"`{task.headline}`", protocols(task), task.licence)
         lines.append(f"| {link} | {' | '.join(map(cell, fields))} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, SAME_TEXT])
 
 
 def protocols(task: Task) -> str:

@@ -100,8 +100,8 @@ def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: s
         return
     method = methods.load_method(arm.method)
     yield from one_method_problems(config, arm.method, arm, key)
-    if method.scorer and config.protocols[0] == OPEN:
-        yield f"{key}.method: '{arm.method}' is not scored under '{OPEN}'; put another protocol first"
+    if not method.scored_under(first := config.protocols[0]):
+        yield f"{key}.method: '{arm.method}' is not scored under '{first}'; put another protocol first"
     if (spec.k or spec.kind == "layers") and not method.localizer:
         yield f"{key}.method: '{arm.method}' does not select heads; choose lofit"
     if spec.kind == "layers" and arm.search:

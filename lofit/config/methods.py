@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from lofit import grid, localize, methods, registry
 from lofit.config.form import LOCALIZERS, METHODS, Config
 from lofit.config.messages import one_line
-from lofit.evaluate.protocol import OPEN, OURS
+from lofit.evaluate.protocol import OURS
 from lofit.forms import HeadsConfig, MethodConfig, SearchConfig
 from lofit.recipes import resolve
 
@@ -40,8 +40,8 @@ def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str
         yield from _search_problems(config, name, entry, entry.search, f"{key}.search")
     if config.dtype in ("int8", "nf4") and name == "full":
         yield f"{key}: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
-    if method.scorer and set(config.protocols) == {OPEN}:
-        yield f"{key}: reads answers and words none, which '{OPEN}' asks for; add another one to protocols"
+    if not any(method.scored_under(protocol) for protocol in config.protocols):
+        yield f"{key}: not scored under {' or '.join(config.protocols)} (docs/methods.md); add paper to protocols"
     if config.backend != OURS and method.scorer:
         yield f"{key}: scores in a way of its own; remove it, or set backend to {OURS}"
 

@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lm_eval
+from datasets import Dataset
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.utils import postprocess_generated_text
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks.manager import load_yaml
+
+from lofit.evaluate.lm import LocalizedLM
 from lofit.evaluate.protocol import OPEN, PAPER, Protocol
-from lofit.files import read_jsonl, write_jsonl
+from lofit.evaluate.window import cut_items
+from lofit.files import read_jsonl
 from lofit.tasks import Task, lm_eval_config
+from lofit.tasks.answers import same_text, tied, wins
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class RowsTask(ConfigurableTask):
+    """An lm-eval task on rows that are in memory, in which a tie between a right and a wrong choice is wrong.
+
+    The rows are given as they are: a file of them would be read by ``datasets``, which takes text that looks like a
+    date for one. Of choices that score alike lm-eval takes the first for the model's, which may be the right one.
+    """
+
+    def __init__(self, definition: Mapping[str, Any], rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+        """Set up a task.
+
+        Args:
+            definition: as in lm-eval's YAML files.
+            rows: of every split that the definition names.
+        """
+        self._rows = rows
+        super().__init__(config={key: value for key, value in definition.items() if key not in ("tag", "group")})
+
+    def download(self, *args: Any, **kwargs: Any) -> None:
+        self.dataset = {split: Dataset.from_list(list(rows)) for split, rows in self._rows.items()}
+
+    def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+        """lm-eval's scores of one item, with ``acc`` and ``acc_norm`` 0 where a wrong choice does as well."""
+        scores: dict[str, Any] = super().process_results(doc, results)
+        if self.OUTPUT_TYPE == "multiple_choice" and not callable(self.config.process_results):
+            choices = self.doc_to_choice(doc)
+            gold = self.doc_to_text(doc) if self.multiple_input else self.doc_to_target(doc)
+            named = [choices[at] if isinstance(at, int) else at for at in (gold if isinstance(gold, list) else [gold])]
+            right = [any(same_text(choice, other) for other in named) for choice in choices]
+            sums = [score for score, _ in results]
+            means = [score / len(choice) for score, choice in zip(sums, choices, strict=True)]
+            for name, values in (("acc", sums), ("acc_norm", means)):
+                if name in scores:
+                    scores[name] = float(wins(values, right))
+        return scores
 
 
 def evaluate(
@@ -41,93 +87,107 @@ def evaluate(
         model_class: makes lm-eval's model, of the arguments of ``HFLM``; None for ours.
 
     Returns:
-        ``{"n_items", "n_truncated", "metrics": {name: {"value", "stderr"}}, "task_version"}``, where ``n_truncated``
-        counts the items whose prompt was longer than the model reads and was cut on the left; and one sample per item
-        as lm-eval gives them (document, arguments, responses, per-item metrics).
+        ``{"n_items", "n_truncated", "n_ties", "n_unreachable", "metrics": {name: {"value", "stderr"}},
+        "task_version"}``; and one sample per item as lm-eval gives them (document, arguments, responses, per-item
+        metrics). Of the items, ``n_truncated`` counts those whose prompt was longer than the model reads and was cut on
+        the left, ``n_ties`` those in which different choices share the best score, and ``n_unreachable`` those of which
+        no answer can be generated as it stands: it is longer than what is generated, or ends or loses a part there.
     """
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-
-    from lofit.evaluate.lm import LocalizedLM
-    from lofit.evaluate.window import cut_items
-
-    make_lm = model_class or LocalizedLM
-    with tempfile.TemporaryDirectory(prefix="lofit-eval-") as cache:
-        if protocol == PAPER:
-            asked = _after_examples(task, items, shots, Path(cache) / "items.jsonl") if shots else items
-            definitions = [lm_eval_config(task, asked, cache_dir=cache)]
-        elif protocol == OPEN:
-            definitions = [lm_eval_config(task, items, task.open_definition, cache_dir=cache)]
-        else:
-            definitions = stock_configs(task, items, Path(cache))
-        lm: Any = make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
-        output = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=definitions,
-            task_manager=TaskManager(include_defaults=False),
-            log_samples=True,
-            bootstrap_iters=1000,  # means get their analytic standard error; 0 would drop it
-            verbosity="WARNING",
-        )
-    n_items = len(read_jsonl(items))
+    rows, make_lm = read_jsonl(items), model_class or LocalizedLM
+    if protocol == PAPER:
+        tasks = [RowsTask(lm_eval_config(task), {"test": _after_examples(task, rows, shots) if shots else rows})]
+    elif protocol == OPEN:
+        tasks = [RowsTask(lm_eval_config(task, task.open_definition), {"test": rows})]
+    else:
+        tasks = stock_tasks(task, rows, items.with_name("train.jsonl"))
+    lm: Any = make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
+    # It asks git for the commit of the working folder, and outside a repository git complains on the terminal.
+    lm_eval.evaluator.get_git_commit_hash = lambda: None
+    output = simple_evaluate(
+        model=lm,
+        tasks=list(tasks),
+        task_manager=TaskManager(include_defaults=False),
+        log_samples=True,
+        bootstrap_iters=1000,  # means get their analytic standard error; 0 would drop it
+        verbosity="WARNING",
+    )
     samples: list[dict[str, Any]] = []
     metrics: dict[str, dict[str, float | None]] = {}
-    for definition in definitions:
-        name = definition["task"]
+    for name in (asked.config.task for asked in tasks):
         scored = sorted(output["samples"][name], key=lambda sample: sample["doc_id"])
-        if len({sample["doc_id"] for sample in scored}) != n_items:
-            raise RuntimeError(f"{items}: lm-eval scored {len(scored)} items for {name}, not all {n_items}")
-        prefix = f"{name}." if len(definitions) > 1 else ""
+        if len({sample["doc_id"] for sample in scored}) != len(rows):
+            raise RuntimeError(f"{items}: lm-eval scored {len(scored)} items for {name}, not all {len(rows)}")
+        prefix = f"{name}." if len(tasks) > 1 else ""
         samples += [{"task": name, **sample} for sample in scored]
         metrics |= {prefix + metric: value for metric, value in _metrics(output["results"][name]).items()}
-    versions = {definition["task"]: output["versions"][definition["task"]] for definition in definitions}
-    scores = {"n_items": n_items, "n_truncated": cut_items(lm, samples), "metrics": metrics, "task_version": versions}
+    scores = {
+        "n_items": len(rows),
+        "n_truncated": cut_items(lm, samples),
+        "n_ties": len({sample["doc_id"] for sample in samples if _is_tie(sample)}),
+        "n_unreachable": _unreachable(tokenizer, task, tasks[0], rows) if protocol == PAPER else 0,
+        "metrics": metrics,
+        "task_version": {asked.config.task: output["versions"][asked.config.task] for asked in tasks},
+    }
     return scores, samples
 
 
-def stock_configs(task: Task, items: Path, cache: Path) -> list[dict[str, Any]]:
-    """lm-eval's own definitions of a task, reading the original fields of our rows instead of the hub's dataset.
+def stock_tasks(task: Task, rows: Sequence[dict[str, Any]], train: Path) -> list[RowsTask]:
+    """lm-eval's own definitions of a task, on the original fields of our rows instead of the hub's dataset.
 
     Args:
         task: one that lm-eval defines.
-        items: JSON lines of evaluation rows.
-        cache: folder for what is written for ``datasets`` to read.
+        rows: evaluation rows.
+        train: JSON lines of training rows, for definitions that take examples.
     """
-    import lm_eval
-    from lm_eval.tasks.manager import load_yaml
-
     assert task.harness, f"lm-eval has no definition of {task.name}"
-    files = {"test": items, "train": items.with_name("train.jsonl")}
-    for split, file in files.items():
-        write_jsonl(cache / f"{split}.jsonl", [row["item"] for row in read_jsonl(file)] if file.is_file() else [])
-    configs = []
+    made = []
     for definition in task.harness.definitions:
         stock = load_yaml(Path(lm_eval.__file__).parent / "tasks" / definition)
-        used = ["test", *(["train"] if stock.get("num_fewshot") else [])]
-        configs.append(
-            {key: value for key, value in stock.items() if not key.endswith("_split") and key != "dataset_name"}
-            | {"dataset_path": "json", "test_split": "test"}
-            | ({"fewshot_split": "train"} if "train" in used else {})
-            | {
-                "dataset_kwargs": {
-                    "data_files": {split: str(cache / f"{split}.jsonl") for split in used},
-                    "cache_dir": str(cache),
-                }
-            }
-        )
-    return configs
+        kept = {key: value for key, value in stock.items() if not key.endswith("_split") and key != "dataset_name"}
+        splits = {"test": [row["item"] for row in rows]}
+        if stock.get("num_fewshot"):
+            splits["train"] = [row["item"] for row in read_jsonl(train)]
+            kept["fewshot_split"] = "train"
+        made.append(RowsTask(kept | {"test_split": "test"}, splits))
+    return made
 
 
-def _after_examples(task: Task, items: Path, shots: Sequence[dict[str, Any]], target: Path) -> Path:
-    """Write the items with answered training rows in front of every prompt, in this order, and return the file."""
+def _after_examples(
+    task: Task, rows: Sequence[dict[str, Any]], shots: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows with answered training rows in front of every prompt, in this order."""
     prompt, answer = ("prompt", "target") if task.objective == "sft" else ("train_prompt", "chosen")
     examples = "".join(f"{shot[prompt]}{shot[answer]}\n\n" for shot in shots)
-    rows = []
-    for row in read_jsonl(items):
-        contexts = {"contexts": [examples + text for text in row["contexts"]]} if "contexts" in row else {}
-        rows.append(row | {"prompt": examples + row["prompt"]} | contexts)
-    write_jsonl(target, rows)
-    return target
+    contexts = (
+        {"contexts": [examples + text for text in row["contexts"]]} if "contexts" in row else {} for row in rows
+    )
+    return [row | {"prompt": examples + row["prompt"]} | more for row, more in zip(rows, contexts, strict=True)]
+
+
+def _is_tie(sample: dict[str, Any]) -> bool:
+    """Whether different choices share the best score of an item."""
+    if not isinstance(sample["filtered_resps"][0], list | tuple):
+        return False  # a generated text
+    texts = ["".join(map(str, argument)) for argument in sample["arguments"]]
+    return tied([score for score, _ in sample["filtered_resps"]], texts)
+
+
+def _unreachable(
+    tokenizer: PreTrainedTokenizerBase, task: Task, asked: RowsTask, rows: Sequence[dict[str, Any]]
+) -> int:
+    """Number of items whose own answers, each generated as well as it can be, would all count as wrong."""
+    if asked.OUTPUT_TYPE != "generate_until":
+        return 0
+    settings = asked.config.generation_kwargs
+    until, most = settings.get("until", []), settings["max_gen_toks"]
+
+    def counts(row: dict[str, Any], answer: str) -> bool:
+        text = answer if answer[0].isspace() or row["prompt"][-1].isspace() else f" {answer}"
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:most]
+        output = postprocess_generated_text(tokenizer.decode(ids, skip_special_tokens=True), until, None)
+        return bool(asked.process_results(row, [output])[task.headline])
+
+    return sum(not any(counts(row, answer) for answer in row["answers"]) for row in rows)
 
 
 def _metrics(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:

@@ -15,7 +15,7 @@ from lofit.errors import FitError, TaskError
 from lofit.evaluate.backends import model_class
 from lofit.evaluate.harness import evaluate
 from lofit.evaluate.judge import judge
-from lofit.evaluate.protocol import JUDGED, OPEN, OURS, PAPER
+from lofit.evaluate.protocol import COUNTED, JUDGED, OPEN, OURS
 from lofit.evaluate.text import mean_of, score_text
 from lofit.files import need, read_json, read_jsonl, write_json, write_text
 from lofit.fit.cost import Meter, environment
@@ -72,8 +72,7 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
         scores, samples = score_text(model, base, load_tokenizer(model_dir), read_jsonl(items), task.name)
         return {**scores, **meter.report(), **ran, "backend": OURS}, samples
     params = method.Params.model_validate(fit.params)
-    # Examples are of the task that is fitted; another task, or lm-eval's prompt, is asked as it is.
-    n_shots = method.shots(params) if node.own and node.protocol == PAPER else 0
+    n_shots = method.shots(params) if method.shots else 0
     with model_class(node.backend) as made:
         scores, samples = evaluate(
             model,
@@ -152,5 +151,6 @@ def summary_line(folder: Path) -> str:
     if result["status"] != "ok":
         return f"failed: {result['reason']}"
     scores = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in sorted(result["metrics"].items()))
-    cut = f" ({result['n_truncated']} with a prompt cut to what the model reads)" if result["n_truncated"] else ""
-    return f"{scores} on {result['n_items']} items{cut}; {result['seconds']:.0f} s"
+    counted = "; ".join(f"{result[name]} {said}" for name, said in COUNTED.items() if result.get(name))
+    remarks = f" ({counted})" if counted else ""
+    return f"{scores} on {result['n_items']} items{remarks}; {result['seconds']:.0f} s"

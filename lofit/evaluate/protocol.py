@@ -22,6 +22,13 @@ def table_name(protocol: Protocol) -> str:
 JUDGED = ("true", "informative", "true_and_informative")
 """Metrics of judged open answers, the headline last."""
 
+COUNTED = {
+    "n_truncated": "with a prompt cut on the left to what the model reads",
+    "n_ties": "in which different choices share the best score, which is no right answer",
+    "n_unreachable": "whose answers cannot be generated: too long, or with a stop string or a special token in them",
+}
+"""What is counted of the test items of an evaluation, and what is said of them in the log, tables and the report."""
+
 Backend = Literal["lofit", "hf", "vllm"]
 
 OURS: Backend = "lofit"

@@ -19,6 +19,7 @@ METHOD = Method(
     Params=Params,
     learns="nothing; the examples are drawn from the training rows by the run's seed and are the same for every item",
     parameters="0",
-    deviations="on TruthfulQA the examples stand in front of the protocol's own instruction and six QA pairs",
+    deviations="on TruthfulQA the examples stand in front of the protocol's own instruction and six QA pairs; not "
+    "scored under the protocols harness and open, whose prompts take no examples of ours",
     shots=lambda params: params.shots,
 )

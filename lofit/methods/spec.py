@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from lofit.evaluate.protocol import OPEN, PAPER, Protocol
+
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from peft import PeftConfig
@@ -37,7 +39,7 @@ class Method:
         grid: hyperparameters that are lists of values to choose from on validation.
         uses_activations: whether it is estimated from the activations of right and wrong answers.
         seeded: whether its result depends on the run's seed.
-        shots: ``params -> number`` of training examples put in front of every test prompt.
+        shots: ``params -> number`` of training examples put in front of every test prompt of our own; None: none are.
         tasks: the only tasks it is defined for; None: all.
         scorer: ``(params, **kwargs of HFLM) -> HFLM``, for methods that need a way of scoring of their own.
         fit: ``(workbench, params) -> Fitted``. None for a method that changes nothing.
@@ -56,10 +58,17 @@ class Method:
     grid: tuple[str, ...] = ()
     uses_activations: bool = False
     seeded: bool = True
-    shots: Callable[[Any], int] = lambda params: 0
+    shots: Callable[[Any], int] | None = None
     tasks: tuple[str, ...] | None = None
     scorer: Callable[..., HFLM] | None = None
     fit: Callable[[Workbench, Any], Fitted] | None = None
+
+    def scored_under(self, protocol: Protocol) -> bool:
+        """Whether the method is scored under a protocol.
+
+        Examples are put in front of our own prompts alone; a scorer reads given answers, of which ``open`` has none.
+        """
+        return protocol == PAPER or not (self.shots or (protocol == OPEN and self.scorer))
 
 
 def trains(adapter: Callable[[Any, Workbench], PeftConfig]) -> Callable[[Workbench, Any], Fitted]:

@@ -11,10 +11,11 @@ from typing import Literal
 import pandas as pd
 
 from lofit.errors import ReportError
+from lofit.evaluate.protocol import COUNTED
 
 _NEEDED = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads",
-    "tried", "n_train", "n_items", "n_truncated", "seed", "eval_task", "protocol", "metric", "value", "status",
+    "tried", "n_train", "n_items", *COUNTED, "seed", "eval_task", "protocol", "metric", "value", "status",
     "trained_params",
 )  # fmt: skip
 

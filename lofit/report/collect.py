@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lofit.errors import ReportError
+from lofit.evaluate.protocol import COUNTED
 from lofit.files import atomic_path, read_json
 
 #: Columns of ``results.parquet``, in order. ``value`` and ``stderr`` are as the evaluation wrote them (headline
@@ -41,7 +42,7 @@ SCHEMA = pa.schema(
         pa.field("value", pa.float64()),
         pa.field("stderr", pa.float64()),
         pa.field("n_items", pa.int64()),
-        pa.field("n_truncated", pa.int64()),
+        *(pa.field(name, pa.int64()) for name in COUNTED),
         pa.field("status", pa.string(), nullable=False),
         pa.field("trained_params", pa.int64()),
         pa.field("stored_params", pa.int64()),
@@ -187,7 +188,7 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
     base: dict[str, Any] = {name: getattr(run, name) for name in _RUN_COLUMNS}
     base |= {"metric": None, "value": math.nan, "stderr": math.nan}
     base["n_items"] = _number(result, "n_items", path)
-    base["n_truncated"] = _number(result, "n_truncated", path)
+    base |= {name: _number(result, name, path) for name in COUNTED}
     base |= {column: _number(fit, key, fit_path) for column, key in _FIT_COLUMNS.items()}
     base["localize_seconds"] = _number(localize, "seconds", localize_path)
     seconds = [_number(document, "seconds", read) for document, read in activations]

@@ -19,6 +19,7 @@ from lofit.report.costs import costs_table, node_reports, surroundings
 from lofit.report.outputs import Output, outputs
 from lofit.report.paths import results_path
 from lofit.report.style import PNG_DPI
+from lofit.report.tables import remarks
 from lofit.runs import ALL, RunTable
 
 _SCREEN_DPI = 120
@@ -63,7 +64,7 @@ def write_report(table: RunTable) -> Path:
         counts=table.counts(),
         sections=[_section(output, table.config.results) for output in outputs(table)],
         failures=failures(results),
-        cut=cut(results),
+        remarks=item_remarks(results),
         n_runs=results["run_id"].nunique(),
         costs=costs.to_dict("records"),
         hours=costs["hours"].sum(),
@@ -94,18 +95,13 @@ def failures(results: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def cut(results: pd.DataFrame) -> list[dict[str, str]]:
-    """``run``, ``scored on`` and ``prompts`` of every evaluation in which prompts did not fit the model's window."""
-    found = results[results["n_truncated"].fillna(0) > 0].drop_duplicates(
-        ["run_id", "eval_task", "eval_fold", "protocol"]
-    )
+def item_remarks(results: pd.DataFrame) -> list[dict[str, str]]:
+    """``run``, ``scored on`` and ``items`` of every evaluation of whose items something is to be said."""
+    evaluations = results.drop_duplicates(["run_id", "eval_task", "eval_fold", "protocol"])
     return [
-        {
-            "run": row["run_id"],
-            "scored on": f"{row['eval_task']}, protocol {row['protocol']}",
-            "prompts": f"{row['n_truncated']:,} of {row['n_items']:,}",
-        }
-        for row in found.to_dict("records")
+        {"run": row["run_id"], "scored on": f"{row['eval_task']}, protocol {row['protocol']}", "items": remark}
+        for row in evaluations.to_dict("records")
+        for remark in remarks(pd.DataFrame([row]))
     ]
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lofit.evaluate.protocol import COUNTED
 from lofit.files import atomic_path, write_text
 from lofit.report.cells import Cell, aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.plain import DAGGER, escape_pipe, latex_table, latex_text
@@ -178,16 +179,15 @@ def _record(
         record[f"{task}.protocol"] = protocols.get(task, MISSING)
         if cell.note:
             notes.append(f"{task}: {cell.note}")
-        if cut := cut_prompts(group[group["task"] == task]):
-            notes.append(f"{task}: {cut}")
+        notes += [f"{task}: {remark}" for remark in remarks(group[group["task"] == task])]
     return record | {"trained_params.min": low, "trained_params.max": high, "note": "; ".join(notes)}
 
 
-def cut_prompts(rows: pd.DataFrame) -> str:
-    """What is to be said of prompts that did not fit into the model's window; empty if all did."""
-    cut = int(rows["n_truncated"].sum())
+def remarks(rows: pd.DataFrame) -> list[str]:
+    """What is to be said of the items of some evaluations: see :data:`lofit.evaluate.protocol.COUNTED`."""
     total = int(rows["n_items"].sum())
-    return f"prompts of {cut:,} of {total:,} items cut on the left to what the model reads" if cut else ""
+    counts = {name: int(rows[name].sum()) for name in COUNTED}
+    return [f"{counts[name]:,} of {total:,} items {said}" for name, said in COUNTED.items() if counts[name]]
 
 
 def _cell_text(cell: Cell) -> str:

@@ -55,22 +55,16 @@ def load_task(name: str, path: Path | None = None) -> Task:
     return registry.load(f"{__name__}.{name}", "prepare", "TASK", Task)
 
 
-def lm_eval_config(
-    task: Task, test_file: Path, definition: Path | None = None, **dataset_kwargs: Any
-) -> dict[str, Any]:
-    """Return the lm-eval definition of a task, called ``lofit_<name>``, reading its items from ``test_file``.
+def lm_eval_config(task: Task, definition: Path | None = None) -> dict[str, Any]:
+    """Return the lm-eval definition of a task, called ``lofit_<name>``: its ``task.yaml``, or ``definition`` instead.
 
-    The result goes into ``simple_evaluate(tasks=[...])``. It is the whole of ``task.yaml``, since lm-eval (0.4.13)
-    takes a dict as a complete definition: ``{"task": name, ...}`` is not merged with a task in ``include_path``.
-    ``definition`` takes the place of the task's own. ``dataset_kwargs`` go to ``datasets.load_dataset`` (e.g.
-    ``cache_dir``).
+    Its rows are given to :class:`lofit.evaluate.harness.RowsTask`.
     """
     from lm_eval.tasks.manager import load_yaml
 
     path = definition or task.definition or task_folder(task.name) / "task.yaml"
     loaded: dict[str, Any] = load_yaml(path)
-    files = {"data_files": {"test": str(test_file.resolve())}}
-    return loaded | dict(task.overrides) | {"task": f"lofit_{task.name}", "dataset_kwargs": files | dataset_kwargs}
+    return loaded | dict(task.overrides) | {"task": f"lofit_{task.name}"}
 
 
 def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher: Fetcher, destination: Path) -> None:

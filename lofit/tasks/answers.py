@@ -1,18 +1,57 @@
-"""Exact match and F1 of a short answer, as SQuAD's evaluation script defines them (arXiv 1606.05250, section 6.1)."""
+"""When an answer counts as right: texts that are the same, choices that win, and SQuAD's exact match and F1.
+
+Exact match and F1 are those of SQuAD's evaluation script (arXiv 1606.05250, section 6.1).
+"""
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_QUOTES = str.maketrans("\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033", "'" * 5 + '"' * 5)
+TIE = 1e-4
+"""Nats within which log-probabilities count as equal: to this our scores are those of lm-eval's stock model."""
+
+
+def canonical(text: str) -> str:
+    """The text without differences that nobody sees: composed characters, straight quotes, plain blanks.
+
+    Unicode's normal form C; typographic quotes and primes become ASCII ones; every run of blanks, no-break spaces and
+    line breaks among them, becomes one space, and none is left at the ends. Case stays.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).translate(_QUOTES).split())
+
+
+def same_text(first: str, second: str) -> bool:
+    """Whether two texts are the same to a reader."""
+    return canonical(first) == canonical(second)
+
+
+def wins(scores: Sequence[float], right: Sequence[bool]) -> bool:
+    """Whether a right choice scores above every wrong one; a tie is no win.
+
+    Args:
+        scores: log-probability of each choice, in nats, or that by its length.
+        right: which choices are.
+    """
+    best = max(score for score, is_right in zip(scores, right, strict=True) if is_right)
+    return all(best > score + TIE for score, is_right in zip(scores, right, strict=True) if not is_right)
+
+
+def tied(scores: Sequence[float], texts: Sequence[str]) -> bool:
+    """Whether different texts share the best score."""
+    best = max(scores)
+    return len({canonical(text) for score, text in zip(scores, texts, strict=True) if score >= best - TIE}) > 1
 
 
 def normalised_answer(text: str) -> str:
-    """Lower-case, drop ASCII punctuation and English articles, collapse whitespace."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    """:func:`canonical`, lower-cased, without ASCII punctuation and English articles, whitespace collapsed."""
+    return " ".join(_ARTICLES.sub(" ", canonical(text).lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(output: str, answers: list[str]) -> float:

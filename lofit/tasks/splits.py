@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lofit.errors import TaskError
+from lofit.tasks.answers import canonical, same_text
 from lofit.tasks.base import Objective, Row, Splits, Task, TaskOptions, list_field, text_field
 
 TRAINING_FIELDS = {"sft": ("prompt", "target"), "dpo": ("train_prompt", "chosen", "rejected")}
@@ -18,8 +19,8 @@ TEST_SEED = 0
 
 
 def normalised(text: str) -> str:
-    """Collapse whitespace and lower-case, the form in which overlap between splits is judged."""
-    return " ".join(text.split()).lower()
+    """:func:`canonical`, lower-cased: the form in which overlap between splits is judged."""
+    return canonical(text).lower()
 
 
 def with_ids(name: str, rows: list[Row], seen: Counter[str]) -> list[Row]:
@@ -78,8 +79,8 @@ def check_training_row(row: Row, objective: Objective, where: str) -> None:
             raise TaskError(f"{where}, contrast: {side!r} must be non-empty strings, found {answers!r}; mend the row")
     if both := sorted(set(pairs["right"]) & set(pairs["wrong"])):
         raise TaskError(f"{where}, contrast: {both[0]!r} is both right and wrong; mend or remove the row")
-    if objective == "dpo" and row["chosen"] == row["rejected"]:
-        raise TaskError(f"{where}: 'chosen' and 'rejected' are the same text {row['chosen']!r}; mend or remove the row")
+    if objective == "dpo" and same_text(row["chosen"], row["rejected"]):
+        raise TaskError(f"{where}: 'chosen' and 'rejected' are the same text {row['chosen']!r}; fix or remove the row")
 
 
 def check_evaluation_row(row: Row, where: str) -> None:
@@ -98,8 +99,12 @@ def check_evaluation_row(row: Row, where: str) -> None:
             raise TaskError(
                 f"{where}: 'labels' must hold one 0 or 1 per choice, 1 first and at least one 0, found {labels!r}"
             )
+        if any(same_text(choice, choices[0]) for choice, label in zip(choices, labels, strict=True) if not label):
+            raise TaskError(f"{where}: the best answer {choices[0]!r} is a wrong one too; fix or remove the row")
     elif not isinstance(gold := row.get("gold"), int) or not 0 <= gold < len(choices):
         raise TaskError(f"{where}: 'gold' must be the index of one of {len(choices)} choices, found {gold!r}")
+    elif all(same_text(choice, choices[gold]) for choice in choices):  # some published rows repeat the right one
+        raise TaskError(f"{where}: all choices are the same text {choices[gold]!r}; fix or remove the row")
 
 
 def check_splits(task: Task, splits: Splits) -> None:

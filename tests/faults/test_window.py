@@ -18,7 +18,7 @@ from lofit.evaluate.text import score_text
 from lofit.evaluate.window import cut_items
 from lofit.files import read_json, write_jsonl
 from lofit.report.node import collect_results, comparison
-from lofit.report.page import cut
+from lofit.report.page import item_remarks
 from lofit.runs import ALL, MAIN
 from lofit.tasks import load_task
 from tests.checkpoint import byte_tokenizer, save_checkpoint
@@ -120,6 +120,9 @@ def test_tables_and_report_say_how_many_prompts_were_cut(tmp_path: Path) -> None
     own = made.own_evaluation(next(node for node in made.fits.values() if node.method == "base"))
     assert read_json(made.eval_dir(own) / "results.json")["n_truncated"] == 6
     frame = comparison(made, "paper").set_index("method")
-    assert frame["note"]["base"] == "listops: prompts of 6 of 6 items cut on the left to what the model reads"
-    [line] = cut(results.reset_index())
-    assert (line["run"], line["prompts"]) == (own.fit.id, "6 of 6")
+    assert frame["note"]["base"] == "listops: 6 of 6 items with a prompt cut on the left to what the model reads"
+    [line] = item_remarks(results.reset_index())
+    assert (line["run"], line["items"]) == (
+        own.fit.id,
+        "6 of 6 items with a prompt cut on the left to what the model reads",
+    )

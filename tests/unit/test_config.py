@@ -100,7 +100,11 @@ BROKEN = {
     ),
     "contrast vectors asked for words": (
         put("tasks", {"truthfulqa": None}) | {"methods": {"repe_contrast": None}, "protocols": ["open"]},
-        ["methods.repe_contrast: reads answers and words none"],
+        ["methods.repe_contrast: not scored under open", "add paper"],
+    ),
+    "examples asked for where prompts are not ours": (
+        put("tasks", {"siqa": None}) | {"methods": {"base": None, "fewshot": None}, "protocols": ["harness"]},
+        ["methods.fewshot: not scored under harness", "add paper"],
     ),
     "an arm that is not scored first": (
         put("tasks", {"truthfulqa": None})

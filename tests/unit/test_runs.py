@@ -140,6 +140,12 @@ def test_contrast_vectors_word_no_answers() -> None:
     assert asked == {("base", "paper"), ("base", "open"), ("repe_contrast", "paper")}
 
 
+def test_examples_are_scored_where_they_are_put_in_front() -> None:
+    made = table(protocols=["paper", "harness", "open"], methods={"base": None, "fewshot": None}, transfer=None)
+    asked = {(node.fit.method, node.protocol) for node in made.evaluations.values()}
+    assert asked == {("base", "paper"), ("base", "harness"), ("base", "open"), ("fewshot", "paper")}
+
+
 def test_places_of_a_curve_are_numbers_of_heads_where_any_is() -> None:
     for ks, places in (([0.1, 1.0], [0.1, 1.0]), ([1, 27], [1, 27]), ([1, 0.5], [1, 135])):
         made = table(tasks={"listops": None}, seeds=[1], experiments={"head_fraction": {"k": ks}})

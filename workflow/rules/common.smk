@@ -196,7 +196,7 @@ def evaluate_inputs(wildcards):
         inputs["fit"] = fit_files(node.fit)
     if node.protocol == OPEN and CONFIG.judges:
         inputs["judges"] = [model_file(CONFIG.judges.truth), model_file(CONFIG.judges.info)]
-    if node.protocol == HARNESS or method.shots(method.Params.model_validate(node.fit.params)):
+    if node.protocol == HARNESS or method.shots:
         inputs["examples"] = data_files(node.data, "train")
     return inputs
 

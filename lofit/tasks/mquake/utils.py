@@ -1,15 +1,18 @@
 """Scores of one generated answer."""
 
+from lofit.tasks.answers import canonical
+
 
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
     """Compare the first line of the output, lower-cased, with the new answer and its aliases.
 
-    exact_match strips blanks. exact_match_strict does not: the line (after its last "A:", as in the authors' script)
+    exact_match leaves aside what nobody sees (:func:`canonical`), such as the form of an accent and blanks at the ends.
+    exact_match_strict does not: the line (after its last "A:", as in the authors' script)
     must be the separator of the training targets followed by an answer. With glued targets the separator is empty and
     this is the authors' metric.
     """
     line = results[0].split("\n")[0]
     answers = [answer.lower() for answer in doc["answers"]]
-    exact = line.strip().lower() in [answer.strip() for answer in answers]
+    exact = canonical(line).lower() in map(canonical, answers)
     strict = line.split("A:")[-1].lower() in [doc["separator"] + answer for answer in answers]
     return {"exact_match": float(exact), "exact_match_strict": float(strict)}

@@ -17,7 +17,7 @@ from lofit.report.items import collect_items
 CONTRACT = [
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads", "tried", "chosen", "n_train",
     "seed", "training_seed", "eval_task", "eval_fold", "protocol", "metric", "value", "stderr", "n_items",
-    "n_truncated", "status",
+    "n_truncated", "n_ties", "n_unreachable", "status",
     "trained_params",
     "stored_params", "inference_params", "activations_seconds", "localize_seconds", "fit_seconds", "peak_memory_bytes",
     "dtype",

@@ -66,9 +66,9 @@ def score(tmp_path: Path) -> Callable:
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
+    from lofit.evaluate.harness import RowsTask
+
     def run(name: str, rows: list[dict], outputs: list) -> tuple[dict[str, float], list[dict[str, float]]]:
-        path = tmp_path / "test.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         by_id = {row["id"]: output for row, output in zip(rows, outputs, strict=True)}
         requests: list = []
 
@@ -86,9 +86,9 @@ def score(tmp_path: Path) -> Callable:
             def loglikelihood_rolling(self, reqs: list, disable_tqdm: bool = False) -> list[float]:
                 raise AssertionError("no task here asks for this")
 
-        config = lm_eval_config(load_task(name), path, cache_dir=str(tmp_path / "datasets_cache"))
+        asked = RowsTask(lm_eval_config(load_task(name)), {"test": rows})
         manager = TaskManager(include_defaults=False)
-        out = simple_evaluate(model=Scripted(), tasks=[config], task_manager=manager, bootstrap_iters=0)
+        out = simple_evaluate(model=Scripted(), tasks=[asked], task_manager=manager, bootstrap_iters=0)
         means = {key.split(",")[0]: v for key, v in out["results"][f"lofit_{name}"].items() if key.endswith(",none")}
         samples = {s["doc"]["id"]: s for s in out["samples"][f"lofit_{name}"]}
         metrics = [m for m in means if not m.endswith("_stderr")]

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from lofit.errors import TaskError
+from lofit.evaluate.harness import RowsTask
 from lofit.files import write_jsonl
-from lofit.tasks import Task, load_task, prepare_task
+from lofit.tasks import Task, lm_eval_config, load_task, prepare_task
 from lofit.tasks.own import own_task
 from lofit.tasks.splits import check_splits
 
@@ -130,6 +131,14 @@ def test_test_rows_need_no_wrong_answers(tmp_path: Path, file_fetcher: Any) -> N
         ([{"prompt": "a", "answer": "x", "wrong": [""]}] * 2, "'wrong' must be non-empty strings"),
         ([{"prompt": "a", "answer": "x"}] * 2, "no other row has another answer; name wrong ones under 'wrong'"),
         ([{"prompt": "a", "chosen": "x", "rejected": None}] * 2, "field 'rejected'"),
+        ([{"prompt": "a", "chosen": "x", "rejected": " x "}] * 2, "'chosen' and 'rejected' are the same text"),
+        ([{"prompt": "a", "choices": ["x", "y", "x\u00a0"], "gold": 2}] * 2, "the right choice 'x\\xa0' is there more"),
+        ([{"prompt": "a", "choices": ["cafe\u0301", "y", "caf\u00e9"], "gold": 0}] * 2, "is there more than once"),
+        (
+            [{"prompt": "a", "answer": "x\ny", "wrong": ["z"]}] * 2,
+            "no output can match 'x\\ny', since generation stops",
+        ),
+        ([{"prompt": "a", "answers": ["\nx"], "wrong": ["z"]}] * 2, "(until, in the task's YAML file)"),
     ],
 )
 def test_broken_rows_are_one_line(rows: list[dict[str, Any]], message: str, tmp_path: Path, file_fetcher: Any) -> None:
@@ -138,6 +147,58 @@ def test_broken_rows_are_one_line(rows: list[dict[str, Any]], message: str, tmp_
         splits(own_task("t", path), file_fetcher)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_fault_in_test_rows_alone_is_found_too(tmp_path: Path, file_fetcher: Any) -> None:
+    for name, rows, change in (
+        ("sums", SUMS, {"answer": "one\ntwo"}),
+        ("colours", COLOURS, {"choices": ["red", "red"]}),
+        ("pairs", PAIRS, {"rejected": "Yes. "}),
+    ):
+        path = folder(tmp_path / name, [rows[0] | change, *rows[1:]], n_test=1)
+        with pytest.raises(TaskError, match=r"test\.jsonl row 0"):
+            splits(own_task(name, path), file_fetcher)
+
+
+def test_an_answer_that_only_ends_with_a_stop_string_can_match(tmp_path: Path, file_fetcher: Any) -> None:
+    rows = [{"prompt": f"{i}:", "answers": [f"{i}\n", "two\nlines"], "wrong": ["x"]} for i in range(12)]
+    assert len(splits(own_task("t", folder(tmp_path / "t", rows)), file_fetcher).test) == 5
+
+
+LIKE_OTHER_TYPES = ["2020-01-01", "2020-01-01T10:00:00", "7", "true", "null", "1e5", "[1, 2]", "{}"]
+
+
+@pytest.mark.parametrize("text", LIKE_OTHER_TYPES)
+def test_text_stays_text_whatever_it_looks_like(text: str, tmp_path: Path, file_fetcher: Any) -> None:
+    for prompt in ("When?", f"{text}\n", text):
+        generated = {"prompt": prompt, "answer": text, "wrong": ["x"]}
+        chosen = {"prompt": prompt, "choices": ["x", text], "gold": 1}
+        for row, outputs in ((generated, [text]), (chosen, [(-2.0, False), (-1.0, False)])):
+            rows = [row, row, *(row | {"prompt": f"{word} {prompt}"} for word in ("First", "then"))]
+            task = own_task("t", folder(tmp_path / "t", rows, n_test=2))
+            made = splits(task, file_fetcher).test
+            asked = RowsTask(lm_eval_config(task), {"test": made})
+            doc = asked.test_docs()[0]
+            assert (asked.doc_to_text(doc), {name: doc[name] for name in made[0]}) == (made[0]["prompt"], made[0])
+            assert asked.process_results(doc, outputs)[task.headline] == 1
+
+
+def test_forms_of_the_same_text_match(tmp_path: Path, score: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = own_task("sums", folder(tmp_path / "sums", SUMS))
+    monkeypatch.setattr("tests.unit.tasks.conftest.load_task", lambda name: task)
+    rows = [{"id": str(i), "prompt": "?", "answers": ["It\u2019s caf\u00e9 noir"]} for i in range(4)]
+    outputs = ["It's cafe\u0301 noir", "it\u2019s caf\u00e9\u00a0 noir", "It's cafe noir", "It s caf\u00e9 noir"]
+    _, items = score("sums", rows, outputs)
+    assert [item["exact_match"] for item in items] == [1, 1, 0, 0]
+
+
+def test_forms_of_the_same_prompt_overlap(tmp_path: Path, file_fetcher: Any) -> None:
+    rows = [*SUMS, {"prompt": "caf\u00e9 it\u2019s=", "answer": "x"}]
+    write_jsonl(tmp_path / "test.jsonl", [{"prompt": "cafe\u0301\u00a0it's=", "answer": "x"}])
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    task = own_task("t", tmp_path)
+    with pytest.raises(TaskError, match=r"1 (train|validation) rows share their prompt"):
+        prepare_task(task, task.Options(), 0, 0, file_fetcher(), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
