@@ -10,7 +10,7 @@ from lofit.config.form import Config, TransferConfig
 from lofit.config.messages import repeated
 from lofit.config.methods import head_count_problems, one_method_problems
 from lofit.config.tasks import scored_under
-from lofit.evaluate.protocol import OPEN, Protocol, table_name
+from lofit.evaluate.protocol import Protocol, table_name
 from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names
 from lofit.forms import HeadsConfig
 

@@ -33,8 +33,8 @@ METHOD = Method(
     source="RepE, Zou et al. 2023 (arXiv 2310.01405), contrast vectors; honesty notebook of "
     "andyzoujm/representation-engineering",
     Params=Params,
-    learns="nothing; h + alpha (h_truthful - h_untruthful) from the cue of the answer on, in three streams, after every "
-    "second layer",
+    learns="nothing; h + alpha (h_truthful - h_untruthful) from the cue of the answer on, in three streams, after "
+    "every second layer",
     parameters="0; three forward passes in place of one",
     deviations="the instruction is put after the question of the protocol's own prompt; padding is masked",
     foldable=False,
