@@ -43,7 +43,7 @@ def configuration(
         ConfigError: the model is unknown, its folder holds none, or the number of heads is none.
         SourceError: the model's configuration is damaged, or does not tell its size.
     """
-    if not (0 < k <= 1 or (k > 1 and k.is_integer())):
+    if not (0 < k <= 1 or (k > 1 and float(k).is_integer())):
         raise ConfigError(f"--k {k:g}: give a whole number of heads, or a share of them between 0 and 1")
     task_dir, model_dir = expanded(task_dir), expanded(Path(model))
     name = _name(task_dir.stem if task_dir.is_file() else task_dir.resolve().name, "task")

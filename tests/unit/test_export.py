@@ -141,6 +141,28 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_replaces_an_export_and_nothing_of_the_users(
+    table: RunTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for form in ("hf", "peft"):
+        export(table, "lora", Path("out"), form)
+    assert not Path("out/model.safetensors").exists() and Path("out/adapter_model.safetensors").is_file()
+    Path("out/notes.txt").write_text("mine")
+    Path("link").symlink_to("out")
+    results, resources = table.config.results, table.config.resources
+    before = sorted(tmp_path.rglob("*")), sorted(results.parent.rglob("*"))
+    for target in (
+        "out", "link", ".", "..", "new/../out", "out/notes.txt", "~", "/", results, results / "runs", results.parent,
+        resources, resources / "models" / "new",
+    ):  # fmt: skip
+        with pytest.raises(LofitError) as caught:
+            export(table, "lora", Path(target), "peft")
+        assert "\n" not in str(caught.value)
+    assert (sorted(tmp_path.rglob("*")), sorted(results.parent.rglob("*"))) == before
+    assert Path("out/notes.txt").read_text() == "mine"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lofit", "iti", "red", "repe"])
 def test_the_stock_command_line_of_the_harness_gives_the_same_scores(

@@ -328,13 +328,21 @@ def test_a_wrong_shape_in_the_configuration_is_found_when_the_model_is_there(wor
     assert not list((workflow.folder / "other" / "models").rglob("config.json"))
 
 
-def test_changed_weights_of_a_local_model_and_a_changed_shape_rerun_what_uses_them(workflow: Workflow) -> None:
+def test_a_changed_file_of_a_local_model_and_a_changed_shape_rerun_what_uses_them(workflow: Workflow) -> None:
     weights = workflow.folder / "checkpoint" / "model.safetensors"
     kept, times = weights.read_bytes(), weights.stat()
     weights.write_bytes(kept[:-4] + b"\0\0\0\0")
     assert workflow.planned()["fit"] == 5
     weights.write_bytes(kept)
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    tokenizer = workflow.folder / "checkpoint" / "tokenizer_config.json"
+    kept, times = tokenizer.read_bytes(), tokenizer.stat()
+    tokenizer.write_bytes(kept + b"\n")
+    os.utime(tokenizer, (0, 0))  # as a file that is copied with its time
+    assert workflow.planned()["fit"] == 5
+    tokenizer.write_bytes(kept)
+    os.utime(tokenizer, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert workflow.planned() == Counter()
     changed = copy.deepcopy(workflow.config)
     changed["model_sources"]["tiny"]["n_heads"] = 8
     assert workflow.planned(changed)["model"] == 1

@@ -6,11 +6,12 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lofit.errors import SourceError
-from lofit.sources.models import fetch_model
+from lofit.errors import ConfigError, SourceError
+from lofit.sources.models import fetch_model, is_current, model_size, state
 from lofit.sources.spec import LocalModel, PypiGgufModel
 
 
@@ -76,6 +77,99 @@ def test_later_changes_of_the_original_config_do_not_reach_the_copy(model: Path,
     before = (folder / "config.json").read_bytes()
     (model / "config.json").write_text("{}")
     assert (folder / "config.json").read_bytes() == before
+
+
+CHANGES = {
+    "tokenizer": ("tokenizer_config.json", b'{"chat_template": "y"}'),
+    "template": ("chat_template.jinja", b"new"),
+    "generation": ("generation_config.json", None),
+    "weights": ("model.safetensors", b"other"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_copy_is_current_until_any_file_of_the_model_changes(name: str, model: Path, tmp_path: Path) -> None:
+    source, copy = LocalModel(path=model), tmp_path / "out" / "tiny"
+    assert not is_current(source, copy)
+    fetch(model, tmp_path)
+    before = state(model)
+    assert is_current(source, copy)
+    file, content = model / CHANGES[name][0], CHANGES[name][1]
+    time = file.stat().st_mtime_ns if file.exists() else 0
+    if content is None:
+        file.unlink()
+    else:
+        old = file.read_bytes() if file.exists() else content
+        file.write_bytes((content + old)[: len(old)])
+        os.utime(file, ns=(time, time - 10**9))  # of the same size, and older than the copy
+    assert not is_current(source, copy)
+    assert state(model) != before
+    fetch(model, tmp_path)
+    assert is_current(source, copy)
+    assert (copy / file.name).exists() == file.exists()
+    if content is not None:
+        assert (copy / file.name).read_bytes() == file.read_bytes()
+
+
+def test_what_is_beside_a_model_is_none_of_it(model: Path, tmp_path: Path) -> None:
+    fetch(model, tmp_path)
+    before = state(model)
+    (model / "pytorch_model.bin").write_bytes(b"pickle")
+    (model / "notes.md").write_text("mine")
+    assert is_current(LocalModel(path=model), tmp_path / "out" / "tiny")
+    assert state(model) == before
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "llama": {"num_hidden_layers": 3, "num_attention_heads": 4},
+    "gpt2": {"n_layer": 3, "n_head": 4},
+    "gpt_neo": {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
+    "mpt": {"n_layers": 3, "n_heads": 4},
+    "xglm": {"num_layers": 3, "attention_heads": 4},
+    "bloom": {"n_layer": 3, "n_head": 4},
+    "codegen": {"n_layer": 3, "n_head": 4},
+    "gemma3": {"text_config": {"model_type": "gemma3_text", "num_hidden_layers": 3, "num_attention_heads": 4}},
+    "a family of later": {"num_hidden_layers": 3, "num_attention_heads": 4},
+}
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_size_has_a_name_of_its_own_in_every_family(family: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family} | SIZES[family]))
+    assert model_size(tmp_path) == (3, 4)
+
+
+def test_a_size_that_config_leaves_to_the_family_is_the_familys(tmp_path: Path) -> None:
+    text = {"model_type": "gemma3_text", "num_hidden_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    assert model_size(tmp_path) == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_hidden_layers": 3}, "config.json has no num_attention_heads, and transformers cannot tell it"),
+        ({"model_type": "none such", "n_heads": 4}, "config.json has no num_hidden_layers"),
+        ({"num_hidden_layers": "3", "num_attention_heads": 4}, "num_hidden_layers must be a whole number, found '3'"),
+        ({"num_hidden_layers": 3, "num_attention_heads": [4]}, "num_attention_heads must be a whole number"),
+        ({"num_hidden_layers": True, "num_attention_heads": 0}, "must be a whole number"),
+        ({"model_type": "gpt2", "n_layer": "x", "n_head": 4}, "config.json"),
+        ({"model_type": 3}, "config.json has no num_hidden_layers"),
+    ],
+)
+def test_a_size_that_cannot_be_told_is_one_line(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SourceError) as error:
+        model_size(tmp_path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_of_another_size_takes_the_place_of_nothing(model: Path, tmp_path: Path) -> None:
+    folder = fetch(model, tmp_path)
+    before = sorted(folder.iterdir())
+    with pytest.raises(ConfigError, match="3 layers x 8 heads configured, the model has 3 x 4"):
+        fetch_model("tiny", LocalModel(path=model), folder, cache=tmp_path / "cache", size=(3, 8))
+    assert sorted(folder.iterdir()) == before
 
 
 def test_pickle_only_is_refused(model: Path, tmp_path: Path) -> None:

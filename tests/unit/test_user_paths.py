@@ -1,0 +1,224 @@
+"""Paths, folders and names that a user gives: what they mean, and that nothing of the user's is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lofit import train
+from lofit.cli import app
+from lofit.config import Config, load_config, parse_config
+from lofit.errors import ConfigError, TaskError
+from lofit.runs import RunTable
+from lofit.sources.fetcher import Fetcher
+from lofit.tasks import load_task, prepare_task
+from tests.unit.test_config import GOOD, put
+
+REPOSITORY = Path(__file__).parents[2]
+ROWS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(8)]
+
+
+def task(folder: Path, rows: list[dict[str, Any]] = ROWS, tests: list[dict[str, Any]] = ROWS[:2]) -> Path:
+    folder.mkdir(parents=True)
+    for name, split in (("train", [row for row in rows if row not in tests] or rows), ("test", tests)):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in split))
+    return folder
+
+
+def model(folder: Path, **config: Any) -> Path:
+    folder.mkdir(parents=True)
+    sizes = {"model_type": "llama", "num_hidden_layers": 3, "num_attention_heads": 4}
+    (folder / "config.json").write_text(json.dumps(config or sizes))
+    return folder
+
+
+def configured(task_dir: Path, model_dir: Path, k: float = 3, out: Path = Path("out"), **more: Any) -> Config:
+    return train.configuration(task_dir, str(model_dir), ["lofit"], k, 1, out, None, **more)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "home"
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(home: Path) -> None:
+    task(home / "t")
+    made = parse_config(
+        GOOD
+        | {"results": "~/r", "resources": "~/s", "data_mirror": "~/m", "tasks": {"t": {"path": "~/t"}}}
+        | {"model_sources": {"own": {"source": {"kind": "local", "path": "~/x"}, "n_layers": 1, "n_heads": 1}}}
+    )
+    own, source = made.tasks["t"], made.model_sources["own"].source
+    assert own and source.kind == "local"
+    found = [made.results, made.resources, made.data_mirror, own.path, source.path]
+    assert found == [home / name for name in "rsmtx"]
+    made = train.configuration(Path("~/t"), str(model(home / "x")), ["lora"], 3, 1, Path("~/out"), Path("~/m"))
+    assert (made.results, made.resources, made.data_mirror) == (home / "out", home / "out" / "resources", home / "m")
+    made = train.configuration(Path("~/t"), "~/x", ["lora"], 3, 1, Path("out"), None)
+    assert made.models == ["x"]
+    (home / "c.yaml").write_text(yaml.safe_dump(GOOD))
+    assert CliRunner().invoke(app, ["plan", "--configfile", "~/c.yaml"]).exit_code == 0
+    (home / "files.yaml").write_text("train: ~/t/train.jsonl\ntest: ~/t/test.jsonl\n")
+    assert load_task("files", home / "files.yaml").files[0] == home / "t" / "train.jsonl"
+
+
+@pytest.mark.parametrize("key", ["results", "resources"])
+@pytest.mark.parametrize("value", ["~", "/", "..", "link", "file", "~/../home"])
+def test_outputs_never_fill_the_home_folder_one_above_it_or_a_file(key: str, value: str, home: Path) -> None:
+    Path("link").symlink_to(home)
+    Path("file").write_text("mine")
+    with pytest.raises(ConfigError, match=f"config: {key}: .*name a folder") as caught:
+        parse_config(GOOD | {key: value})
+    assert "\n" not in str(caught.value)
+    assert parse_config(GOOD | {key: "."}) and parse_config(GOOD | {key: "new/folder"})
+
+
+@pytest.mark.parametrize("name", ["report.html", "results.csv", "tables/main.csv", "figures/mine.png"])
+def test_results_do_not_replace_files_of_the_users_own(name: str, home: Path) -> None:
+    mine = Path("mine") / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ConfigError, match=r"results: mine holds .*, which no run of this suite wrote; name another"):
+        parse_config(GOOD | {"results": "mine"})
+    task(Path("t"))
+    with pytest.raises(ConfigError, match="which no run of this suite wrote"):
+        configured(Path("t"), model(Path("m")), out=Path("mine"))
+    assert mine.read_text() == "mine"
+    table = RunTable(parse_config(GOOD | {"results": "other"}))
+    for fit in table.fits.values():
+        table.run_dir(fit).mkdir(parents=True)
+    Path("other/report.html").write_text("a page of ours")
+    assert parse_config(GOOD | {"results": "other"})
+
+
+@pytest.mark.parametrize(
+    ("folder", "named"),
+    [
+        ("my task", "my-task"),
+        ("größe", "gr-e"),
+        ("задача", "task"),
+        ("-x_", "x_"),
+        ("a\nb", "a-b"),
+        ("siqa", "my-siqa"),
+    ],
+)
+def test_names_are_made_of_folders_whatever_they_are_called(folder: str, named: str, tmp_path: Path) -> None:
+    made = configured(task(tmp_path / folder), model(tmp_path / "models" / folder))
+    assert list(made.tasks) == [named]
+    assert made.models == [named.replace("my-siqa", "siqa").replace("task", "model") if folder != "my task" else named]
+    assert made.all_models == list(made.model_sources)
+
+
+@pytest.mark.parametrize("k", [float("inf"), float("nan"), 1.5, 0, -1, -0.5, float("-inf")])
+def test_a_number_of_heads_that_is_none_is_one_line(k: float, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--k .*: give a whole number of heads, or a share of them between 0 and 1"):
+        configured(task(tmp_path / "t"), model(tmp_path / "m"), k)
+
+
+@pytest.mark.parametrize(("k", "count"), [(1, 1), (12, 12), (0.25, 3)])
+def test_heads_are_counted_or_shared(k: float, count: int, tmp_path: Path) -> None:
+    table = RunTable(configured(task(tmp_path / "t"), model(tmp_path / "m"), k))
+    assert table.head_counts() == {"m": [count]}
+
+
+def test_overlap_has_an_option(tmp_path: Path) -> None:
+    folder = task(tmp_path / "t", ROWS, ROWS[:2] + ROWS[4:5])
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps(ROWS[0]) + "\n")
+    for overlap in ("refuse", "replace", "keep"):
+        made = configured(folder, model(tmp_path / overlap), overlap=overlap)
+        data = next(iter(RunTable(made).data.values()))
+        assert data.options["overlap"] == overlap
+    own = load_task("t", folder)
+    with pytest.raises(TaskError, match=r"lofit train --overlap"):
+        prepare_task(own, own.Options(), 0, 0, Fetcher(tmp_path, None), tmp_path / "out")
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 9, 15, 30])
+def test_one_prompt_at_least_is_set_aside(n: int, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}:", "answer": str(i)} for i in range(n) for _ in range(2)]
+    own = load_task("t", task(tmp_path / "t", rows, [{"prompt": "x", "answer": "y"}]))
+    made = own.prepare(own.Options(), 0, 0, Fetcher(tmp_path, None))
+    asked = [{row["prompt"] for row in split} for split in (made.train, made.validation)]
+    assert len(asked[1]) == max(1, n - round(0.9 * n)) and len(asked[0]) == n - len(asked[1])
+    assert not asked[0] & asked[1]
+
+
+def test_one_prompt_alone_cannot_be_set_aside(tmp_path: Path) -> None:
+    rows = [{"prompt": "Name a colour:", "answer": colour} for colour in ("red", "green", "blue")]
+    own = load_task("t", task(tmp_path / "t", rows, [{"prompt": "x", "answer": "y"}]))
+    with pytest.raises(TaskError, match=r"too few different prompts to set some aside \(1\); give validation.jsonl"):
+        own.prepare(own.Options(), 0, 0, Fetcher(tmp_path, None))
+
+
+ARMS = {"base": {"method": "base"}}
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\n", "\ra", "a\u2028b", "a\x0bb", ""])
+@pytest.mark.parametrize(
+    "path",
+    ["arms", "title", "experiments", "tasks", "model_sources", "methods", "models"],
+)
+def test_names_are_one_line(path: str, name: str) -> None:
+    experiment = {"kind": "table", "arms": ARMS}
+    broken = {
+        "arms": put("experiments", {"x": experiment | {"arms": {name: {"method": "base"}}}}),
+        "title": put("experiments", {"x": experiment | {"title": name}}),
+        "experiments": put("experiments", {name: experiment}),
+        "tasks": put("tasks", {name: None}),
+        "model_sources": put(
+            "model_sources", {name: {"source": {"kind": "local", "path": "x"}, "n_layers": 1, "n_heads": 1}}
+        ),
+        "methods": put("methods", {name: None}),
+        "models": put("models", [name]),
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_config(broken[path])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbf" + yaml.safe_dump(GOOD).encode())
+    assert load_config(tmp_path / "c.yaml") == parse_config(GOOD)
+    folder = task(tmp_path / "t")
+    for file in folder.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load_task("t", folder).objective == "sft"
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", "clean", *arguments]
+    return subprocess.run(command, cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+
+
+def test_make_clean_says_what_goes_and_asks(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    (tmp_path / "results" / "mine").mkdir(parents=True)
+    for name in ("results/README.md", "results/mine/notes.txt"):
+        (tmp_path / name).write_text("mine")
+    refused = make(tmp_path)
+    assert refused.returncode and "results/mine" in refused.stdout and "YES=1" in refused.stderr
+    for answer in (b"\n", b"n\n", b"yes please\n"):
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(["make", "clean"], cwd=tmp_path, stdin=theirs, stdout=-1, stderr=-1) as asked:
+            os.write(ours, answer)
+            assert b"Delete it?" in asked.communicate()[0]
+        os.close(ours)
+        os.close(theirs)
+        assert asked.returncode
+    assert (tmp_path / "results" / "mine" / "notes.txt").read_text() == "mine"
+    assert make(tmp_path, "YES=1").returncode == 0
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["README.md"]
