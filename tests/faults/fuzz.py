@@ -9,10 +9,10 @@ import argparse
 import sys
 import time
 
-from tests.faults import adapters, configurations, downloads, rows
+from tests.faults import adapters, configurations, downloads, folders, rows
 from tests.faults.kinds import Kind, tally
 
-KINDS: list[Kind] = [configurations.KIND, adapters.KIND, rows.KIND, downloads.KIND]
+KINDS: list[Kind] = [configurations.KIND, adapters.KIND, rows.KIND, downloads.KIND, folders.KIND]
 
 
 def main() -> None:

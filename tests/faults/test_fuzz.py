@@ -8,7 +8,7 @@ from tests.faults.fuzz import KINDS
 from tests.faults.kinds import Kind, tally
 from tests.shown import LINES
 
-EXAMPLES = {"configurations": 150, "adapters": 60, "rows": 150, "downloads": 120}
+EXAMPLES = {"configurations": 150, "adapters": 60, "rows": 150, "downloads": 120, "folders": 150}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
