@@ -27,8 +27,9 @@ TORCH = "$$(grep -o '^torch==[^ ]*' $(LOCK))"
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The rules call `python -m lofit`, so the environment comes first on PATH.
 RUN := PATH="$(BIN):$$PATH"
-SNAKEMAKE = $(RUN) snakemake --cores $(CORES) --configfile $(1) \
-	$(if $(DATA_MIRROR),--config data_mirror="$(MIRROR)") $(SNAKEMAKE_ARGS)
+# --configfile and --config take all names that follow: an option of one value stands between them and SNAKEMAKE_ARGS.
+SNAKEMAKE = $(RUN) snakemake --configfile $(1) \
+	$(if $(DATA_MIRROR),--config data_mirror="$(MIRROR)") --cores $(CORES) $(SNAKEMAKE_ARGS)
 
 .PHONY: help setup demo smoke example bench test format lint docs lock clean
 # `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -147,22 +148,23 @@ def print_results(table: RunTable) -> None:
     results = table.config.results
     for protocol in table.config.protocols:
         print_table(comparison(table, protocol))
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)  # titles and paths are the user's
     files = [("every score, tidy", results / "results.parquet")]
     files += [(output.title, output.path(results)) for output in outputs(table)]
     files += [("adapters, losses, per-item scores", results / "runs"), ("all on one page", results / "report.html")]
     console.print("\nFiles")
     for what, path in files:
-        console.print(f"  {what}: {path}", soft_wrap=True, highlight=False)
+        console.print(f"  {what}: {path}", soft_wrap=True)
 
 
 def print_summary(table: RunTable, configfile: Path) -> None:
     """Print the main tables, where the files are, and what to do next."""
     print_results(table)
-    Console().print(
-        f"\nNext: edit {configfile} (models, tasks, methods, seeds; `lofit plan` shows what would run) and run\n"
-        f"  snakemake --cores 2 --configfile {configfile}\n"
-        "again: only what changed is computed.",
+    option = f"--configfile {shlex.quote(str(configfile))}"
+    Console(markup=False, emoji=False, highlight=False).print(
+        f"\nNext: edit {configfile} (models, tasks, methods, seeds), see what would run, and run it again:\n"
+        f"  lofit plan {option}\n"
+        f"  snakemake --cores 2 {option}\n"
+        "Only what changed is computed.",
         soft_wrap=True,
-        highlight=False,
     )
