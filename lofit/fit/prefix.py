@@ -16,7 +16,7 @@ from lofit.files import reserve
 from lofit.fit.examples import Row
 from lofit.interventions import find_site
 from lofit.packing.patch import patched_forward
-from lofit.packing.rows import Rows
+from lofit.packing.rows import Rows, sent
 
 GB = 10**9
 
@@ -111,7 +111,9 @@ class PrefixStore:
                 run()
         finally:
             handle.remove()
-        nodes = found[0][batch.cell_row, batch.cell_column].cpu()
+        # A model may be spread over several devices: the layer need not be where the batch is.
+        at = (batch.cell_row.to(found[0].device), batch.cell_column.to(found[0].device))
+        nodes = found[0][at].cpu()
         for row, part in zip(rows, nodes.split([self._size(row) for row in rows]), strict=True):
             self._hidden[self._places[row]] = part
 
@@ -127,7 +129,7 @@ class PrefixStore:
             batch: holds the rows in this order.
             rows: rows of examples.
         """
-        nodes = torch.cat([self._hidden[self._places[row]] for row in rows]).to(batch.input_ids.device)
+        nodes = sent(torch.cat([self._hidden[self._places[row]] for row in rows]), batch.input_ids.device)
         hidden = torch.zeros(*batch.input_ids.shape, nodes.shape[-1], dtype=nodes.dtype, device=nodes.device)
         hidden[batch.cell_row, batch.cell_column] = nodes
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +101,8 @@ class Validation:
         Raises:
             FitError: it is not finite.
         """
-        total = 0.0
-        for start in range(0, len(self.rows), self.batch_size):
-            total += self.objective.total(forward, self.rows[start : start + self.batch_size]).item()
+        parts = (self.rows[start : start + self.batch_size] for start in range(0, len(self.rows), self.batch_size))
+        total = float(sum(self.objective.total(forward, part) for part in parts))
         if not math.isfinite(total):
             raise FitError(f"validation loss is {total}; the edit is too large, lower the learning rate")
         return total / self.objective.terms(self.rows) if self.rows else None
@@ -204,14 +204,23 @@ def _loop(
     penalty: Penalty | None,
     save_point: SavePoint,
 ) -> dict[str, Any]:
-    trained = [p for p in forward.model.parameters() if p.requires_grad]
+    trained = MasterWeights([p for p in forward.model.parameters() if p.requires_grad])
     objective, part_size = validation.objective, session.compute.micro_batch or params.batch_size
     steps = params.epochs * math.ceil(len(rows) / params.batch_size)
-    optimizer = torch.optim.AdamW(trained, lr=params.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=params.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained.masters, lr=params.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=params.weight_decay
+    )
+    device = session.model.device
     warmup = round(params.warmup * steps)
     order = torch.Generator().manual_seed(session.seed)
     drawn = penalty.generator if penalty else None
-    state: dict[str, Any] = {"train_loss": [], "validation_loss": [], "tokens": 0, "seconds": 0.0}
+    state: dict[str, Any] = {
+        "train_loss": [],
+        "validation_loss": [],
+        "tokens": 0,
+        "seconds": 0.0,
+        "deterministic": True,
+    }
     losses: list[float] = state["train_loss"]
     away = 0.0  # seconds spent on validation and on saving, which are not part of the cost of training
 
@@ -225,10 +234,11 @@ def _loop(
     def save() -> None:
         nonlocal away
         before = meter.seconds()
-        save_point.save(trained, optimizer, drawn, state | {"seconds": state["seconds"] + before - away})
+        save_point.save(trained.masters, optimizer, drawn, state | {"seconds": state["seconds"] + before - away})
         away += meter.seconds() - before
 
-    if found := save_point.load(trained, optimizer, drawn):
+    if found := save_point.load(trained.masters, optimizer, drawn):
+        trained.round()
         state.update(found)
         losses = state["train_loss"]
         print(f"{title}: going on from step {len(losses)} of {steps}", file=sys.stderr, flush=True)
@@ -242,29 +252,45 @@ def _loop(
                 if step < done:
                     continue
                 optimizer.param_groups[0]["lr"] = params.lr * learning_rate_factor(step, steps, warmup)
-                optimizer.zero_grad(set_to_none=True)
                 if penalty:
                     penalty.draw()
-                count, loss = objective.terms(batch), 0.0
-                for start in range(0, len(batch), part_size):
-                    part = objective.total(forward, batch[start : start + part_size]) / count
-                    part.backward()
-                    loss += part.item()
-                if params.l1 or penalty:
-                    rest = params.l1 * torch.stack([p.abs().sum().to(session.model.device) for p in trained]).sum()
-                    if penalty:
-                        rest = rest + penalty.value(step)
-                    rest.backward()
-                    loss += rest.item()
+
+                def gradient(batch: list[Row] = batch, step: int = step) -> torch.Tensor:
+                    """The loss of the step, with its gradient at the trained values."""
+                    trained.clear()
+                    count, loss = objective.terms(batch), torch.zeros((), dtype=torch.float64, device=device)
+                    for start in range(0, len(batch), part_size):
+                        part = objective.total(forward, batch[start : start + part_size]) / count
+                        part.backward()
+                        loss += part.detach()
+                    if params.l1 or penalty:
+                        rest = params.l1 * torch.stack([p.abs().sum().to(device) for p in trained.values]).sum()
+                        if penalty:
+                            rest = rest + penalty.value(step)
+                        rest.backward()
+                        loss += rest.detach()
+                    return loss
+
+                try:
+                    with only_deterministic(state["deterministic"]):
+                        total = gradient()
+                except RuntimeError as error:
+                    if not state["deterministic"] or "deterministic" not in str(error):
+                        raise
+                    state["deterministic"] = False  # an operation of this family has no such form on this device
+                    total = gradient()
+                length = torch.nn.utils.clip_grad_norm_(trained.collect(), params.max_grad_norm)
+                # One wait for a GPU in every step.
+                loss, norm = torch.stack([total, length.to(device, torch.float64)]).tolist()
                 losses.append(loss)
                 if not math.isfinite(loss):
                     raise FitError(f"loss is {loss} at step {len(losses)} of {steps}; lower the learning rate")
-                norm = torch.nn.utils.clip_grad_norm_(trained, params.max_grad_norm).item()
                 if not math.isfinite(norm):
                     raise FitError(
                         f"norm of the gradient is {norm} at step {len(losses)} of {steps}; lower the learning rate"
                     )
                 _step(optimizer, f"step {len(losses)} of {steps}")
+                trained.round()
                 meter.sample()
                 state["tokens"] += sum(len(example.ids) - 1 for row in batch for example in row)
                 advance(f"loss {losses[-1]:.3f}")
@@ -272,7 +298,7 @@ def _loop(
                     save()
             if len(state["validation_loss"]) <= epoch + 1:
                 validate()
-    if not all(p.isfinite().all() for p in trained):
+    if not all(p.isfinite().all() for p in trained.values):
         raise FitError(f"a trained value is not finite after {steps} steps; lower the learning rate")
     cost = meter.report()
     cost["seconds"] += state["seconds"] - away
@@ -281,8 +307,59 @@ def _loop(
         "validation_loss": state["validation_loss"],
         "steps": steps,
         "tokens_per_second": state["tokens"] / cost["seconds"],
+        "deterministic": state["deterministic"],
         **cost,
     }
+
+
+class MasterWeights:
+    """What the optimizer updates: the trained values, or float32 copies of those in a lower precision.
+
+    bfloat16 cannot hold a change of less than 0.4%, and most updates of a trained weight are smaller: they would be
+    rounded away (Micikevicius et al. 2018, arXiv 1710.03740, section 3.1).
+
+    Attributes:
+        values: the model's own parameters.
+        masters: for each of them itself, or its copy.
+    """
+
+    def __init__(self, values: list[nn.Parameter]) -> None:
+        self.values = values
+        self.masters = [p if p.dtype.itemsize >= 4 else nn.Parameter(p.detach().float()) for p in values]
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for parameter in [*self.values, *self.masters]:
+            parameter.grad = None
+
+    def collect(self) -> list[nn.Parameter]:
+        """The masters, with the gradients of the values moved to them."""
+        for value, master in zip(self.values, self.masters, strict=True):
+            if master is not value and value.grad is not None:
+                master.grad, value.grad = value.grad.float(), None
+        return self.masters
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """Give the values what their masters hold, in their own precision."""
+        for value, master in zip(self.values, self.masters, strict=True):
+            if master is not value:
+                value.copy_(master)
+
+
+@contextlib.contextmanager
+def only_deterministic(only: bool) -> Iterator[None]:
+    """Within this an operation without a deterministic form is an error, where it would otherwise be a warning.
+
+    Kernels of attention decide by this whether their backward pass is deterministic (PyTorch 2.13, aten/native/
+    transformers/cuda/attention_backward.cu). Nothing changes where determinism was not asked for, or ``only`` is false.
+    """
+    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(enabled, warn_only=warns and not only)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
 def _step(optimizer: torch.optim.Optimizer, name: str) -> None:

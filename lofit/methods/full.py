@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def fit(bench: Workbench, params: TrainParams) -> Fitted:
-    """Train the model itself, in the precision it was loaded in."""
+    """Train the model itself; the optimizer holds float32 copies of weights in a lower precision."""
     from lofit.fit.trainer import train
 
     return train(bench.session, None, params, bench.title)
@@ -26,6 +26,6 @@ METHOD = Method(
     Params=TrainParams,
     learns="every weight, by gradient",
     parameters="all weights of the model",
-    deviations="the weights are trained in the precision of the base: set dtype to float32",
+    deviations="gradients are in the precision of the base, weights in bfloat16 are updated as float32 copies",
     fit=fit,
 )

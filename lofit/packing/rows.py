@@ -109,19 +109,24 @@ def _rows(
         nodes, texts = nodes + len(trie), texts + trie.n_texts
     node, label, text = torch.cat(targets).T
     return Rows(
-        ids.to(device),
-        positions.to(device),
-        mask.to(device),
-        prompt=((roles == Role.PROMPT) | (roles == Role.LAST_OF_PROMPT)).to(device),
-        answer=(roles >= Role.LAST_OF_PROMPT).to(device),
+        sent(ids, device),
+        sent(positions, device),
+        sent(mask, device),
+        prompt=sent((roles == Role.PROMPT) | (roles == Role.LAST_OF_PROMPT), device),
+        answer=sent(roles >= Role.LAST_OF_PROMPT, device),
         width=width,
-        row=cell_row[node].to(device),
-        column=(cell_column[node] - (length - width)).to(device),
-        label=label.to(device),
-        text=text.to(device),
-        cell_row=cell_row.to(device),
-        cell_column=cell_column.to(device),
+        row=sent(cell_row[node], device),
+        column=sent(cell_column[node] - (length - width), device),
+        label=sent(label, device),
+        text=sent(text, device),
+        cell_row=sent(cell_row, device),
+        cell_column=sent(cell_column, device),
     )
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on a device; a GPU is not waited for, since what is sent is in memory that stays."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def fill(sizes: Sequence[int]) -> list[list[int]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lofit.errors import EditError, FitError, TaskError
 from lofit.fit import trainer
-from lofit.fit.trainer import Validation, train
+from lofit.fit.params import ComputeParams
+from lofit.fit.trainer import Penalty, Validation, train
 from lofit.interventions import LofitConfig, head_norms
 from lofit.localize.lofit import Params as StepA
 from lofit.methods import load_method
@@ -169,3 +172,102 @@ def test_an_edit_without_effect_is_refused() -> None:
 def test_no_training_rows_is_refused() -> None:
     with pytest.raises(TaskError, match="no training rows"):
         train(session(train=[]), offsets(), step_v(), "t")
+
+
+def full(dtype: torch.dtype, lr: float = 2e-5, **changes: Any) -> torch.Tensor:
+    """How all weights change in full fine-tuning: float32 [weights]."""
+    opened = session()
+    opened.model.to(dtype)
+    before = torch.cat([p.detach().float().flatten() for p in opened.model.parameters()])
+    fitted = train(
+        opened, None, load_method("full").Params(**({"lr": lr, "epochs": 40, "batch_size": 4} | changes)), "t"
+    )
+    after = torch.cat([p.detach().float().flatten() for p in fitted.model.parameters()])
+    assert {p.dtype for p in fitted.model.parameters()} == {dtype}
+    return after - before
+
+
+def test_small_updates_of_weights_in_half_precision_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a usual learning rate a single update is less than bfloat16 can hold, and all of them together are not."""
+    wanted, found = full(torch.float32), full(torch.bfloat16)
+    monkeypatch.setattr(
+        trainer.MasterWeights, "__init__", lambda self, values: vars(self).update(values=values, masters=values)
+    )
+    plain = full(torch.bfloat16)
+    assert found.abs().sum() > 3 * plain.abs().sum()
+    assert torch.cosine_similarity(found, wanted, 0) > 0.6 > torch.cosine_similarity(plain, wanted, 0)
+
+
+def test_masters_go_on_from_a_save_point(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def run(save_to: Path | None, kill: bool = False) -> dict[str, torch.Tensor]:
+        opened = session(save_to=save_to, compute=ComputeParams(save_minutes=0))
+        opened.model.to(torch.bfloat16)
+        with pytest.MonkeyPatch.context() as patch:
+            if kill:
+                steps = iter(range(5))
+                step = trainer._step
+                patch.setattr(
+                    trainer, "_step", lambda *args: step(*args) if next(steps, None) is not None else killed()
+                )
+            fitted = train(opened, None, load_method("full").Params(lr=1e-4, epochs=5, batch_size=4), "t")
+        return {name: p.detach() for name, p in fitted.model.named_parameters()}
+
+    def killed() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "point.safetensors", kill=True)
+    resumed, whole = run(tmp_path / "point.safetensors"), run(None)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+class Scattering:
+    """A penalty with an operation that has no deterministic form (``put_`` without ``accumulate``)."""
+
+    def __init__(self, model: Any) -> None:
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+
+    def value(self, step: int) -> torch.Tensor:
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+        return 0.1 * sum((p.abs().sum() for p in self.trained), torch.zeros(()))
+
+
+def test_only_deterministic_operations_are_used_or_it_is_said() -> None:
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        plain = train(session(), offsets(), step_v(), "t")
+        scattered = train(
+            session(),
+            offsets(),
+            step_v(),
+            "t",
+            lambda model: Penalty(Scattering(model).value, lambda: None, torch.Generator()),
+        )
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    assert (plain.record["deterministic"], scattered.record["deterministic"]) == (True, False)
+    assert len(scattered.record["train_loss"]) == 8, "the step is computed again, not left out"
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would have to be waited for: numbers that are asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "_local_scalar_dense" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_number_is_asked_for_in_every_micro_batch() -> None:
+    counts = []
+    for size in (1, 4):
+        with Waits() as waits:
+            train(session(compute=ComputeParams(micro_batch=size)), offsets(), step_v(), "t")
+        counts.append(waits.count)
+    assert counts[0] == counts[1] > 0
