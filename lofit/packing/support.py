@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from lofit.fit.examples import Example
 from lofit.fit.outcome import out_of_memory
 from lofit.interventions.spans import counts_tokens
 from lofit.packing.forward import answer_log_probs, prefill, repeated
-from lofit.packing.rows import PAD, apart, packed
+from lofit.packing.rows import PAD, Rows, apart, packed
 from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 
@@ -44,27 +45,44 @@ def longest_packable(model: Any) -> int:
 def packing_holds(model: Any) -> bool:
     """Whether the model gives texts the same scores packed, behind a cached beginning or not, as it gives them apart.
 
-    Log-probabilities of tokens may differ by 0.01 nats plus 1% of their size, in half precision by ten times that.
+    Log-probabilities of tokens may differ by 0.01 nats plus 1% of their size. In half precision rounding alone can make
+    more than that, so there the bound is an eighth of what changes, on average, if the block mask is disregarded.
     """
-    tolerance = 1e-2 if model.dtype in (torch.float32, torch.float64) else 1e-1
-    first = min(20, model.config.get_text_config().vocab_size // 2)
-    ids = list(range(first, first + 12))
+    vocabulary = model.config.get_text_config().vocab_size
+    # The same tokens for every model of a size, from the whole of its vocabulary.
+    ids = torch.randint(vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [Example((*ids[:8], *ids[8:11]), 8), Example((*ids[:8], *ids[9:]), 7), Example((*ids[:9], ids[2]), 8)]
     try:
-        return _same_packed(model, ids, texts, tolerance)
+        return _same_packed(model, ids, texts)
     except Exception as error:  # a family may take no such mask in its own way; a want of memory is no answer
         if out_of_memory(error):
             raise
         return False
 
 
-def _same_packed(model: Any, ids: list[int], texts: list[Example], tolerance: float) -> bool:
-    rows = apart(texts, PAD, model.device)
-    expected = answer_log_probs(model, rows)
+def _same_packed(model: Any, ids: list[int], texts: list[Example]) -> bool:
+    expected = answer_log_probs(model, apart(texts, PAD, model.device))
     for prefix, groups in ((3, [[texts]]), (0, [[texts[:1], texts[1:]]])):
         tries = [[Trie(group, prefix) for group in row] for row in groups]
         together = packed(tries, PAD, model.device, model.dtype, prefix)
-        found = answer_log_probs(model, together, repeated(prefill(model, ids[:prefix]), len(tries)), Tail(model))
-        if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
+
+        def scores(rows: Rows, prefix: int = prefix, n: int = len(tries)) -> torch.Tensor:
+            return answer_log_probs(model, rows, repeated(prefill(model, ids[:prefix]), n), Tail(model))
+
+        found = scores(together)
+        if model.dtype in (torch.float32, torch.float64):
+            holds = torch.allclose(found, expected, rtol=1e-2, atol=1e-2)
+        else:
+            leaking = scores(replace(together, attention_mask=_every_column_before(together)))
+            holds = bool((found - expected).abs().mean() <= (leaking - expected).abs().mean() / 8)
+        if not holds:
             return False
     return True
+
+
+def _every_column_before(rows: Rows) -> torch.Tensor:
+    """The mask that a model sees which disregards the block mask: each column attends to itself and all before it."""
+    mask = rows.attention_mask
+    length, behind = mask.shape[2], mask.shape[3] - mask.shape[2]
+    seen = torch.ones(length, behind + length, dtype=torch.bool, device=mask.device).tril(behind)
+    return torch.zeros_like(mask).masked_fill_(~seen, torch.finfo(mask.dtype).min)
