@@ -130,7 +130,8 @@ def _decode(
     longest = max(len(prompts[i]) for family in families for i in family)
     order, logits, layers = _read_prompts(model, families, prompts, prefix, cached, longest, pad_id, batch_size)
     cache = DynamicCache()
-    cache.layers = [_Roomy(keys, values, n_tokens) for keys, values in layers]
+    while layers:  # each layer's keys and values are let go once they are copied
+        cache.layers.append(_Roomy(*layers.pop(0), n_tokens))
     lengths = torch.tensor([len(prompts[i]) for i in order], device=logits.device)
     mask = (torch.arange(longest, device=logits.device) >= longest - lengths[:, None]).long()
     tokens = _likeliest(logits)
@@ -216,7 +217,9 @@ def _read_prompts(
             at = (at_row.to(layer.keys.device), slice(None), at_column.to(layer.keys.device))
             parts[-1].append((layer.keys[at].transpose(1, 2), layer.values[at].transpose(1, 2)))
         order += [i for row in part for t in row for i in families[t]]
-    layers = [
-        (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*parts, strict=True)
-    ]
+    del cache
+    layers = []
+    while parts[0]:
+        keys, values = zip(*(part.pop(0) for part in parts), strict=True)
+        layers.append((torch.cat(keys), torch.cat(values)))
     return order, torch.cat(logits), layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any
 
 import pytest
@@ -51,6 +52,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr("lofit.evaluate.lm.generate", counting)
     return seen
+
+
+def test_keys_and_values_of_prompts_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a layer's are copied to where there is room for more, those of the layers before are gone."""
+    given: list[weakref.ref[torch.Tensor]] = []
+
+    class Watched(generation._Roomy):
+        def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int) -> None:
+            assert not [known for known in given if known() is not None]
+            super().__init__(keys, values, room)
+            given.extend(map(weakref.ref, (keys, values)))
+
+    monkeypatch.setattr(generation, "_Roomy", Watched)
+    ours, _ = lms(tiny_model("llama", **SIZES))
+    ours.generate_until(requests(), disable_tqdm=True)
+    assert len(given) > 4
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "starcoder2"])
