@@ -83,6 +83,12 @@ def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher
     splits = task.prepare(options, fold, seed, fetcher)
     check_splits(task, splits)
     draws = draw_splits(task, options, seed, splits)
+    for split, drawn in draws.items():
+        if task.objective and not drawn.indices:
+            raise TaskError(
+                f"task {task.name}: every {split} row shares its {task.overlap_key} with a later split, so none is "
+                "left; give others, or set overlap to keep"
+            )
     with atomic_path(destination) as part:
         part.mkdir()
         counts, digests, excluded, indices = {}, {}, {}, {}

@@ -145,6 +145,9 @@ def test_overlap_has_an_option(tmp_path: Path) -> None:
     own = load_task("t", folder)
     with pytest.raises(TaskError, match=r"lofit train --overlap"):
         prepare_task(own, own.Options(), 0, 0, Fetcher(tmp_path, None), tmp_path / "out")
+    (folder / "test.jsonl").write_bytes((folder / "train.jsonl").read_bytes())
+    with pytest.raises(TaskError, match=r"every train row shares its prompt .*, so none is left"):
+        prepare_task(own, own.Options(overlap="replace"), 0, 0, Fetcher(tmp_path, None), tmp_path / "out")
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 9, 15, 30])
