@@ -12,7 +12,7 @@ import torch
 
 from lofit.config import LimitsConfig
 from lofit.errors import FitError
-from lofit.fit.outcome import out_of_memory
+from lofit.fit.outcome import out_of_memory, require_own_gpus
 from lofit.fit.session import pick_device
 
 GB = 1e9
@@ -25,7 +25,7 @@ def limited(limits: LimitsConfig, device: str) -> Iterator[None]:
     """Within this, the process may take as long, and allocate as much, as configured. In the main thread only.
 
     Memory is what the process itself allocates: on CPU with the heap (``RLIMIT_DATA``; files that are mapped, such as
-    weights being read, do not count), on GPU with torch. A call of C that takes long is stopped when it returns.
+    weights being read, do not count), on each GPU with torch. A call of C that takes long is stopped when it returns.
 
     Args:
         limits: what is configured; without a bound nothing is changed.
@@ -33,6 +33,7 @@ def limited(limits: LimitsConfig, device: str) -> Iterator[None]:
 
     Raises:
         FitError: the node took more.
+        LofitError: a GPU was full of what other processes hold.
     """
     with contextlib.ExitStack() as stack:
         if limits.minutes is not None:
@@ -61,11 +62,12 @@ def _time_limit(minutes: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _memory_limit(gigabytes: float, device: torch.device) -> Iterator[None]:
-    with _gpu_memory(gigabytes, device) if device.type == "cuda" else _host_memory(gigabytes):
+    with _gpu_memory(gigabytes) if device.type == "cuda" else _host_memory(gigabytes):
         try:
             yield
         except Exception as error:
             if reason := out_of_memory(error):
+                require_own_gpus(error)
                 text = f"{reason}; more than limits.memory_gb: {gigabytes:g}, raise it or lower the batch size"
                 raise FitError(text) from None
             raise
@@ -84,10 +86,12 @@ def _host_memory(gigabytes: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _gpu_memory(gigabytes: float, device: torch.device) -> Iterator[None]:
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * GB / total), device)
+def _gpu_memory(gigabytes: float) -> Iterator[None]:
+    totals = [torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count())]
+    for gpu, total in enumerate(totals):
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * GB / total), gpu)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        for gpu in range(len(totals)):
+            torch.cuda.set_per_process_memory_fraction(1.0, gpu)

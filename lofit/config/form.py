@@ -43,7 +43,7 @@ class LimitsConfig(Form):
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="1e9 bytes that its process allocates: of the host's memory on CPU, the GPU's on GPU; null: any",
+        description="1e9 bytes that its process allocates: of the host's memory on CPU, of each GPU's there; null: any",
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lofit.config import LimitsConfig, parse_config
-from lofit.errors import ConfigError, FitError
+from lofit.errors import ConfigError, FitError, LofitError
 from lofit.evaluate import node as evaluate_node
 from lofit.files import read_json
 from lofit.fit import node as fit_node
@@ -25,6 +25,7 @@ from lofit.fit.outcome import outcome
 from lofit.limits import limited
 from lofit.report.node import collect_results, comparison
 from lofit.runs import ALL, MAIN, RunTable
+from tests.cuda import Gpus
 from tests.fitted import find, fitted_table, tiny_config
 from tests.workflows import Workflow
 
@@ -109,16 +110,36 @@ def test_a_lower_limit_of_the_system_stays() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def test_the_share_of_a_gpu_is_limited_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares: list[float] = []
-    total = type("Properties", (), {"total_memory": 80 * 10**9})
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: total)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
+def test_the_share_of_every_gpu_is_limited_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = Gpus(totals=[80e9, 40e9], free=[60e9, 20e9], reserved=[19e9, 19e9])
+    gpus.show(monkeypatch)
     with outcome() as report, limited(LimitsConfig(memory_gb=20), "cuda"):
+        assert gpus.shares == [(0, 0.25), (1, 0.5)]
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
-    assert shares == [0.25, 1.0]
+    assert gpus.shares[2:] == [(0, 1.0), (1, 1.0)]
     assert report["reason"].startswith("out of memory (CUDA out of memory. Tried to allocate 2.00 GiB); more than ")
+
+
+def test_a_limit_on_a_gpu_that_others_use_too_is_the_limit_until_they_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    with monkeypatch.context() as patched:
+        Gpus(totals=[80e9], free=[20e9], reserved=[19e9]).show(patched)
+        with outcome() as report, limited(LimitsConfig(memory_gb=20), "cuda"):
+            raise error
+        assert "more than limits.memory_gb: 20" in report["reason"]
+    Gpus(totals=[80e9], free=[0.1e9], reserved=[10e9]).show(monkeypatch)
+    with (
+        pytest.raises(LofitError, match=r"while other processes hold 68\.4 GB of the GPU; run it again"),
+        outcome(),
+        limited(LimitsConfig(memory_gb=20), "cuda"),
+    ):
+        raise error
+
+
+def test_a_failed_fit_is_no_want_of_memory_of_its_evaluation() -> None:
+    with outcome() as report, limited(LimitsConfig(memory_gb=100), CPU):
+        raise FitError("out of memory (DefaultCPUAllocator: can't allocate memory)")
+    assert report["reason"] == "out of memory (DefaultCPUAllocator: can't allocate memory)"
 
 
 @pytest.mark.parametrize("value", [0, -1, float("inf"), "long"])
