@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.hooks import remove_hook_from_module
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from peft import PeftModel
@@ -49,7 +52,7 @@ def _stock(pretrained: Any, **kwargs: Any) -> LM:
 
 
 def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
-    """A plain checkpoint of the model, in lm-eval's ``vllm``; the model itself leaves the GPU."""
+    """A plain checkpoint of the model, in lm-eval's ``vllm`` on all GPUs there are; the model itself leaves them."""
     dtype = precision_of(pretrained)
     if isinstance(pretrained, PeftModel):
         export_merged(pretrained, folder, tokenizer)
@@ -57,9 +60,20 @@ def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
     else:
         pretrained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    pretrained.to("cpu")
+    _leave_gpus(pretrained)
     made: Any = type("VLLM", (OneEncoding, get_model(VLLM)), {})
-    return made(pretrained=str(folder), dtype=dtype, batch_size="auto")
+    gpus = max(1, torch.cuda.device_count())
+    return made(pretrained=str(folder), dtype=dtype, batch_size="auto", tensor_parallel_size=gpus)
+
+
+def _leave_gpus(model: Any) -> None:
+    """Give back the GPU memory of a model: the engine claims nine tenths of each GPU, and counts what is in use."""
+    for module in model.modules():
+        if "_hf_hook" in vars(module):  # of a model that is spread over GPUs; PEFT's wrappers show those of others
+            remove_hook_from_module(module)
+    model.to("cpu")
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _require_readable(folder: Path, config: Any) -> None:

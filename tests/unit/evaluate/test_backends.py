@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lm_eval.models.huggingface import HFLM
 from peft import get_peft_model
 
@@ -22,6 +23,7 @@ from lofit.runs import RunTable
 from tests.checkpoint import byte_tokenizer
 from tests.fitted import find, fitted_table, tiny_config
 from tests.tiny import tiny_model
+from tests.unit.packing.test_devices import with_hooks
 
 TRAINING = {"epochs": 1, "lr": 0.05}
 METHODS: dict[str, Any] = {
@@ -42,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class StandIn(HFLM):
     """Takes what lm-eval's ``vllm`` takes, and reads the checkpoint as a stranger would."""
 
-    def __init__(self, pretrained: str, dtype: str, batch_size: str) -> None:
+    def __init__(self, pretrained: str, dtype: str, batch_size: str, tensor_parallel_size: int = 1) -> None:
         assert batch_size == "auto" and not list(Path(pretrained).glob("adapter*"))
         super().__init__(pretrained=pretrained, dtype=dtype, batch_size=2, device="cpu", backend="causal")
 
@@ -104,6 +106,35 @@ def test_a_bias_that_vllm_would_pass_over_is_refused(family: str, place: bool) -
             return
         with pytest.raises(EditError, match=r"vllm has no place for this edit's bias in \w+ForCausalLM; set backend"):
             make(pretrained=model, tokenizer=byte_tokenizer(), batch_size=1)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("gpus", [0, 1, 2])
+def test_the_model_has_left_the_gpus_when_the_engine_starts_on_all_of_them(
+    gpus: int, edited: bool, vllm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+    move = torch.nn.Module.to
+
+    def to(module: torch.nn.Module, *where: Any, **how: Any) -> Any:
+        events.append(("moved", *where, any(hasattr(part, "_hf_hook") for part in module.modules())))
+        return move(module, *where, **how)
+
+    class Engine(StandIn):
+        def __init__(self, **arguments: Any) -> None:
+            events.append(("started", arguments.get("tensor_parallel_size", 1)))
+            super().__init__(**arguments)
+
+    model = with_hooks(tiny_model("llama", vocab_size=259))
+    if edited:
+        model = get_peft_model(model, LofitConfig(heads=[(0, 1)], scale=False, offset=True, init_std=1.0))
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(backends, "get_model", {"vllm": Engine}.__getitem__)
+    with backends.model_class("vllm") as make:
+        make(pretrained=model, tokenizer=byte_tokenizer(), batch_size=1)
+    assert events[: events.index("emptied") + 2][-3:] == [("moved", "cpu", False), "emptied", ("started", max(1, gpus))]
 
 
 def test_vllm_that_is_not_installed_is_one_line(folder: Path) -> None:
