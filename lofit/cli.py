@@ -42,7 +42,7 @@ def _table(configfile: Path):  # type: ignore[no-untyped-def]  # the return type
 
 def _set_up(table, model: str, threads: int | None) -> None:  # type: ignore[no-untyped-def]
     """Set this process up for a node that runs a model, GPUs included."""
-    if table.config.device != "cpu":
+    if table.config.device == "cuda":
         from lofit.gpus import take_gpus
 
         take_gpus(table.config.model_entry(model).gpus)

@@ -14,7 +14,7 @@ import yaml
 from lofit import methods
 from lofit.runs import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode, RunTable
 
-RATES = {"cpu": 0.157, "auto": 0.157, "cuda": 125.0}
+RATES = {"cpu": 0.157, "cuda": 125.0}
 """Sustained TFLOP/s by configured device. CPU: 90% of the 174 GFLOP/s of matrix products of two cores, as measured for
 step A (benchmarks/results.md). GPU: 40% of the 312 TFLOP/s of an A100's datasheet, an assumption; measure your own with
 ``python -m benchmarks.shapes``."""

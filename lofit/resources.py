@@ -22,7 +22,7 @@ WORKING_MB = 5000
 0.1345 billion parameters, a step of 8 x 96 tokens; they grow with layers x width, that is, about with the root."""
 PREFIX_MB = 3000
 """Times the same: room for what enters the first trained layer, of 500,000 tokens."""
-WEIGHT_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "int8": 2, "nf4": 2}
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2, "nf4": 2}
 """Per parameter while weights are loaded; quantised ones pass through 16 bits."""
 FULL_COPIES = 4
 """Of all weights while all are trained: themselves, gradients, two moments of AdamW."""

@@ -22,7 +22,7 @@ from lofit.experiments import ArmConfig, ExperimentConfig
 from lofit.forms import HeadsConfig, MethodConfig
 from lofit.recipes import resolve
 
-DTYPES = {"cpu": "float32", "cuda": "bfloat16", "auto": "auto"}
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 """Precision of the base model by configured device, where the configuration leaves it open."""
 
 
@@ -283,7 +283,7 @@ class RunTable:
 
     @cached_property
     def _dtype(self) -> str:
-        """Precision of the base, ``auto`` only where device is too: then it is up to the machine."""
+        """Precision of the base."""
         config = self.config
         return config.dtype if config.dtype != "auto" else DTYPES[config.device]
 

@@ -97,7 +97,11 @@ class Config(Form):
     data_mirror: UserPath | None = Field(default=None, description="folder that stands in for the network")
     results: OwnFolder = Path("results")
     resources: OwnFolder = Path("resources")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="auto: the GPU of the machine that reads the configuration, the CPU if it has none; write cuda "
+        "for jobs submitted from such a machine",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"] = Field(
         default="auto",
         description="of the frozen base; auto: float32 on CPU, bfloat16 on GPU; int8, nf4: quantised by bitsandbytes",

@@ -16,6 +16,7 @@ from lofit.config.methods import budget_problems, method_problems
 from lofit.config.tasks import task_problems
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import OURS, VLLM
+from lofit.gpus import default_device
 from lofit.sources.catalog import load_catalog
 from lofit.strict_yaml import read_yaml
 
@@ -32,6 +33,9 @@ def load_config(path: Path) -> Config:
 def parse_config(raw: Any, origin: str = "config") -> Config:
     """Check a configuration given as a mapping; ``origin`` names it in errors.
 
+    ``device: auto`` becomes the device of this machine, since the precision, which ids of nodes depend on, follows from
+    it: half a grid on CPU and half on GPU cannot come about.
+
     Raises:
         ConfigError: one line naming file, key and remedy.
     """
@@ -43,6 +47,8 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {one_line(error, Config)}") from None
+    if config.device == "auto":
+        config = config.model_copy(update={"device": default_device()})
     for problem in problems(config):
         raise ConfigError(f"{origin}: {problem}")
     return config

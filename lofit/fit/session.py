@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -24,15 +25,16 @@ Precision = torch.dtype | Quantized
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one, else the CPU.
+    """The device that a configuration names.
 
     Raises:
         ConfigError: ``cuda`` is asked for and torch finds no GPU.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: cuda asked for, but torch {torch.__version__} finds no GPU; set device to cpu")
+        raise ConfigError(
+            f"device: cuda asked for, but torch {torch.__version__} finds no GPU on {platform.node()}; run it where "
+            "there is one, with a torch that its driver supports, or set device to cpu"
+        )
     return torch.device(name)
 
 
@@ -199,7 +201,7 @@ def open_session(
     objective: Literal["sft", "dpo"],
     *,
     seed: int,
-    device: str = "auto",
+    device: str = "cpu",
     dtype: str = "auto",
     progress: bool = True,
     compute: ComputeParams | None = None,

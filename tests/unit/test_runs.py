@@ -14,6 +14,9 @@ import pytest
 
 from lofit.config import parse_config
 from lofit.errors import ConfigError
+from lofit.evaluate import node as evaluate_node
+from lofit.fit import node as fit_node
+from lofit.localize import node as localize_node
 from lofit.runs import RunTable, TunedNode
 
 ROOT = Path(__file__).parents[2]
@@ -176,13 +179,48 @@ def test_heads_of_another_task() -> None:
     }  # fmt: skip
 
 
-def test_precision_is_part_of_a_run_as_far_as_the_configuration_settles_it() -> None:
+def test_precision_is_part_of_a_run_and_the_device_is_not() -> None:
     def ids(**changes: Any) -> set[str]:
         return set(table(**changes).fits)
 
     assert ids(device="cpu") == ids(device="cuda", dtype="float32") == ids(dtype="float32")
-    assert ids(device="cuda") == ids(dtype="bfloat16")
+    assert ids(device="cuda") == ids(device="cpu", dtype="bfloat16") == ids(dtype="bfloat16")
     assert not ids(device="cpu") & ids(device="cuda")
+
+
+def test_half_a_grid_on_cpu_and_half_on_gpu_cannot_come_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` means is decided with the ids, and nodes read the configuration in which it is decided."""
+
+    def parsed(raw: dict[str, Any], device: str) -> RunTable:
+        monkeypatch.setattr("lofit.config.load.default_device", lambda: device)
+        return RunTable(parse_config(raw))
+
+    raw = CONFIG | {"methods": {"base": None, "iti": None}, "transfer": None}
+    made = {device: parsed(raw, device) for device in ("cpu", "cuda")}
+    for nodes in ("activations", "localize", "fits", "evaluations"):
+        ids = {device: set(getattr(made[device], nodes)) for device in made}
+        assert ids["cpu"] and not ids["cpu"] & ids["cuda"]
+        for submitted, elsewhere in (("cpu", "cuda"), ("cuda", "cpu")):
+            again = parsed(made[submitted].config.model_dump(mode="json"), elsewhere)
+            assert again.config.device == submitted
+            assert set(getattr(again, nodes)) == ids[submitted]
+
+
+def test_a_node_for_a_gpu_is_refused_at_once_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it looks for model or data, of which there are none here."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    made = table(device="cuda", results=str(tmp_path / "results"), resources=str(tmp_path / "resources"))
+    nodes: list[tuple[Any, Any]] = [
+        (localize_node, next(iter(made.localize.values()))),
+        (fit_node, next(fit for fit in made.fits.values() if fit.method == "lora")),
+        (evaluate_node, next(node for node in made.evaluations.values() if node.fit.method == "base")),
+    ]
+    for module, node in nodes:
+        with pytest.raises(ConfigError, match=r"^device: cuda asked for, but torch .* finds no GPU on .*; run it"):
+            module.run(made, node)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 def test_a_model_folder_belongs_to_one_source() -> None:

@@ -26,10 +26,13 @@ from lofit.runs import ActivationsNode, RunTable, short_hash
 from lofit.sources.models import model_files, state
 from lofit.strict_yaml import read_yaml
 
+DEVICE = "LOFIT_DEVICE"  # what `device: auto` came to where the workflow was started
 CONFIGFILES = [Path(file) for file in workflow.overwrite_configfiles or ["config.yaml"]]
 try:
     for file in CONFIGFILES:
         read_yaml(file, ConfigError)  # Snakemake has read it already, and keeps the last of several equal keys
+    if config.get("device", "auto") == "auto":  # a job's own Snakemake, on whatever machine, must know the same ids
+        config["device"] = os.environ.get(DEVICE, "auto")
     CONFIG = parse_config(config, origin=str(CONFIGFILES[0]))
     TABLE = RunTable(CONFIG)
     COUNTERPARTS = counterparts(TABLE)
@@ -43,7 +46,7 @@ RESULTS, RESOURCES = str(CONFIG.results), str(CONFIG.resources)
 # ends when this process does.
 SNAPSHOT = CONFIG.results / "plan" / f"config-{short_hash(CONFIG.model_dump(mode='json'))}.yaml"
 os.environ.update(
-    {SNAKEMAKE: str(os.getpid())},
+    {SNAKEMAKE: str(os.getpid()), DEVICE: CONFIG.device},
     LOFIT_CONFIG=str(SNAPSHOT),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
