@@ -4,6 +4,7 @@
 # make example  fit a task of one's own (examples/opposites)
 # make lock   renew the pinned versions       make docs   write the pages on methods, tasks
 # make bench  measure speed and memory against naive baselines (half an hour)
+# make gpu-check  prove a GPU machine: equality, failures, speed and memory as a table (8 minutes; docs/gpu.md)
 # make clean  delete outputs and caches, after asking (YES=1: without)
 #
 # Variables: PYTHON (3.11 or 3.12), CORES, CONFIG, DATA_MIRROR (folder to take datasets from instead of the
@@ -31,7 +32,7 @@ RUN := PATH="$(BIN):$$PATH"
 SNAKEMAKE = $(RUN) snakemake --configfile $(1) \
 	$(if $(DATA_MIRROR),--config data_mirror="$(MIRROR)") --cores $(CORES) $(SNAKEMAKE_ARGS)
 
-.PHONY: help setup demo smoke example bench test format lint docs lock clean
+.PHONY: help setup demo smoke example bench gpu-check test format lint docs lock clean
 # `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -72,6 +73,9 @@ bench: $(STAMP)
 test: $(STAMP)
 	$(RUN) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 		python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+gpu-check: $(STAMP)
+	$(RUN) python -m tests.gpu.check --device cuda --out benchmarks/gpu.md
 
 format: $(STAMP)
 	$(BIN)/ruff check --quiet --fix-only .
