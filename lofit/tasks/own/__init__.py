@@ -203,14 +203,12 @@ def _contrast(row: Row, item: Row, candidates: Sequence[str], where: str) -> Row
 def _choose(item: Row, where: str) -> Row:
     (prompt, between), choices = _prompt(item, where), list_field(item, "choices", where)
     gold = item.get("gold")
-    if not all(isinstance(choice, str) and choice.strip() for choice in choices) or len(set(choices)) < 2:
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices) or len({*map(canonical, choices)}) < 2:
         raise TaskError(f"{where}: 'choices' must be two or more different texts, found {choices!r}; fix the row")
     if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(choices):
         raise TaskError(f"{where}: 'gold' must be the index of one of {len(choices)} choices, found {gold!r}")
-    if sum(same_text(choice, choices[gold]) for choice in choices) > 1:
-        raise TaskError(f"{where}: the right choice {choices[gold]!r} is there more than once; keep one of them")
     following = [_after(between, choice) for choice in choices]
-    wrong = list(dict.fromkeys(text for text in following if text != following[gold]))
+    wrong = list(dict.fromkeys(text for text in following if not same_text(text, following[gold])))
     return {
         "prompt": prompt,
         "target": following[gold],
