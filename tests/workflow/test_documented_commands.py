@@ -100,7 +100,7 @@ def documented() -> list[tuple[str, str]]:
     page = (REPOSITORY / "lofit" / "report" / "page.html.j2").read_text(encoding="utf-8")
     found += [("lofit/report/page.html.j2", line) for line in re.findall(r"<pre>(snakemake .*)</pre>", page)]
     usage = (REPOSITORY / "Makefile").read_text(encoding="utf-8").split("\n\n")[0]
-    return found + [("Makefile", target) for target in re.findall(r"\bmake [a-z]+", usage)]
+    return found + [("Makefile", target) for target in re.findall(r"\bmake [a-z-]+", usage)]
 
 
 FOUND = documented()
