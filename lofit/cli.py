@@ -64,6 +64,10 @@ def set_up_computing(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    if "numpy" in sys.modules:  # imported with another number, in a server of nodes
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads, "blas")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time for nothing
 

@@ -282,7 +282,7 @@ class RunTable:
                     yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
 
     @cached_property
-    def _dtype(self) -> str:
+    def dtype(self) -> str:
         """Precision of the base."""
         config = self.config
         return config.dtype if config.dtype != "auto" else DTYPES[config.device]
@@ -296,7 +296,7 @@ class RunTable:
         assert name is not None, f"{method} edits no selected heads"
         values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, heads.params)
         params = localize.load_localizer(name).Params.model_validate(values).model_dump(mode="json")
-        return LocalizeNode(model, self._source(model), self._dtype, data, name, params)
+        return LocalizeNode(model, self._source(model), self.dtype, data, name, params)
 
     def localizer_of(self, method: str) -> str:
         """The localizer of a configured method that edits selected heads: the configured one, or its own."""
@@ -327,7 +327,7 @@ class RunTable:
     ) -> FitNode:
         values = resolve(METHODS / f"{name}.yaml", model, data.task, entry.params)
         params = methods.load_method(name).Params.model_validate(values).model_dump(mode="json")
-        return FitNode(model, self._source(model), self._dtype, data, name, params, ranking, k)
+        return FitNode(model, self._source(model), self.dtype, data, name, params, ranking, k)
 
     def _comparison(self) -> Iterable[FitNode]:
         """Every method on every task, with heads selected on the same split."""

@@ -77,6 +77,22 @@ def _loading(dtype: Precision, device: torch.device) -> dict[str, Any]:
     }
 
 
+_PRELOADED: dict[tuple[Path, str], tuple[int, PreTrainedModel]] = {}
+"""Models that were read before this process was forked: by folder and precision, with the time of the record there."""
+
+
+def preload(folder: Path, dtype: str) -> None:
+    """Read a model for the CPU, for the first :func:`load_model` of every process that is forked from this one."""
+    cpu = torch.device("cpu")
+    precision = pick_dtype(dtype, cpu)
+    model = load_model(folder, cpu, precision)
+    _PRELOADED[folder.resolve(), str(precision)] = (_time(folder), model)
+
+
+def _time(folder: Path) -> int:
+    return (folder / "source.json").stat().st_mtime_ns
+
+
 def load_model(folder: Path, device: torch.device, dtype: Precision, source: Path | None = None) -> PreTrainedModel:
     """Load a decoder-only model from a local folder, frozen and in evaluation mode (no dropout).
 
@@ -92,6 +108,10 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    # One that was handed out is not handed out again: it may carry an adapter by then.
+    time, preloaded = _PRELOADED.pop((folder.resolve(), str(dtype)), (0, None)) if device.type == "cpu" else (0, None)
+    if preloaded is not None and time == _time(folder):
+        return preloaded
     options, trusted = _loading(dtype, device), _trusted(source or folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -1,0 +1,181 @@
+"""Nodes that are forked from a server: the same results, and nothing that outlives those it works for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lofit.files import read_json
+from lofit.fit.saved import checksums
+from lofit.node_server import client
+from lofit.runs import RunTable
+from lofit.sources import node as sources
+from tests.fitted import find, tiny_config
+from tests.workflows import REPOSITORY, TRAINING
+
+METHODS: dict[str, Any] = {
+    "base": None,
+    "lora": {"params": TRAINING},
+    "bitfit": {"params": {"epochs": 1_000_000, "lr": 1e-9}},
+    "lofit": {"heads": {"k": [3], "params": TRAINING}, "params": TRAINING},
+}
+
+
+class Nodes:
+    """Nodes of a configuration whose model and data are there, and a process that stands for their Snakemake."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        from lofit.config import parse_config
+
+        self.table = RunTable(parse_config(tiny_config(folder, METHODS)))
+        sources.fetch(self.table, "tiny")
+        for data in self.table.data.values():
+            sources.prepare(self.table, data)
+        self.snakemake = subprocess.Popen(["sleep", "1000"])
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("LOFIT_", "OMP_", "MKL_"))}
+        named = {"LOFIT_CONFIG": str(self.folder / "config.yaml"), "LOFIT_SNAKEMAKE": str(self.snakemake.pid)}
+        servers = {client.VARIABLE: str(self.folder / "servers"), "TMPDIR": str(self.folder)}
+        return kept | {"HF_HUB_OFFLINE": "1"} | named | servers | changes
+
+    def start(self, verb: str, method: str, **changes: str) -> subprocess.Popen[str]:
+        fit = find(self.table, method)
+        run = fit.heads_from.id if verb == "localize" and fit.heads_from else fit.id
+        command = [sys.executable, "-m", "lofit", verb, "--run", run, "--threads", "1"]
+        given: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
+        return subprocess.Popen(command, env=self.environment(**changes), **given)
+
+    def run(self, verb: str, method: str, **changes: str) -> tuple[int, str, str]:
+        node = self.start(verb, method, **changes)
+        out, err = node.communicate(timeout=300)
+        return node.returncode, out, err
+
+    def servers(self) -> list[psutil.Process]:
+        named = [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]]
+        return [process for process in named if str(self.runtime) in " ".join(process.info["cmdline"])]
+
+    @property
+    def runtime(self) -> Path:
+        return self.folder / f"lofit-nodes-{os.getuid()}"
+
+    def working(self) -> psutil.Process:
+        """The server, once a child of it is at work."""
+        while not (found := [server for server in self.servers() if server.children()]):
+            pass
+        return found[0]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    made = Nodes(tmp_path_factory.mktemp("nodes"))
+    yield made
+    made.snakemake.kill()
+    made.snakemake.wait()
+
+
+def test_a_forked_node_writes_the_same_bytes(nodes: Nodes) -> None:
+    written = []
+    for server in ("", str(nodes.folder / "servers")):
+        for verb, method in (("localize", "lofit"), ("fit", "lofit"), ("fit", "lora"), ("evaluate", "lora")):
+            status, out, err = nodes.run(verb, method, **{client.VARIABLE: server})
+            assert (status, "node server" in err) == (0, False), err
+            assert "/seed42/" in out
+        fits = [find(nodes.table, method) for method in ("lofit", "lora")]
+        scores = nodes.table.eval_dir(nodes.table.own_evaluation(fits[1]))
+        found = [checksums(nodes.table.run_dir(fit) / "adapter") for fit in fits]
+        written.append([*found, (scores / "samples.jsonl").read_bytes(), read_json(scores / "results.json")["metrics"]])
+    assert written[0] == written[1]
+    assert len(nodes.servers()) == 1, "one for all nodes of the model"
+
+
+def test_an_error_of_the_user_is_the_same_line_and_status(nodes: Nodes) -> None:
+    for server in ("", str(nodes.folder / "servers")):
+        command = [sys.executable, "-m", "lofit", "fit", "--run", "tiny/nothing"]
+        env = nodes.environment(**{client.VARIABLE: server})
+        done = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("error: no node 'tiny/nothing' in this configuration")
+
+
+def test_a_killed_client_takes_its_node_along(nodes: Nodes) -> None:
+    node = nodes.start("fit", "bitfit")
+    server = nodes.working()
+    [child] = server.children()
+    node.kill()
+    node.communicate()
+    psutil.wait_procs([child], timeout=60)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert server.is_running()
+
+
+def test_a_node_that_dies_ends_its_client(nodes: Nodes) -> None:
+    node = nodes.start("fit", "bitfit")
+    [child] = nodes.working().children()
+    child.send_signal(signal.SIGKILL)
+    node.communicate(timeout=60)
+    assert node.returncode == 128 + signal.SIGKILL
+
+
+def test_a_killed_server_takes_its_nodes_along_and_the_next_node_starts_another(nodes: Nodes) -> None:
+    node = nodes.start("fit", "bitfit")
+    server = nodes.working()
+    [child] = server.children()
+    server.kill()
+    psutil.wait_procs([child], timeout=60)
+    assert not child.is_running()
+    assert "node server: not used (the other end is gone)" in str(node.stderr and node.stderr.readline())
+    node.kill()  # which has gone on in a process of its own
+    node.communicate()
+    status, _, err = nodes.run("evaluate", "lora")
+    assert (status, "node server" in err) == (0, False)
+    assert len(list(nodes.runtime.glob("*.sock"))) == len(nodes.servers()) == 1
+
+
+def test_other_code_or_another_environment_is_another_server(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = nodes.environment()
+    names = {client.name_of("tiny", env), client.name_of("other", env), client.name_of("tiny", env | {"HF_HOME": "x"})}
+    monkeypatch.setattr(client, "__file__", str(nodes.folder / "servers" / "client.py"))
+    assert len(names | {client.name_of("tiny", env)}) == 4
+    assert client.name_of("tiny", env | {"LANG": "C"}) in names | {client.name_of("tiny", env)}
+
+
+def test_a_folder_that_others_may_enter_is_not_used(nodes: Nodes, tmp_path: Path) -> None:
+    (tmp_path / f"lofit-nodes-{os.getuid()}").mkdir(mode=0o755)
+    (tmp_path / f"lofit-nodes-{os.getuid()}").chmod(0o755)
+    status, _, err = nodes.run("evaluate", "lora", TMPDIR=str(tmp_path))
+    assert status == 0
+    assert "node server: not used" in err and "is not a folder of this user alone" in err
+
+
+def test_a_stranger_on_the_socket_is_turned_away(nodes: Nodes) -> None:
+    [address] = nodes.runtime.glob("*.sock")
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(address))
+        stranger.sendall(client.LENGTH.pack(3) + b"abc")
+        assert stranger.recv(1) == b""
+    assert nodes.run("evaluate", "lora")[0] == 0
+
+
+def test_the_server_ends_with_its_snakemake(nodes: Nodes) -> None:
+    node = nodes.start("fit", "bitfit")
+    server = nodes.working()
+    children = server.children()
+    nodes.snakemake.kill()
+    nodes.snakemake.wait()
+    psutil.wait_procs([server, *children], timeout=60)
+    _, err = node.communicate(timeout=60)
+    assert node.returncode == 1
+    assert "the Snakemake that started this is gone" in err
+    assert not server.is_running() and not any(child.is_running() for child in children)
+    assert list(nodes.runtime.iterdir()) == []
