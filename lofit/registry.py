@@ -36,7 +36,7 @@ def load(package: str, name: str, attribute: str, kind: type[T]) -> T:
     file = _folder(package) / f"{name}.py"
     try:
         module = importlib.import_module(f"{package}.{name}")
-    except Exception as error:  # whatever a module of the user's raises
+    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
         if isinstance(error, SyntaxError):
             place, line = error.filename, error.lineno
         else:

@@ -55,8 +55,10 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
         return
     try:
         task = tasks.load_task(name, entry.path)
+        if not task.plain_text:
+            tasks.check_definition(task)
     except TaskError as error:
-        yield f"{key}.path: {error}"
+        yield f"{key}{'.path' if entry.path else ''}: {error}"
         return
     if to_train and not task.objective:
         yield f"{key}: for evaluation only; name it under retention"

@@ -19,7 +19,7 @@ from lofit.evaluate.protocol import OPEN, PAPER, Protocol
 from lofit.evaluate.window import cut_items
 from lofit.files import read_jsonl
 from lofit.tasks import Task, lm_eval_config
-from lofit.tasks.answers import same_text, tied, wins
+from lofit.tasks.answers import by_length, same_text, tied, wins
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -56,8 +56,7 @@ class RowsTask(ConfigurableTask):
             named = [choices[at] if isinstance(at, int) else at for at in (gold if isinstance(gold, list) else [gold])]
             right = [any(same_text(choice, other) for other in named) for choice in choices]
             sums = [score for score, _ in results]
-            means = [score / len(choice) for score, choice in zip(sums, choices, strict=True)]
-            for name, values in (("acc", sums), ("acc_norm", means)):
+            for name, values in (("acc", sums), ("acc_norm", by_length(sums, choices))):
                 if name in scores:
                     scores[name] = float(wins(values, right))
         return scores
@@ -169,7 +168,9 @@ def _is_tie(sample: dict[str, Any]) -> bool:
     if not isinstance(sample["filtered_resps"][0], list | tuple):
         return False  # a generated text
     texts = ["".join(map(str, argument)) for argument in sample["arguments"]]
-    return tied([score for score, _ in sample["filtered_resps"]], texts)
+    sums = [score for score, _ in sample["filtered_resps"]]
+    answers = [str(answer).strip() for _, answer in sample["arguments"]]
+    return tied(sums, texts) or ("acc_norm" in sample and tied(by_length(sums, answers), texts))
 
 
 def _unreachable(

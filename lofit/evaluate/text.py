@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.errors import FitError
 from lofit.evaluate.finite import require_finite
-from lofit.fit.examples import check_ids, front_ids
+from lofit.fit.examples import check_ids, front_ids, token_ids
 from lofit.fit.session import vocabulary_of
 from lofit.interventions.spans import given_spans
 from lofit.progress import track
@@ -82,8 +82,8 @@ def score_text(
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
     """Ids of a text's windows, each after what the tokenizer puts in front of every text."""
-    begin = front_ids(tokenizer)
-    ids, size = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], WINDOW - len(begin)
+    begin = front_ids(tokenizer, text)
+    ids, size = token_ids(tokenizer, text)[0][len(begin) :], WINDOW - len(begin)
     return [begin + ids[start : start + size] for start in range(0, len(ids) - size + 1, size)] or [begin + ids]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lofit.errors import FitError, TaskError
+from lofit.errors import FitError, TaskError, brief
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,19 +42,35 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int],
 
     Returns:
         The ids, and for each the characters of the text that it covers: (start, end), (0, 0) for what stands in front.
+
+    Raises:
+        FitError: the tokenizer has no tokens for it.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
-    front = front_ids(tokenizer)
+    front, ids, offsets = _parts(tokenizer, text)
     if front and ids[: len(front)] != front:
         ids, offsets = front + ids, [(0, 0)] * len(front) + offsets
     return ids, offsets
 
 
-def front_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special tokens that the tokenizer puts in front of every text."""
-    encoded = tokenizer("a", return_special_tokens_mask=True, verbose=False)
-    return encoded["input_ids"][: encoded["special_tokens_mask"].index(0)]
+def front_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The special tokens that the tokenizer puts in front of a text.
+
+    Raises:
+        FitError: as of :func:`token_ids`.
+    """
+    return _parts(tokenizer, text)[0]
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """What the tokenizer puts in front of a text, and ids and offsets of the text itself, without what it appends."""
+    try:
+        encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    except Exception as error:  # a vocabulary without a token for what it does not know raises Exception itself
+        raise FitError(f"the tokenizer cannot encode {text[:40]!r} ({brief(error)}); choose another model") from None
+    ids, offsets, added = (list(encoded[name]) for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
+    start = added.index(0) if 0 in added else len(added)
+    end = len(added) - added[::-1].index(0) if 0 in added else start
+    return ids[:start], ids[start:end], offsets[start:end]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, name: str = "row") -> Example:

@@ -7,11 +7,14 @@ A task folder holds ``prepare.py`` (which defines ``Options`` and ``TASK``), ``t
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from lofit import registry
-from lofit.errors import TaskError
+from lofit.errors import TaskError, brief
 from lofit.files import atomic_path, write_json, write_jsonl
 from lofit.tasks.base import Splits, Task, TaskOptions
 from lofit.tasks.splits import check_splits, draw_splits
@@ -19,7 +22,17 @@ from lofit.tasks.splits import check_splits, draw_splits
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
 
-__all__ = ["Splits", "Task", "TaskOptions", "lm_eval_config", "load_task", "prepare_task", "task_folder", "task_names"]
+__all__ = [
+    "Splits",
+    "Task",
+    "TaskOptions",
+    "check_definition",
+    "lm_eval_config",
+    "load_task",
+    "prepare_task",
+    "task_folder",
+    "task_names",
+]
 
 _HERE = Path(__file__).parent
 
@@ -55,6 +68,42 @@ def load_task(name: str, path: Path | None = None) -> Task:
     return registry.load(f"{__name__}.{name}", "prepare", "TASK", Task)
 
 
+class _Definition(yaml.SafeLoader):
+    """Reads lm-eval's YAML with the names of functions in place of them."""
+
+
+_Definition.add_constructor("!function", lambda loader, node: node.value)
+
+
+def check_definition(task: Task) -> None:
+    """Check the lm-eval definitions of a task without importing what they name.
+
+    Raises:
+        TaskError: a file is missing or no mapping, or names a function that its module lacks.
+    """
+    for file in filter(None, (_definition(task), task.open_definition)):
+        if not file.is_file():
+            raise TaskError(f"{file} is not there; write it, as the task's neighbours have one")
+        try:
+            text = file.read_text(encoding="utf-8")
+            given = yaml.load(text, _Definition)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TaskError(f"{file}: not valid YAML ({brief(error)}); correct it") from None
+        if not isinstance(given, dict):
+            raise TaskError(f"{file}: expected a mapping of lm-eval's keys, found {type(given).__name__}; correct it")
+        for module, name in re.findall(r"!function +(\w+)\.(\w+)", text):
+            source = file.with_name(f"{module}.py")
+            if not source.is_file() or not re.search(
+                rf"^(def|from .*) {name}\b", source.read_text(encoding="utf-8"), re.M
+            ):
+                raise TaskError(f"{file} names {module}.{name}, which {source} does not define; write it")
+
+
+def _definition(task: Task) -> Path:
+    """The file of a task's lm-eval definition."""
+    return task.definition or task_folder(task.name) / "task.yaml"
+
+
 def lm_eval_config(task: Task, definition: Path | None = None) -> dict[str, Any]:
     """Return the lm-eval definition of a task, called ``lofit_<name>``: its ``task.yaml``, or ``definition`` instead.
 
@@ -62,8 +111,7 @@ def lm_eval_config(task: Task, definition: Path | None = None) -> dict[str, Any]
     """
     from lm_eval.tasks.manager import load_yaml
 
-    path = definition or task.definition or task_folder(task.name) / "task.yaml"
-    loaded: dict[str, Any] = load_yaml(path)
+    loaded: dict[str, Any] = load_yaml(definition or _definition(task))
     return loaded | dict(task.overrides) | {"task": f"lofit_{task.name}"}
 
 

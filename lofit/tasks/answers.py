@@ -14,6 +14,7 @@ from collections.abc import Sequence
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _QUOTES = str.maketrans("\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033", "'" * 5 + '"' * 5)
+_JOINERS = "\u200c\u200d"
 TIE = 1e-4
 """Nats within which log-probabilities count as equal: to this our scores are those of lm-eval's stock model."""
 
@@ -21,10 +22,17 @@ TIE = 1e-4
 def canonical(text: str) -> str:
     """The text without differences that nobody sees: composed characters, straight quotes, plain blanks.
 
-    Unicode's normal form C; typographic quotes and primes become ASCII ones; every run of blanks, no-break spaces and
-    line breaks among them, becomes one space, and none is left at the ends. Case stays.
+    Unicode's normal form C; typographic quotes and primes become ASCII ones; characters without a width (soft hyphens,
+    marks of direction, selectors of a variant) are dropped, but for the joiners that some scripts are written with;
+    every run of blanks, no-break spaces and line breaks among them, becomes one space, and none is left at the ends.
+    Case stays, and so do characters that only look alike, such as full-width digits.
     """
-    return " ".join(unicodedata.normalize("NFC", text).translate(_QUOTES).split())
+    shown = "".join(c for c in unicodedata.normalize("NFC", text) if c in _JOINERS or not _is_invisible(c))
+    return " ".join(shown.translate(_QUOTES).split())
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
 
 
 def same_text(first: str, second: str) -> bool:
@@ -41,6 +49,19 @@ def wins(scores: Sequence[float], right: Sequence[bool]) -> bool:
     """
     best = max(score for score, is_right in zip(scores, right, strict=True) if is_right)
     return all(best > score + TIE for score, is_right in zip(scores, right, strict=True) if not is_right)
+
+
+def by_length(scores: Sequence[float], texts: Sequence[str]) -> list[float]:
+    """Scores by the number of characters; those that are equal stay so, whatever texts they are of.
+
+    Texts that the tokenizer does not tell apart may have different lengths (a ligature, a special token's name).
+
+    Args:
+        scores: log-probability of each text, in nats.
+        texts: none of them empty.
+    """
+    each = list(zip(scores, texts, strict=True))
+    return [max(score / len(text) for score, text in each if abs(score - own) <= TIE) for own in scores]
 
 
 def tied(scores: Sequence[float], texts: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ TEST_SEED = 0
 
 
 def normalised(text: str) -> str:
-    """:func:`canonical`, lower-cased: the form in which overlap between splits is judged."""
-    return canonical(text).lower()
+    """The form in which overlap between splits is judged: :func:`canonical`, case and forms of compatibility aside.
+
+    Here even what only looks alike counts as the same (Unicode's NFKC), such as full-width digits and ligatures.
+    """
+    return canonical(unicodedata.normalize("NFKC", text)).casefold()
 
 
 def with_ids(name: str, rows: list[Row], seen: Counter[str]) -> list[Row]:

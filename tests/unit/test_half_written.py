@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lofit import experiments, recipes, registry
-from lofit.errors import ConfigError
+from lofit.errors import ConfigError, TaskError
 from lofit.experiments import spec
 from lofit.report.expected import write_expected_table
 from lofit.runs import RunTable
 from lofit.sources import catalog
+from lofit.tasks import check_definition, load_task, task_folder, task_names
 from tests.unit.test_config import GOOD, parse_config
 
 GOOD_MODULE = "from lofit.methods.base import METHOD\n"
@@ -24,6 +28,7 @@ MODULES = {
     "syntax": ("\n\ndef :\n", r"new.py cannot be imported \(SyntaxError: .*new.py:3\); correct it"),
     "name": ("x = y\n", r"new.py cannot be imported \(NameError: name 'y' is not defined; .*new.py:1\)"),
     "import": ("import not_there\n", r"new.py cannot be imported \(ModuleNotFoundError"),
+    "exits": ("raise SystemExit(3)\n", r"new.py cannot be imported \(SystemExit: 3"),
     "raises": ("\nraise ValueError('a\\nb')\n", r"new.py cannot be imported \(ValueError: a; .*new.py:2\)"),
 }
 
@@ -102,6 +107,35 @@ def test_a_malformed_catalogue_is_named(text: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(catalog, "__file__", str(tmp_path / "catalog.py"))
     with pytest.raises(ConfigError, match=r"catalog\.yaml"):
         catalog.load_catalog.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "task.yaml").unlink(), r"task\.yaml is not there; write it"),
+        (lambda folder: (folder / "task.yaml").write_text("a: ["), r"task\.yaml: not valid YAML"),
+        (lambda folder: (folder / "task.yaml").write_text("- a"), "expected a mapping of lm-eval's keys, found list"),
+        (lambda folder: (folder / "utils.py").unlink(), r"names utils\.process_results, which .*utils\.py does not"),
+        (lambda folder: (folder / "utils.py").write_text("x = 1\n"), r"names utils\.process_results, which .* define"),
+    ],
+)
+def test_a_half_written_task_is_named_before_anything_is_computed(
+    change: Callable[[Path], Any], message: str, tmp_path: Path
+) -> None:
+    task = load_task("svamp")
+    folder = shutil.copytree(task_folder("svamp"), tmp_path / "svamp")
+    whole = replace(task, definition=folder / "task.yaml")
+    check_definition(whole)
+    change(folder)
+    with pytest.raises(TaskError, match=message) as caught:
+        check_definition(whole)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_task_of_the_package_is_whole(name: str) -> None:
+    if not (task := load_task(name)).plain_text:
+        check_definition(task)
 
 
 def test_no_published_counterpart_is_one_line() -> None:

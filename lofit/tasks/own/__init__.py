@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
@@ -41,7 +41,7 @@ class Description(BaseModel):
     test: UserPath = Path("test.jsonl")
     summary: Line = "a task of one's own"
     licence: Line = "not stated"
-    max_gen_toks: int = Field(default=32, ge=1)
+    max_gen_toks: StrictInt = Field(default=32, ge=1)
     until: list[str] = ["\n"]
 
 

@@ -12,7 +12,7 @@ from lofit.evaluate.harness import evaluate
 from lofit.evaluate.protocol import HARNESS, Protocol
 from lofit.files import write_jsonl
 from lofit.tasks import load_task
-from lofit.tasks.answers import TIE, wins
+from lofit.tasks.answers import TIE, by_length, wins
 from lofit.tasks.own import own_task
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model
@@ -60,6 +60,18 @@ def test_a_right_choice_that_is_repeated_counts_by_its_text(protocol: Protocol, 
     liked = [float(scores[0][0] > scores[-1][0]) for scores in (sample["filtered_resps"] for sample in samples)]
     assert [sample["acc"] for sample in samples] == liked
     assert result["n_ties"] == 0
+
+
+def test_texts_of_the_same_tokens_and_another_length_are_a_tie_by_length_too(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    rows = [choice(0, ["\ufb01ne", "fine"], 1), choice(1, ["fine", "\ufb01ne"], 0)]
+    write_jsonl(tmp_path / "test.jsonl", rows)
+    task = load_task("arc_challenge")
+    result, samples = evaluate(model(), tokenizer, task, tmp_path / "test.jsonl", batch_size=2)
+    assert [(sample["acc"], sample["acc_norm"]) for sample in samples] == [(0, 0), (0, 0)]
+    assert result["n_ties"] == 2
+    assert by_length([-6.0, -6.0, -4.0], ["abc", "ab", "a"]) == [-2.0, -2.0, -4.0]
 
 
 def test_a_tie_is_no_win() -> None:

@@ -19,6 +19,7 @@ from lofit.activations.capture import encode_texts
 from lofit.errors import FitError
 from lofit.evaluate.finite import FiniteLM
 from lofit.evaluate.lm import LocalizedLM
+from lofit.evaluate.text import _windows as windows_of
 from lofit.fit.examples import encode, encode_rows, token_ids
 from tests.tiny import tiny_model
 
@@ -201,3 +202,20 @@ def test_padding_beyond_the_embedding_is_not_fed_to_the_model() -> None:
         assert len(lm.generate_until(asked, disable_tqdm=True)) == 2
         pair = ("Q: a", " b")
         assert len(lm._loglikelihood_tokens([(pair, *lm._encode_pair(*pair))], disable_tqdm=True)) == 1
+
+
+def test_windows_of_plain_text_begin_once() -> None:
+    tokenizer = tokenizer_of("byte-level", "both")
+    for text in ("Hello there", "<s>Hello there"):
+        [window] = windows_of(tokenizer, text)
+        assert window == token_ids(tokenizer, text)[0]
+        assert window.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_tokenizer_without_tokens_for_a_text_is_one_line() -> None:
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "yes": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>")
+    assert encode(tokenizer, "yes", " yes").ids == (3, 3, 2)
+    with pytest.raises(FitError, match="cannot encode 'What"):
+        encode(tokenizer, "What?", " yes")

@@ -193,14 +193,19 @@ def test_forms_of_the_same_text_match(tmp_path: Path, score: Any, monkeypatch: p
     task = own_task("sums", folder(tmp_path / "sums", SUMS))
     monkeypatch.setattr("tests.unit.tasks.conftest.load_task", lambda name: task)
     rows = [{"id": str(i), "prompt": "?", "answers": ["It\u2019s caf\u00e9 noir"]} for i in range(4)]
-    outputs = ["It's cafe\u0301 noir", "it\u2019s caf\u00e9\u00a0 noir", "It's cafe noir", "It s caf\u00e9 noir"]
+    outputs = [
+        "It's cafe\u0301 noir",
+        "it\u2019s caf\u00e9\u00a0 n\u200boir\ufeff",
+        "It's cafe noir",
+        "It s caf\u00e9 noir",
+    ]
     _, items = score("sums", rows, outputs)
     assert [item["exact_match"] for item in items] == [1, 1, 0, 0]
 
 
 def test_forms_of_the_same_prompt_overlap(tmp_path: Path, file_fetcher: Any) -> None:
     rows = [*SUMS, {"prompt": "caf\u00e9 it\u2019s=", "answer": "x"}]
-    write_jsonl(tmp_path / "test.jsonl", [{"prompt": "cafe\u0301\u00a0it's=", "answer": "x"}])
+    write_jsonl(tmp_path / "test.jsonl", [{"prompt": "Cafe\u0301\u00a0\u200bit's\uff1d", "answer": "x"}])
     write_jsonl(tmp_path / "train.jsonl", rows)
     task = own_task("t", tmp_path)
     with pytest.raises(TaskError, match=r"1 (train|validation) rows share their prompt"):
@@ -215,6 +220,8 @@ def test_forms_of_the_same_prompt_overlap(tmp_path: Path, file_fetcher: Any) -> 
         ("until: 3", "until"),
         ("trian: x.jsonl", "trian: extra inputs are not permitted"),
         ("train: nowhere.jsonl", "no file"),
+        ("max_gen_toks: true", "max_gen_toks"),
+        ("max_gen_toks: '8'", "max_gen_toks"),
     ],
 )
 def test_broken_descriptions_are_one_line(text: str | None, message: str, tmp_path: Path) -> None:
