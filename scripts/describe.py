@@ -42,12 +42,13 @@ SAME_TEXT = """\
 ## When texts are the same
 
 `canonical` in `lofit/tasks/answers.py` leaves aside what nobody sees: the composed and decomposed form of a character
-(Unicode's NFC), typographic quotes, characters without a width, no-break and repeated blanks. It is applied, case aside
-too, in choices (the right one counts by its text) and in these metrics: `exact_match` of custom tasks and of `mquake`,
-`exact_match` and `f1` of `triviaqa` and `nq_open`. Characters that only look alike, such as full-width digits and
-ligatures, are different there. In the check for overlap between splits they are not (NFKC), since there a miss is worse.
-Metrics called `exact_match_strict` are the published ones, byte for byte; `clutrr`, `gsm8k`, `svamp` and `listops`
-compare the name of a relation or a number. `harness` is lm-eval's own comparison, but for ties, which are wrong everywhere.
+(Unicode's NFC), typographic quotes, characters without a width, no-break and repeated blanks. It is applied, case
+aside too, in choices (the right one counts by its text) and in these metrics: `exact_match` of custom tasks and of
+`mquake`, `exact_match` and `f1` of `triviaqa` and `nq_open`. Characters that only look alike, such as full-width
+digits and ligatures, are different there. In the check for overlap between splits they are not (NFKC), since there a
+miss is worse. Metrics called `exact_match_strict` are the published ones, byte for byte; `clutrr`, `gsm8k`, `svamp`
+and `listops` compare the name of a relation or a number. `harness` is lm-eval's own comparison, but for ties, which
+are wrong everywhere.
 """
 
 
