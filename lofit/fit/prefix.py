@@ -99,10 +99,11 @@ class PrefixStore:
         found: list[torch.Tensor] = []
 
         def stop(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, tuple):
+            if not isinstance(output, torch.Tensor):  # a tuple, or a list (openai-gpt)
                 rest = (None,) * (len(output) - 1)
                 self._as_layer_returns = lambda hidden: (hidden, *rest)
-            found.append(output[0] if isinstance(output, tuple) else output)
+                output = output[0]
+            found.append(output)
             raise _Enough
 
         handle = self._layers[-1].register_forward_hook(stop)
