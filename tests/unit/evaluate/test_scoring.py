@@ -116,9 +116,7 @@ def test_models_that_take_no_block_mask_are_left_to_the_stock_code(family: str, 
     assert_equal_scores(ours, stock)
 
 
-def test_a_model_that_disregards_the_mask_is_found_out() -> None:
-    model = tiny_model("llama", **SIZES)
-    assert packing_holds(model)
+def disregard_block_masks(model: Any) -> None:
     forward = model.model.forward
 
     def plain(*args: Any, **kwargs: Any) -> Any:
@@ -127,6 +125,12 @@ def test_a_model_that_disregards_the_mask_is_found_out() -> None:
         return forward(*args, **kwargs)
 
     model.model.forward = plain
+
+
+def test_a_model_that_disregards_the_mask_is_found_out() -> None:
+    model = tiny_model("llama", **SIZES)
+    assert packing_holds(model)
+    disregard_block_masks(model)
     assert not packing_holds(model)
     assert_equal_scores(*lms(model))
 
@@ -139,14 +143,7 @@ def test_in_half_precision_too(dtype: torch.dtype, scale: float) -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(scale)
     assert packing_holds(model)
-    forward = model.model.forward
-
-    def plain(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("attention_mask") is not None and kwargs["attention_mask"].ndim == 4:
-            kwargs["attention_mask"] = None
-        return forward(*args, **kwargs)
-
-    model.model.forward = plain
+    disregard_block_masks(model)
     assert not packing_holds(model)
 
 
