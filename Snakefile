@@ -28,4 +28,4 @@ rule all:
 
 
 onstart:
-    write_snapshot()
+    write_snapshot(CONFIG)

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lofit.errors import LofitError, TaskError
+from lofit.errors import ConfigError, LofitError, TaskError
 
 _PACKED = {
     b"\x1f\x8b": "gzip",
@@ -30,6 +31,9 @@ _PACKED = {
 EXPORT_MARK = "lofit-export.json"
 """In a folder that was written for the user: the files that were written and their checksums."""
 
+_SCRATCH_MARK = ".lofit-scratch"
+"""In a scratch folder: that this project made it."""
+
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -42,6 +46,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _scratch_beside(target) as scratch:
+        _remove_dead(target)
         part = scratch / target.name
         try:
             yield part
@@ -90,7 +95,7 @@ def user_folder(target: Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]
 
 
 def _check_user_folder(place: Path, named: str, apart_from: Iterable[Path]) -> None:
-    home = Path(os.path.realpath(expanded(Path("~"))))
+    home = Path(os.path.realpath(os.path.expanduser("~")))
     for kept, what in ((Path.cwd(), "the working folder"), (home, "the home folder")):
         if place in (kept, *kept.parents):
             raise LofitError(f"{named} is {what}, or holds it; name a new folder")
@@ -148,8 +153,24 @@ def _sha256(path: Path) -> str:
 
 
 def expanded(path: Path) -> Path:
-    """A path of the user's with the home folder for ``~``, and as it is where there is none."""
-    return Path(os.path.expanduser(path))
+    """A path of the user's with the home folder for ``~``.
+
+    Raises:
+        ConfigError: it leads nowhere, or is one that tables and files of ours cannot name.
+    """
+    named = os.path.expanduser(path)
+    if "\0" in named:
+        raise ConfigError(f"{named}: a path cannot hold a zero byte; correct it")
+    if named.startswith("~"):
+        raise ConfigError(f"{named}: there is no such user, so no home folder; write the whole path")
+    try:
+        named.encode()
+        os.getcwd()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{named}: a name that is not UTF-8; rename the folder") from None
+    except OSError:
+        raise ConfigError(f"{named}: the working folder is not there any more; change to another") from None
+    return Path(named)
 
 
 @contextlib.contextmanager
@@ -174,13 +195,9 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch_beside(target: Path) -> Iterator[Path]:
-    """A scratch folder beside ``target`` with a lock that ends with this process, however it ends.
-
-    Those that dead writers of the same target left are removed; the name is one that no folder of a user has.
-    """
-    prefix = f".{target.name}.lofit-"
+    """A scratch folder beside ``target`` with a lock that ends with this process, however it ends."""
     while True:
-        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.lofit-", dir=target.parent))
         held = os.open(scratch, os.O_RDONLY)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -188,27 +205,34 @@ def _scratch_beside(target: Path) -> Iterator[Path]:
             break
         os.close(held)  # another writer took it for a dead one's before it was locked
     try:
-        for other in target.parent.glob(f"{glob.escape(prefix)}*"):
-            _remove_if_dead(other)
+        (scratch / _SCRATCH_MARK).touch()
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(held)
 
 
-def _remove_if_dead(scratch: Path) -> None:
-    """Remove a scratch folder that no process holds."""
-    try:
-        handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return  # gone by now, or not a scratch folder
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(scratch, ignore_errors=True)
-    except OSError:
-        pass  # its writer lives, or locks are not known here
-    finally:
-        os.close(handle)
+def is_scratch(path: Path) -> bool:
+    """Whether a folder was made by a writer of this project, for its own or the user's files."""
+    named = re.fullmatch(r"\..+\.lofit-[a-z0-9_]{8}", path.name, re.DOTALL)
+    return bool(named) and path.is_dir() and ((path / _SCRATCH_MARK).is_file() or not any(path.iterdir()))
+
+
+def _remove_dead(target: Path) -> None:
+    """Remove scratch folders that no process holds: those that dead writers of the same target left."""
+    for scratch in target.parent.glob(f".{glob.escape(target.name)}.lofit-*"):
+        try:
+            handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # gone by now, or not a scratch folder
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_scratch(scratch):
+                shutil.rmtree(scratch, ignore_errors=True)
+        except OSError:
+            pass  # its writer lives, or locks are not known here
+        finally:
+            os.close(handle)
 
 
 def reserve(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
 
+from lofit.errors import ConfigError
 from lofit.files import expanded
 
 HeadCount = Annotated[
@@ -17,14 +18,29 @@ HeadCount = Annotated[
     ),
 ]
 
-UserPath = Annotated[Path, AfterValidator(expanded)]
+
+def _path(path: Path) -> Path:
+    try:
+        path = expanded(path)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    if {"{", "}"} & set(str(path)):
+        raise ValueError("braces, which Snakemake takes for a wildcard; rename the folder")
+    return path
+
+
+UserPath = Annotated[Path, AfterValidator(_path)]
 """Every path that a user writes: ``~`` is the home folder."""
 
 
 def _folder_to_fill(path: Path) -> Path:
-    place, home = Path(os.path.realpath(path)), Path(os.path.realpath(expanded(Path("~"))))
+    if not str(path).isprintable():
+        raise ValueError("a line break or another character that cannot be shown; name another folder")
+    place, home = Path(os.path.realpath(path)), Path(os.path.realpath(os.path.expanduser("~")))
     if place in (home, *home.parents):
         raise ValueError("the home folder, or one that holds it; name a folder in it")
+    if path == Path():
+        raise ValueError("the working folder; name a folder in it")
     if place.exists() and not place.is_dir():
         raise ValueError("there is a file of that name; name a folder")
     return path

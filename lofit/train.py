@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lofit.config import Config, parse_config
+from lofit.config.results import write_snapshot
 from lofit.errors import ConfigError
 from lofit.files import expanded
 from lofit.methods import load_method
@@ -45,7 +46,7 @@ def configuration(
     """
     if not (0 < k <= 1 or (k > 1 and float(k).is_integer())):
         raise ConfigError(f"--k {k:g}: give a whole number of heads, or a share of them between 0 and 1")
-    task_dir, model_dir = expanded(task_dir), expanded(Path(model))
+    task_dir, model_dir, out = expanded(task_dir), expanded(Path(model)), expanded(out)
     name = _name(task_dir.stem if task_dir.is_file() else task_dir.resolve().name, "task")
     name = f"my-{name}" if name in task_names() else name
     raw: dict[str, Any] = {
@@ -55,11 +56,11 @@ def configuration(
         "seeds": [seed],
         "results": str(out),
         "resources": str(out / "resources"),
-        "data_mirror": str(data_mirror) if data_mirror else None,
+        "data_mirror": str(expanded(data_mirror)) if data_mirror else None,
     }
     if model not in load_catalog() and model_dir.is_dir():
         name = _name(model_dir.resolve().name, "model")
-        raw |= {"models": [name], "model_sources": {name: _model_source(model_dir.resolve())}}
+        raw |= {"models": [name], "model_sources": {name: _model_source(expanded(model_dir.resolve()))}}
     return parse_config(raw, "train")
 
 
@@ -87,6 +88,7 @@ def fetch(table: RunTable) -> None:
     """Fetch the models that are not there yet, or have changed since, and prepare the data."""
     from lofit.sources import node as sources
 
+    write_snapshot(table.config)
     for model in table.config.models:
         if not is_current(table.config.model_entry(model).source, table.model_dir(model)):
             sources.fetch(table, model)

@@ -13,6 +13,7 @@ from lofit.config.experiments import experiment_problems, transfer_problems
 from lofit.config.form import Config
 from lofit.config.messages import one_line, repeated
 from lofit.config.methods import budget_problems, method_problems
+from lofit.config.results import folder_problems
 from lofit.config.tasks import task_problems
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import OURS, VLLM
@@ -63,7 +64,7 @@ def problems(config: Config) -> Iterator[str]:
     for key, model in [*(("models", model) for model in config.models), *config.judging.items()]:
         if model not in catalog:
             yield f"{key}: {registry.unknown('model', model, catalog)} (or define it under model_sources)"
-    yield from _results_problems(config.results)
+    yield from folder_problems(config)
     yield from task_problems(config)
     yield from method_problems(config)
     yield from experiment_problems(config)
@@ -72,18 +73,6 @@ def problems(config: Config) -> Iterator[str]:
         yield from transfer_problems(config, config.transfer)
     if config.backend != OURS:
         yield from _backend_problems(config)
-
-
-def _results_problems(folder: Path) -> Iterator[str]:
-    """Of a folder with files of the user's that a run would replace: they are ours where there are runs or a plan."""
-    found = [
-        name
-        for name in ("results.csv", "results.parquet", "report.html", "tables", "figures")
-        if (folder / name).exists()
-    ]
-    ours = (any(folder.glob(pattern)) for pattern in ("plan/config-*.yaml", "runs/*/*/fold*/seed*/*"))
-    if found and not any(ours):
-        yield f"results: {folder} holds {found[0]}, which no run of this suite wrote; name another folder"
 
 
 def _backend_problems(config: Config) -> Iterator[str]:

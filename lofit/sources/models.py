@@ -43,6 +43,12 @@ def fetch_model(
         ConfigError: it has another size.
     """
     record: dict[str, Any] = {"name": name, "source": source.model_dump(mode="json")}
+    if isinstance(source, LocalModel):
+        folder, place = source.path.resolve(), destination.resolve()
+        if folder == place or folder in place.parents or place in folder.parents:
+            raise SourceError(
+                f"model folder {source.path} is where the workflow keeps its own models ({destination}); move it"
+            )
     with atomic_path(destination) as part:
         part.mkdir()
         if isinstance(source, HubModel):
@@ -53,11 +59,6 @@ def fetch_model(
             _link_model(folder, part, f"model {source.repo}", code=source.trust_remote_code)
         elif isinstance(source, LocalModel):
             folder = source.path.resolve()
-            place = destination.resolve()
-            if folder == place or folder in place.parents or place in folder.parents:
-                raise SourceError(
-                    f"model folder {source.path} is where the workflow keeps its own models ({destination}); move it"
-                )
             record["resolved_path"] = str(folder)
             _link_model(folder, part, f"model folder {source.path}", code=False)
             record["files_sha256"] = {file.name: sha256_of(file) for file in model_files(part)}

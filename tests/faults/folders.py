@@ -75,9 +75,10 @@ def _build(world: Path, name: str, kind: str, leads: str) -> None:
         elif kind in ("link", "loop", "gone"):
             place.symlink_to({"link": world / leads, "loop": place, "gone": world / "nowhere"}[kind])
         elif kind == "hidden":
-            beside = place.parent / f".{place.name}.12345678"
-            beside.mkdir()
-            (beside / "note").write_text("mine")
+            for suffix in ("12345678", "lofit-notes", "lofit-12345678", "old-12345678"):
+                beside = place.parent / f".{place.name}.{suffix}"
+                beside.mkdir()
+                (beside / "note").write_text("mine")
         elif kind.startswith("export"):
             with suppress(LofitError):
                 write(place)
@@ -115,7 +116,7 @@ def use(case: Case, folder: Path) -> None:
             raise
     after = contents(world)
     lost = [name for name, value in before.items() if after.get(name) != value]
-    left = [name for name in after if ".lofit-" in name or ".old-" in name]
+    left = [name for name in after.keys() - before if ".lofit-" in name or ".old-" in name]
     assert not lost, f"lost: {lost}"
     assert not left, f"left behind: {left}"
     assert set(contents(place)) == {"sub", EXPORT_MARK, *WRITTEN}

@@ -63,6 +63,15 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize("name", ["notes", "old-copy", "12345678", "abcdefgh"])
+def test_a_hidden_folder_of_the_users_stays(name: str, tmp_path: Path) -> None:
+    mine = tmp_path / f".a.txt.lofit-{name}"
+    mine.mkdir()
+    (mine / "a.txt").write_text("mine")
+    write_text(tmp_path / "a.txt", "whole")
+    assert (mine / "a.txt").read_text() == "mine"
+
+
 def test_a_living_writer_of_the_same_file_is_left_alone(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     with atomic_path(target) as part:

@@ -50,6 +50,14 @@ def test_a_missing_an_empty_and_a_written_folder_are_written(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "led", "link", "new"]
 
 
+@pytest.mark.parametrize("name", [".keep.lofit-notes", ".keep.lofit-abcdefgh", ".keep.old-12345678"])
+def test_a_hidden_folder_beside_it_stays(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    for _ in range(2):
+        write(tmp_path / "keep")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "keep"])
+
+
 @pytest.mark.parametrize("change", ["added", "altered", "added folder", "link", "mark"])
 def test_an_earlier_export_that_the_user_changed_stays(change: str, tmp_path: Path) -> None:
     write(tmp_path / "out")

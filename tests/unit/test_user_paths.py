@@ -7,6 +7,7 @@ import os
 import pty
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from typer.testing import CliRunner
 from lofit import train
 from lofit.cli import app
 from lofit.config import Config, load_config, parse_config
-from lofit.errors import ConfigError, TaskError
+from lofit.config.results import write_snapshot
+from lofit.errors import ConfigError, LofitError, TaskError
+from lofit.files import expanded, user_folder
 from lofit.runs import RunTable
 from lofit.sources.fetcher import Fetcher
 from lofit.tasks import load_task, prepare_task
 from tests.unit.test_config import GOOD, put
+from tests.unit.test_files import KILLED
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(8)]
@@ -83,10 +87,67 @@ def test_outputs_never_fill_the_home_folder_one_above_it_or_a_file(key: str, val
     with pytest.raises(ConfigError, match=f"config: {key}: .*name a folder") as caught:
         parse_config(GOOD | {key: value})
     assert "\n" not in str(caught.value)
-    assert parse_config(GOOD | {key: "."}) and parse_config(GOOD | {key: "new/folder"})
+    assert parse_config(GOOD | {key: "new/folder"})
 
 
-@pytest.mark.parametrize("name", ["report.html", "results.csv", "tables/main.csv", "figures/mine.png"])
+@pytest.mark.parametrize("key", ["results", "resources"])
+@pytest.mark.parametrize(
+    "value", [".", "", "./", "a\nb", "a\x1bb", "a\u2028", "{model}", "a}", "~nobody-at-all/x", "a\0b"]
+)
+def test_outputs_have_a_name_that_the_workflow_can_use(key: str, value: str, home: Path) -> None:
+    with pytest.raises(ConfigError, match=f"config: {key}: .*(name|rename|write|correct) ") as caught:
+        parse_config(GOOD | {key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_models_and_tasks_are_in_folders_that_the_workflow_can_name(home: Path) -> None:
+    source = {"source": {"kind": "local", "path": "{m}"}, "n_layers": 1, "n_heads": 1}
+    for key, value in (("tasks", {"t": {"path": "{t}"}}), ("model_sources", {"own": source})):
+        with pytest.raises(ConfigError, match=rf"config: {key}\..*path: braces.*rename"):
+            parse_config(GOOD | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("t\udcff", "rename the folder"), ("t\0", "correct it"), ("~nobody-at-all", "write the whole path")],
+)
+def test_paths_that_lead_nowhere_are_one_line(name: str, remedy: str, home: Path) -> None:
+    own, base = task(Path("t")), model(Path("m"))
+    for task_dir, model_dir, out in ((name, base, "o"), (own, name, "o"), (own, base, name)):
+        with pytest.raises(LofitError, match=remedy):
+            configured(Path(task_dir), Path(model_dir), out=Path(out))
+    with pytest.raises(LofitError, match=remedy), user_folder(Path(name)):
+        pass
+    assert sorted(path.name for path in Path().iterdir()) == ["m", "t"]
+
+
+def test_a_working_folder_that_was_removed_is_one_line(home: Path) -> None:
+    Path.cwd().rmdir()
+    with pytest.raises(LofitError, match="x: the working folder is not there any more; change to another"):
+        expanded(Path("x"))
+    with pytest.raises(ConfigError, match="change to another"):  # which other parts need all the same
+        expanded(home)
+    with pytest.raises(ConfigError, match="results: x: the working folder"):
+        parse_config(GOOD | {"results": "x"})
+
+
+@pytest.mark.parametrize("out", ["m", "m/o", "m/o/p", "link/o"])
+def test_nothing_is_written_into_the_folder_of_a_model(out: str, home: Path) -> None:
+    base = model(Path("m"))
+    Path("link").symlink_to("m")
+    with pytest.raises(ConfigError, match=r"results: .* is in the folder of model m; name another folder"):
+        configured(task(Path("t")), base, out=Path(out))
+    assert [path.name for path in base.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("report.html", "results.csv", "items.parquet", "tables/main.csv", "figures/mine.png", "collected/main/x.csv"),
+        *("logs/collect.log", "benchmarks/mine.tsv", "plan/config-a.yaml", "plan/config-0123abcd.yaml", "notes.txt"),
+        *("runs/exp/model/fold0/seed1/ckpt/w", "runs/exp/model/fold0/seed1/ckpt-00012000/w", ".lora.lofit-notes/w"),
+    ],
+)
 def test_results_do_not_replace_files_of_the_users_own(name: str, home: Path) -> None:
     mine = Path("mine") / name
     mine.parent.mkdir(parents=True)
@@ -97,11 +158,31 @@ def test_results_do_not_replace_files_of_the_users_own(name: str, home: Path) ->
     with pytest.raises(ConfigError, match="which no run of this suite wrote"):
         configured(Path("t"), model(Path("m")), out=Path("mine"))
     assert mine.read_text() == "mine"
-    table = RunTable(parse_config(GOOD | {"results": "other"}))
-    for fit in table.fits.values():
-        table.run_dir(fit).mkdir(parents=True)
-    Path("other/report.html").write_text("a page of ours")
-    assert parse_config(GOOD | {"results": "other"})
+
+
+def test_results_of_ours_are_used_again_wherever_they_came_from(home: Path) -> None:
+    made = parse_config(GOOD)
+    table = RunTable(made)
+    nodes = [*map(table.run_dir, table.fits.values()), *map(table.localize_dir, table.localize.values())]
+    for node in nodes:  # as far as one that was killed early had come
+        node.mkdir(parents=True)
+        Path("results/report.html").write_text("a page of ours")
+        assert parse_config(GOOD)
+        shutil.rmtree("results")
+    assert subprocess.run([sys.executable, "-c", KILLED, "results/plan/c.yaml"], cwd=Path.cwd(), check=False).returncode
+    assert list(Path("results/plan").iterdir()) and parse_config(GOOD)
+    write_snapshot(made)
+    Path("results/report.html").write_text("a page of ours")
+    assert parse_config(GOOD)
+    write_snapshot(parse_config(GOOD | {"results": "all/one"}))
+    Path("all/README.md").write_text("as in the repository")
+    Path("all/empty/folder").mkdir(parents=True)
+    Path("all/resources").mkdir()
+    Path("all/resources/model").write_text("fetched by hand")
+    assert parse_config(GOOD | {"results": "all", "resources": "all/resources"})
+    Path("all/notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"all holds notes.txt"):
+        parse_config(GOOD | {"results": "all", "resources": "all/resources"})
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def test_the_worked_example(tmp_path: Path) -> None:
         (["--task-dir", str(EXAMPLE), "--method", "lora", "--model", "smolm"], "unknown model 'smolm'"),
         (["--task-dir", str(EXAMPLE), "--method", "lora", "--model", "."], "config.json cannot be read"),
         (["--task-dir", str(EXAMPLE), "--method", "lofit", "--k", "999"], "999 is more than the 270 heads"),
+        (["--task-dir", "t\udcff", "--method", "lora"], "t\\udcff: a name that is not UTF-8; rename the folder"),
+        (["--task-dir", str(EXAMPLE), "--method", "lora", "--out", "o\udcff"], "o\\udcff: a name that is not UTF-8"),
     ],
 )
 def test_what_cannot_be_run_is_one_line_and_leaves_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:

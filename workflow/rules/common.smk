@@ -6,7 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
 from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
@@ -14,10 +13,10 @@ sys.path.insert(0, workflow.basedir)
 from lofit.abandoned import VARIABLE as SNAKEMAKE
 from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.config import parse_config
+from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError, SourceError
 from lofit.evaluate.protocol import HARNESS, OPEN, table_name
 from lofit.expected import counterparts
-from lofit.files import write_text
 from lofit.localize.pairs import compares_tasks
 from lofit.methods import load_method
 from lofit.node_server.client import VARIABLE as NODE_SERVER
@@ -45,10 +44,9 @@ RESULTS, RESOURCES = str(CONFIG.results), str(CONFIG.resources)
 
 # Every node is `python -m lofit <verb> --run <id>` in this environment; it reads the configuration from a snapshot, and
 # ends when this process does.
-SNAPSHOT = CONFIG.results / "plan" / f"config-{short_hash(CONFIG.model_dump(mode='json'))}.yaml"
 os.environ.update(
     {SNAKEMAKE: str(os.getpid()), DEVICE: CONFIG.device},
-    LOFIT_CONFIG=str(SNAPSHOT),
+    LOFIT_CONFIG=str(snapshot_path(CONFIG)),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
 )
@@ -56,11 +54,6 @@ if CONFIG.node_server and CONFIG.device == "cpu":  # CUDA cannot be used on both
     os.environ[NODE_SERVER] = str((CONFIG.results / "logs" / "servers").absolute())
 else:
     os.environ.pop(NODE_SERVER, None)
-
-
-def write_snapshot():
-    """Write the configuration this workflow runs with, defaults and command-line overrides included."""
-    write_text(SNAPSHOT, yaml.safe_dump(CONFIG.model_dump(mode="json"), sort_keys=False))
 
 
 def any_of(values):

@@ -1,0 +1,78 @@
+"""Whose the folder of results is: a run fills it with many files, and must not take one that holds a user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from lofit.config.form import Config
+from lofit.files import is_scratch, write_text
+from lofit.localize import localizer_names
+from lofit.methods import method_names
+from lofit.sources.spec import LocalModel
+
+_NOBODYS = ("README.md", ".gitkeep", ".gitignore")
+"""What an empty folder under version control holds."""
+
+
+def snapshot_path(config: Config) -> Path:
+    """Where a configuration is kept beside its results; its checksum in the name tells that this suite wrote it."""
+    from lofit.runs import short_hash  # which imports the configuration
+
+    return config.results / "plan" / f"config-{short_hash(config.model_dump(mode='json'))}.yaml"
+
+
+def write_snapshot(config: Config) -> None:
+    """Write the configuration beside its results, before anything else is written there."""
+    write_text(snapshot_path(config), yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def folder_problems(config: Config) -> Iterator[str]:
+    """Of folders that hold files of the user's, which a run would replace, or among which it would write."""
+    for name in config.all_models:
+        source = config.model_sources[name].source if name in config.model_sources else None
+        if isinstance(source, LocalModel):
+            model = Path(os.path.realpath(source.path))
+            for key in ("results", "resources"):
+                place = Path(os.path.realpath(getattr(config, key)))
+                if model in (place, *place.parents):
+                    yield f"{key}: {getattr(config, key)} is in the folder of model {name}; name another folder"
+    folder = config.results
+    try:
+        if folder.is_dir() and (found := _foreign(folder, os.path.realpath(config.resources))):
+            found = found.relative_to(folder)
+            yield f"results: {folder} holds {found}, which no run of this suite wrote; name another folder"
+    except OSError as error:
+        yield f"results: {folder} cannot be read ({error.strerror}); name another folder"
+
+
+def _foreign(folder: Path, resources: str) -> Path | None:
+    """The first file that is not of this suite; resources, and results of ours in folders below, are no such files."""
+    if _is_ours(folder):
+        return None
+    for entry in sorted(folder.iterdir()):
+        if entry.is_symlink() or not entry.is_dir():
+            if entry.name not in _NOBODYS:
+                return entry
+        elif not is_scratch(entry) and os.path.realpath(entry) != resources and (found := _foreign(entry, resources)):
+            return found
+    return None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a configuration is kept in a folder, or a node that was run by hand has begun to write there."""
+    from lofit.runs import short_hash
+
+    for file in folder.glob("plan/config-*.yaml"):
+        try:
+            if file.stem == f"config-{short_hash(yaml.safe_load(file.read_text(encoding='utf-8')))}":
+                return True
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+            continue  # not one of ours
+    split, a_hash = "*/*/fold*/seed*", "[0-9a-f]" * 8
+    nodes = [*folder.glob(f"localize/{split}/*-{a_hash}"), *folder.glob(f"runs/{split}/*-{a_hash}")]
+    names = {node.name[:-9].removesuffix("-tuned") for node in nodes}
+    return bool(names & {*method_names(), *localizer_names()}) or any(folder.glob(f"activations/{split}-{a_hash}"))
