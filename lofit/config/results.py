@@ -9,10 +9,12 @@ from pathlib import Path
 import yaml
 
 from lofit.config.form import Config
+from lofit.errors import ConfigError
 from lofit.files import is_scratch, write_text
 from lofit.localize import localizer_names
 from lofit.methods import method_names
 from lofit.sources.spec import LocalModel
+from lofit.strict_yaml import read_yaml
 
 _NOBODYS = ("README.md", ".gitkeep", ".gitignore")
 """What an empty folder under version control holds."""
@@ -68,9 +70,9 @@ def _is_ours(folder: Path) -> bool:
 
     for file in folder.glob("plan/config-*.yaml"):
         try:
-            if file.stem == f"config-{short_hash(yaml.safe_load(file.read_text(encoding='utf-8')))}":
+            if file.stem == f"config-{short_hash(read_yaml(file, ConfigError))}":
                 return True
-        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        except (ConfigError, TypeError, ValueError, RecursionError):
             continue  # not one of ours
     split, a_hash = "*/*/fold*/seed*", "[0-9a-f]" * 8
     nodes = [*folder.glob(f"localize/{split}/*-{a_hash}"), *folder.glob(f"runs/{split}/*-{a_hash}")]

@@ -185,6 +185,14 @@ def test_results_of_ours_are_used_again_wherever_they_came_from(home: Path) -> N
         parse_config(GOOD | {"results": "all", "resources": "all/resources"})
 
 
+@pytest.mark.parametrize("text", ["{1: a, b: c}", "&a [*a]", "{", "\xff", "? [a]\n: b"])
+def test_a_plan_that_is_not_ours_proves_nothing(text: str, home: Path) -> None:
+    Path("mine/plan").mkdir(parents=True)
+    Path("mine/plan/config-0123abcd.yaml").write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match="which no run of this suite wrote"):
+        parse_config(GOOD | {"results": "mine"})
+
+
 @pytest.mark.parametrize(
     ("folder", "named"),
     [
