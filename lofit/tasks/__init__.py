@@ -86,7 +86,7 @@ def check_definition(task: Task) -> None:
             raise TaskError(f"{file} is not there; write it, as the task's neighbours have one")
         try:
             text = file.read_text(encoding="utf-8")
-            given = yaml.load(text, _Definition)
+            given = _Definition(text).get_single_data()
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise TaskError(f"{file}: not valid YAML ({brief(error)}); correct it") from None
         if not isinstance(given, dict):
