@@ -4,7 +4,7 @@
 # make example  fit a task of one's own (examples/opposites)
 # make lock   renew the pinned versions       make docs   write the pages on methods, tasks
 # make bench  measure speed and memory against naive baselines (half an hour)
-# make gpu-check  prove a GPU machine: equality, failures, speed and memory as a table (8 minutes; docs/gpu.md)
+# make gpu-check  prove a GPU machine: equality, failures, speed and memory as a table (docs/gpu.md)
 # make clean  delete outputs and caches, after asking (YES=1: without)
 #
 # Variables: PYTHON (3.11 or 3.12), CORES, CONFIG, DATA_MIRROR (folder to take datasets from instead of the

@@ -245,6 +245,11 @@ def reserve(path: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
 
 
+def short_hash(identity: Any) -> str:
+    """First 8 hexadecimal digits of the SHA-256 of the canonical JSON of ``identity``."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
 def write_text(target: Path, text: str) -> None:
     """Write ``text`` as UTF-8."""
     with atomic_path(target) as part:

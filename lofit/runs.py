@@ -6,8 +6,6 @@ determines its result is in a short hash of its identity, which stands in full i
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -19,6 +17,7 @@ from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig
 from lofit.errors import ConfigError
 from lofit.evaluate.protocol import PAPER, Backend, Protocol
 from lofit.experiments import ArmConfig, ExperimentConfig
+from lofit.files import short_hash
 from lofit.forms import HeadsConfig, MethodConfig
 from lofit.recipes import resolve
 
@@ -28,11 +27,6 @@ DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
 ALL, MAIN, TRANSFER = "all", "main", "transfer"
 """Parts of the results that are collected, beside those of the experiments; see :meth:`RunTable.part`."""
-
-
-def short_hash(identity: Any) -> str:
-    """First 8 hexadecimal digits of the SHA-256 of the canonical JSON of ``identity``."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 class Identified:

@@ -10,7 +10,7 @@ import yaml
 
 from lofit.config.form import Config
 from lofit.errors import ConfigError
-from lofit.files import is_scratch, write_text
+from lofit.files import is_scratch, short_hash, write_text
 from lofit.localize import localizer_names
 from lofit.methods import method_names
 from lofit.sources.spec import LocalModel
@@ -22,8 +22,6 @@ _NOBODYS = ("README.md", ".gitkeep", ".gitignore")
 
 def snapshot_path(config: Config) -> Path:
     """Where a configuration is kept beside its results; its checksum in the name tells that this suite wrote it."""
-    from lofit.runs import short_hash  # which imports the configuration
-
     return config.results / "plan" / f"config-{short_hash(config.model_dump(mode='json'))}.yaml"
 
 
@@ -66,8 +64,6 @@ def _foreign(folder: Path, resources: str) -> Path | None:
 
 def _is_ours(folder: Path) -> bool:
     """Whether a configuration is kept in a folder, or a node that was run by hand has begun to write there."""
-    from lofit.runs import short_hash
-
     for file in folder.glob("plan/config-*.yaml"):
         try:
             if file.stem == f"config-{short_hash(read_yaml(file, ConfigError))}":

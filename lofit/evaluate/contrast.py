@@ -85,6 +85,7 @@ class ContrastLM(LocalizedLM):
         self._alpha = alpha
         self._layers = range(0, find_site(self.model).n_layers, layer_step)
         self._strings: dict[Example, tuple[str, str]] = {}
+        self._cues: dict[Example, int] = {}
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Score]:
         """Scores of the requests.
@@ -93,10 +94,13 @@ class ContrastLM(LocalizedLM):
         not scored.
         """
         moved = []
+        self._strings, self._cues = {}, {}
         for strings, context, answer in requests:
-            start = len(context) - self._cue_length(strings[0])
+            cue = self._cue_length(strings[0])
+            start = len(context) - cue
             moved.append((strings, context[:start], context[start:] + answer))
-        self._strings = {self._text(context, answer): strings for strings, context, answer in moved}
+            text = self._text(*moved[-1][1:])
+            self._strings[text], self._cues[text] = strings, cue
         return super()._loglikelihood_tokens(moved, *args, **kwargs)
 
     def _cue_length(self, context: str) -> int:
@@ -122,7 +126,6 @@ class ContrastLM(LocalizedLM):
     ) -> list[Score]:
         """Score rows in three streams, whose cues and answers stand in the same columns."""
         texts = [text for group in groups for text in group]
-        cues = [self._cue_length(self._strings[text][0]) for text in texts]
         streams = [list(groups)]
         for instruction in (TRUTHFUL, UNTRUTHFUL):
             streams.append([[self._instructed(text, instruction, prefix) for text in group] for group in groups])
@@ -131,7 +134,7 @@ class ContrastLM(LocalizedLM):
         steered = (rows.answer & ~rows.prompt)[: len(groups), -rows.width :]
         with contrasted(model, self._layers, self._alpha, steered):
             logits = answer_logits(model, rows, repeated(cached, len(tries)) if cached else None, Tail(model))
-        scored = [i >= cue for text, cue in zip(texts, cues, strict=True) for i in range(text.n_answer)]
+        scored = [i >= self._cues[text] for text in texts for i in range(text.n_answer)]
         plain = torch.tensor(scored, device=logits.device).nonzero()[:, 0]
         answers = replace(rows, **{name: getattr(rows, name)[plain] for name in ("row", "column", "label", "text")})
         return sums_by_text(logits, answers, len(texts))

@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lofit.errors import ReportError
-from lofit.files import atomic_path, read_json, read_jsonl
+from lofit.files import atomic_path, read_json, read_jsonl, short_hash
 from lofit.report.collect import EvaluatedRun
-from lofit.runs import short_hash
 from lofit.stats import Interval, Sample, bootstrap_interval
 
 SCHEMA = pa.schema(

@@ -1,6 +1,6 @@
 """One command that proves a GPU machine: equality, failures, speed and memory, as a table.
 
-    python -m tests.gpu.check --device cuda            # a card of the H100 class, at most 8 minutes
+    python -m tests.gpu.check --device cuda            # a card of the H100 class
     python -m tests.gpu.check --device cpu             # the same code at toy shapes, anywhere
 
 Weights are random and tokenizers are made here: nothing is downloaded. docs/gpu.md says what the rows mean.

@@ -17,12 +17,13 @@ from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError, SourceError
 from lofit.evaluate.protocol import HARNESS, OPEN, table_name
 from lofit.expected import counterparts
+from lofit.files import short_hash
 from lofit.localize.pairs import compares_tasks
 from lofit.methods import load_method
 from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.report.outputs import outputs
 from lofit.resources import LIGHT_MB, LIGHT_MINUTES, fetching_mb, fetching_minutes, memory_mb, runtime_minutes
-from lofit.runs import ActivationsNode, RunTable, short_hash
+from lofit.runs import ActivationsNode, RunTable
 from lofit.sources.models import model_files, state
 from lofit.strict_yaml import read_yaml
 
