@@ -122,13 +122,13 @@ with only_writer(Path(sys.argv[1])):
 
 
 def test_a_second_writer_of_a_folder_waits_for_the_first_however_that_ends(tmp_path: Path) -> None:
-    def start() -> subprocess.Popen[str]:
+    def start(stdin: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", WRITER, str(tmp_path / "node")]
-        return subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
+        return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    first = start()
+    first = start(subprocess.PIPE)
     assert first.stdout and first.stdout.readline() == "in\n"
-    second = start()
+    second = start(subprocess.DEVNULL)  # it ends at once if it does not wait
     assert second.stderr and "waiting for another process" in second.stderr.readline()
     assert second.poll() is None
     first.kill()

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 
 from lofit.errors import ReportError
 from lofit.report import transfer
@@ -159,13 +160,18 @@ def test_drawing_is_deterministic_and_leaves_the_csv(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in first}
 
 
-def texts_drawn(matrix: pd.DataFrame, headline: dict[str, str], stem: Path) -> tuple[set[str], bool]:
-    """Return the texts of the figure, and whether all that is drawn lies on the page."""
+def figure_drawn(matrix: pd.DataFrame, headline: dict[str, str], stem: Path) -> Figure:
     figures = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfer, "save_figure", lambda figure, stem: figures.append(figure) or [])
         draw_transfer(matrix, stem, headline=headline, n_heads=K)
     (figure,) = figures
+    return figure
+
+
+def texts_drawn(matrix: pd.DataFrame, headline: dict[str, str], stem: Path) -> tuple[set[str], bool]:
+    """Return the texts of the figure, and whether all that is drawn lies on the page."""
+    figure = figure_drawn(matrix, headline, stem)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn, (width, height) = figure.get_tightbbox(canvas.get_renderer()), figure.get_size_inches()
@@ -181,6 +187,20 @@ def test_every_cell_and_label_is_drawn_on_the_page(tmp_path: Path) -> None:
     wanted |= {"value relative to same-task heads"}
     assert wanted <= drawn
     assert inside
+
+
+def test_rows_are_the_tasks_of_the_heads_and_columns_those_trained_for(tmp_path: Path) -> None:
+    panel = figure_drawn(transfer_matrix(results(*square()), HEADLINE, 8), HEADLINE, tmp_path / "t").axes[0]
+    columns, rows = ([label.get_text() for label in axis.get_ticklabels()] for axis in (panel.xaxis, panel.yaxis))
+    found = {}
+    for text in panel.texts:
+        if isinstance(text, Annotation) and text.get_text().endswith("%"):
+            column, row = text.xy
+            found[rows[int(row)], columns[int(column)].split("\n")[0]] = text.get_text()
+    assert found == {
+        ("truthfulqa", "truthfulqa"): "40.0%", ("clutrr", "truthfulqa"): "30.0%",
+        ("clutrr", "clutrr"): "50.0%", ("truthfulqa", "clutrr"): "60.0%",
+    }  # fmt: skip
 
 
 def test_long_names_of_many_tasks_stay_on_the_page(tmp_path: Path) -> None:

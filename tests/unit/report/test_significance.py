@@ -1,0 +1,44 @@
+"""Intervals and p-values of the main table: over clusters, corrected for their number, the same in every run."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from tests.unit.report.frames import HEADLINE, main_table, plain, results, scored
+
+N = 100
+
+
+def table(values: dict[str, list[float]], items_of_a_cluster: int = 1) -> pd.DataFrame:
+    """The main table, by method, of what each of them scores on the items."""
+    runs = [(plain("clutrr", sum(each) / N, method), each) for method, each in values.items()]
+    scores = scored(*runs)
+    scores["cluster"] = (scores["item"].astype(int) // items_of_a_cluster).astype(str)
+    return main_table(results(*(run for run, _ in runs)), HEADLINE, scores).set_index("method")
+
+
+def first(n: int) -> list[float]:
+    """So many of the first items are right."""
+    return [1.0] * n + [0.0] * (N - n)
+
+
+def test_p_values_are_holms_over_the_methods_of_a_model() -> None:
+    found = table({"lora": first(90), "red": first(86), "full": first(84)})["clutrr.p_best"]
+    # All 6 items that differ have one sign, which 2 of 2 ** 6 ways to sign them have; there are two tests.
+    assert found["full"] == pytest.approx(2 * 2 / 2**6)
+    assert found["red"] == pytest.approx(2 / 2**4)
+
+
+def test_items_of_a_cluster_count_as_one() -> None:
+    alone, together = (table({"lora": first(60), "red": first(50)}, size) for size in (1, 10))
+    for method in ("lora", "red"):
+        widths = [frame["clutrr.percent_high"] - frame["clutrr.percent_low"] for frame in (alone, together)]
+        assert widths[1][method] > 2 * widths[0][method]
+    assert alone.loc["red", "clutrr.p_best"] < 0.01
+    assert together.loc["red", "clutrr.p_best"] == 1
+
+
+def test_a_table_is_the_same_every_time() -> None:
+    values = {method: [i * step % 101 / 101 for i in range(N)] for method, step in (("lora", 7), ("red", 11))}
+    pd.testing.assert_frame_equal(table(values), table(values))
