@@ -7,8 +7,8 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /lofit
 
 COPY requirements/cpu-linux.lock requirements/
-RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "$(grep '^torch==' requirements/cpu-linux.lock)" \
-    && pip install --no-cache-dir --requirement requirements/cpu-linux.lock
+RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "$(grep -o '^torch==[^ ]*' requirements/cpu-linux.lock)" \
+    && pip install --no-cache-dir --no-deps --requirement requirements/cpu-linux.lock
 
 COPY . .
 RUN pip install --no-cache-dir --no-deps . \

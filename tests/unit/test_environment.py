@@ -9,6 +9,7 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -75,22 +76,56 @@ def test_the_lock_pins_every_direct_dependency_within_its_range(lock):
 
 
 def test_every_pin_has_the_hashes_of_its_archives(lock):
-    blocks = re.findall(r"(?m)^([A-Za-z0-9][\w.-]*)==\S+((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", LOCK)
+    blocks = re.findall(r"(?m)^([A-Za-z0-9][\w.-]*)==.*?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", LOCK)
     assert {canonicalize_name(name) for name, _ in blocks} == set(lock), "run `make lock`"
 
 
-def test_hashes_can_be_taken_off_a_lock_and_put_back():
-    script = importlib.util.spec_from_file_location("lock", ROOT / "scripts" / "lock.py")
-    module = importlib.util.module_from_spec(script)
-    script.loader.exec_module(module)
-    bare = module.without_hashes(LOCK)
+def test_a_python_that_the_project_supports_is_the_same_everywhere():
+    supported = Requirement(f"python{PROJECT['requires-python']}").specifier
+    versions = [f"3.{minor}" for minor in range(30) if supported.contains(f"3.{minor}")]
+    prefix = "Programming Language :: Python :: "
+    assert [line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)] == versions
+    assert f"Python {versions[0]} to {versions[-1]}" in (ROOT / "README.md").read_text()
+    first, last = (version.replace(".", ", ") for version in (versions[0], versions[-1]))
+    assert f"({first}) <= sys.version_info[:2] <= ({last})" in (ROOT / "Makefile").read_text()
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_that_writes_the_lock_reads_it(lock):
+    script = load_script("lock")
+    assert script.parse_pins(LOCK) == {name: str(version) for name, version in lock.items()}
+    assert "".join(pin[0] for pin in script.PIN.finditer(LOCK)) == LOCK.partition("\n\n")[2]
+    bare = script.HASHES.sub("", LOCK)
     assert "--hash" not in bare
-    assert "torch==" in bare
-    found = {name: {digest for digest in "ab"} for name in module.parse_pins(bare)}
-    hashed = module.with_hashes(bare, found)
-    assert module.without_hashes(hashed) == bare
-    assert hashed.count("--hash=sha256:a \\\n    --hash=sha256:b\n") == len(found)
-    assert module.parse_pins(hashed) == module.parse_pins(bare)
+    assert script.parse_pins(bare) == script.parse_pins(LOCK)
+
+
+def test_pins_that_make_setup_takes_out_of_the_lock_can_be_installed_alone(lock):
+    for name in ("uv", "torch"):
+        (block,) = re.findall(rf"(?m)^{name}==(?:.*\n)+?.*# via", LOCK)
+        assert "--hash=sha256:" in block
+        assert len(re.findall(r"(?m)^[a-z]", block)) == 1
+
+
+def test_a_package_of_which_a_part_is_missing_is_not_taken_for_installed(tmp_path):
+    whole = load_script("whole").whole
+    (tmp_path / "part.py").write_text("x = 1\n")
+    record = tmp_path / "part-1.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: part\nVersion: 1\n")
+    assert not whole(record)  # no list of files yet
+    (record / "RECORD").write_text("part.py,,6\npart-1.dist-info/METADATA,,\npart-1.dist-info/RECORD,,\nx.pyc,,\n")
+    assert whole(record)
+    (tmp_path / "part.py").write_text("x =")
+    assert not whole(record)
+    (tmp_path / "part.py").unlink()
+    assert not whole(record)
 
 
 def test_environment_yml_pins_runtime_and_test_dependencies_as_the_lock_does(lock, conda_pins):

@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Make sure that no half-installed package is taken for an installed one (``make setup``).
+
+An installer that was cut off can leave a package's record beside only some of its files. What is not wholly there
+loses its record, so that it is installed again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+
+def whole(record: Path) -> bool:
+    """Whether every file that a ``.dist-info`` folder names is there in its size; bytecode may be missing."""
+    files = [file for file in PathDistribution(record).files or [] if file.suffix != ".pyc"]
+    paths = [(Path(str(file.locate())), file.size) for file in files]
+    return bool(paths) and all(path.is_file() and size in (None, path.stat().st_size) for path, size in paths)
+
+
+def main() -> None:
+    """Look at what is installed in this interpreter's own folder."""
+    for record in Path(sysconfig.get_path("purelib")).glob("*.dist-info"):
+        if not whole(record):
+            shutil.rmtree(record)
+
+
+if __name__ == "__main__":
+    main()
