@@ -46,6 +46,14 @@ def test_a_mean_weighs_metrics_and_folds_alike() -> None:
     assert found.n_items == 2 + 4 + 4  # however many metrics
 
 
+def test_a_second_item_of_each_cluster_that_scores_the_same_changes_nothing() -> None:
+    rows, items = frames()
+    twice = pd.concat([items, items.assign(item=items["item"] + " again")])
+    once, found = (our_mean(rows, each, ["b"], ["exact_match"]) for each in (items, twice))
+    assert (found.value, found.variance) == pytest.approx((once.value, once.variance))
+    assert found.n_items == 2 * once.n_items
+
+
 def test_a_failed_run_or_an_absent_metric_has_no_mean() -> None:
     assert math.isnan(our_mean(*frames("failed: out of memory"), ["b"], ["exact_match"]).value)
     assert math.isnan(our_mean(*frames(), ["b"], ["acc"]).value)

@@ -275,6 +275,15 @@ def test_cells_are_marked_where_the_tasks_own_heads_are_better(tmp_path: Path) -
     )
 
 
+def test_a_matrix_is_the_same_every_time() -> None:
+    runs = [
+        (run, [i * step % 101 / 101 for i in range(50)]) for run, step in zip(square(), (7, 11, 13, 17), strict=True)
+    ]
+    first, second = (transfer_matrix(results(*square()), HEADLINE, 8, scored(*runs)) for _ in range(2))
+    assert first["p"].between(0.05, 0.95).any()
+    pd.testing.assert_frame_equal(first, second)
+
+
 def by_hand(p_values: list[float]) -> list[float]:
     """Holm (1979), by definition: the i-th smallest of m times m - i + 1, at least the one before it and at most 1."""
     corrected, least = [math.nan] * len(p_values), 0.0
