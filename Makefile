@@ -1,5 +1,6 @@
 # make demo   install, run the workflow of config.yaml, print the results
-# make test   install, run the tests          make lint   style, types, workflow
+# make test   install, run the quick tests    make lint   style, types, workflow
+# make test-all  all tests: whole workflows, faults, a SLURM cluster, PEFT's own suite
 # make smoke  the smallest real run           make format mend what can be mended of style
 # make example  fit a task of one's own (examples/opposites)
 # make lock   renew the pinned versions       make docs   write the pages on methods, tasks
@@ -43,7 +44,7 @@ RUN := PATH="$(BIN):$$PATH"
 SNAKEMAKE = $(RUN) snakemake --configfile $(1) \
 	$(if $(DATA_MIRROR),--config data_mirror="$(MIRROR)") --cores $(CORES) $(SNAKEMAKE_ARGS)
 
-.PHONY: help setup demo smoke example bench gpu-check test format lint docs lock clean
+.PHONY: help setup demo smoke example bench gpu-check test test-slow test-all format lint docs lock clean
 # `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -86,9 +87,16 @@ bench: $(STAMP)
 	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") python -m benchmarks.run
 
 # As many processes as cores, each with one thread; the tests of a file, which share what is costly, in one of them.
+PYTEST = $(RUN) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
 test: $(STAMP)
-	$(RUN) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
-		python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow"
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 gpu-check: $(STAMP)
 	$(RUN) python -m tests.gpu.check --device cuda --out benchmarks/gpu.md

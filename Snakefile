@@ -29,3 +29,11 @@ rule all:
 
 onstart:
     write_snapshot(CONFIG)
+
+
+onsuccess:
+    sweep()
+
+
+onerror:
+    sweep()

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -33,11 +34,18 @@ cluster = typer.Typer(help="Jobs of the workflow on a SLURM cluster; docs/cluste
 app.add_typer(cluster, name="slurm")
 
 
-def _table(configfile: Path):  # type: ignore[no-untyped-def]  # the return type would import the world
+def read_table(configfile: Path):  # type: ignore[no-untyped-def]  # the return type would import the world
+    """The run table of a configuration; as of its last change."""
+    file = expanded(configfile)
+    return _parsed(file, Path.cwd(), os.stat(file).st_mtime_ns if os.path.isfile(file) else 0)
+
+
+@cache  # a server that reads it passes it on to the nodes that are forked from it
+def _parsed(configfile: Path, folder: Path, modified: int):  # type: ignore[no-untyped-def]
     from lofit.config import load_config
     from lofit.runs import RunTable
 
-    return RunTable(load_config(expanded(configfile)))
+    return RunTable(load_config(configfile))
 
 
 def _set_up(table, model: str, threads: int | None) -> None:  # type: ignore[no-untyped-def]
@@ -89,7 +97,7 @@ def plan(
 
     from lofit.estimate import RATES, costs
 
-    table = _table(configfile)
+    table = read_table(configfile)
     view = Table(title=f"Run table of {configfile}")
     view.add_column("run", no_wrap=True)
     for column in ("selector", "head_task", "k"):
@@ -121,7 +129,7 @@ def model(name: Annotated[str, typer.Argument(help="A configured model.")], conf
     """Fetch a model into a plain transformers folder."""
     from lofit.sources import node
 
-    table = _table(configfile)
+    table = read_table(configfile)
     node.fetch(table, name)
     print(f"{name}: {table.model_dir(name)}")
 
@@ -131,7 +139,7 @@ def prepare(run: RunId, configfile: ConfigFile = DEFAULT) -> None:
     """Fetch and split the data of one task for one fold and seed."""
     from lofit.sources import node
 
-    table = _table(configfile)
+    table = read_table(configfile)
     found = table.find(table.data, run)
     node.prepare(table, found)
     print(f"{run}: {table.data_dir(found)}")
@@ -140,7 +148,7 @@ def prepare(run: RunId, configfile: ConfigFile = DEFAULT) -> None:
 @app.command()
 def activations(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
     """Read a model's activations on right and wrong answers of one task."""
-    table = _table(configfile)
+    table = read_table(configfile)
     found = table.find(table.activations, run)
     _set_up(table, found.model, threads)
     from lofit.activations import node
@@ -153,7 +161,7 @@ def activations(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads =
 @app.command()
 def localize(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
     """Rank the attention heads of a model on one task."""
-    table = _table(configfile)
+    table = read_table(configfile)
     found = table.find(table.localize, run)
     _set_up(table, found.model, threads)
     from lofit.localize import node
@@ -166,7 +174,7 @@ def localize(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = No
 @app.command()
 def fit(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -> None:
     """Fit one method: train it, or estimate it."""
-    table = _table(configfile)
+    table = read_table(configfile)
     found = table.find(table.fits, run)
     _set_up(table, found.model, threads)
     from lofit.fit import node
@@ -179,7 +187,7 @@ def fit(run: RunId, configfile: ConfigFile = DEFAULT, threads: Threads = None) -
 @app.command()
 def choose(run: RunId, configfile: ConfigFile = DEFAULT) -> None:
     """Keep the best of the settings that a search tried, by validation loss."""
-    table = _table(configfile)
+    table = read_table(configfile)
     from lofit.fit import choice
 
     found = table.find(table.tuned, run)
@@ -197,7 +205,7 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Score one fitted method on a task's test items with lm-evaluation-harness."""
-    table = _table(configfile)
+    table = read_table(configfile)
     found = table.evaluation(table.find(table.fits, run), on, fold, protocol)
     _set_up(table, found.fit.model, threads)
     from lofit.evaluate import node
@@ -231,8 +239,7 @@ def train(
         set_up_computing(threads)  # telling its size may import torch
     made = RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap))
     trainer.fetch(made)
-    _set_up(made, made.config.models[0], threads)
-    trainer.run(made)
+    trainer.run(made, threads)
     print_results(made)
 
 
@@ -249,7 +256,7 @@ def export(
     configfile: ConfigFile = DEFAULT,
 ) -> None:
     """Write a fitted run as a folder for use elsewhere, with a model card."""
-    table = _table(configfile)
+    table = read_table(configfile)
     set_up_computing(table.config.threads)
     from lofit import export as exporter
 
@@ -263,7 +270,7 @@ def collect(
     configfile: ConfigFile = DEFAULT,
 ) -> None:
     """Gather scores into results.parquet and results.csv: all of them, or those that one output needs."""
-    table = _table(configfile)
+    table = read_table(configfile)
     if part not in (known := table.parts()):
         raise ConfigError(f"no results called '{part}' in this configuration; it has: {', '.join(known)}")
     from lofit.report import node
@@ -276,7 +283,7 @@ def table(configfile: ConfigFile = DEFAULT) -> None:
     """Write the main table, method by task, under every protocol."""
     from lofit.report import node
 
-    node.write_main_tables(_table(configfile))
+    node.write_main_tables(read_table(configfile))
 
 
 @app.command()
@@ -284,7 +291,7 @@ def suite(configfile: ConfigFile = DEFAULT) -> None:
     """Write each method's difference to base and to full fine-tuning, averaged over tasks."""
     from lofit.report import node
 
-    node.write_suite_table(_table(configfile))
+    node.write_suite_table(read_table(configfile))
 
 
 @app.command()
@@ -292,7 +299,7 @@ def retention(configfile: ConfigFile = DEFAULT) -> None:
     """Write what fitting each method for one task cost on others."""
     from lofit.report import node
 
-    node.write_retention_table(_table(configfile))
+    node.write_retention_table(read_table(configfile))
 
 
 @app.command()
@@ -300,7 +307,7 @@ def search(configfile: ConfigFile = DEFAULT) -> None:
     """Write what every search tried, with validation losses and what was chosen."""
     from lofit.report.search import write_search_table
 
-    write_search_table(_table(configfile))
+    write_search_table(read_table(configfile))
 
 
 @app.command()
@@ -308,7 +315,7 @@ def overlap(configfile: ConfigFile = DEFAULT) -> None:
     """Write how alike the rankings of heads are, against chance."""
     from lofit.report.overlap import write_overlap
 
-    write_overlap(_table(configfile))
+    write_overlap(read_table(configfile))
 
 
 @app.command()
@@ -316,7 +323,7 @@ def expected(configfile: ConfigFile = DEFAULT) -> None:
     """Write published values beside ours, for the runs that have a published counterpart."""
     from lofit.report.expected import write_expected_table
 
-    write_expected_table(_table(configfile))
+    write_expected_table(read_table(configfile))
 
 
 @app.command()
@@ -324,7 +331,7 @@ def figure(configfile: ConfigFile = DEFAULT) -> None:
     """Draw the transfer heat map."""
     from lofit.report import node
 
-    node.draw_transfer_figure(_table(configfile))
+    node.draw_transfer_figure(read_table(configfile))
 
 
 @app.command()
@@ -332,7 +339,7 @@ def experiment(
     name: Annotated[str, typer.Argument(help="A configured one.")], configfile: ConfigFile = DEFAULT
 ) -> None:
     """Write the table or figure of an experiment."""
-    table = _table(configfile)
+    table = read_table(configfile)
     if name not in table.config.experiments:
         known = ", ".join(table.config.experiments) or "none"
         raise ConfigError(f"no experiment '{name}' in this configuration; it has: {known}")
@@ -350,7 +357,7 @@ def compare(
     """Print how far arms of an experiment differ on the same test items, with intervals and tests, as Markdown."""
     from lofit.report import compare as comparing
 
-    print(comparing.markdown(*comparing.compare(_table(configfile), name, against)))
+    print(comparing.markdown(*comparing.compare(read_table(configfile), name, against)))
 
 
 @app.command()
@@ -358,7 +365,7 @@ def report(configfile: ConfigFile = DEFAULT) -> None:
     """Write report.html: tables, figures, costs, failures and how to run it again, on one page."""
     from lofit.report.page import write_report
 
-    print(write_report(_table(configfile)))
+    print(write_report(read_table(configfile)))
 
 
 @app.command()
@@ -366,7 +373,7 @@ def summary(configfile: ConfigFile = DEFAULT) -> None:
     """Print the main table, where the files are, and what to do next."""
     from lofit.report import node
 
-    node.print_summary(_table(configfile), configfile)
+    node.print_summary(read_table(configfile), configfile)
 
 
 @app.command()
@@ -384,7 +391,7 @@ def settle(
     """
     if bool(run) == everything:
         raise ConfigError("settle: name nodes with --run, or give --all")
-    table = _table(configfile)
+    table = read_table(configfile)
     set_up_computing(table.config.threads)
     from lofit import settle as settling
 

@@ -1,17 +1,22 @@
-"""A small comparison without the workflow: every node of a configuration, one after the other, in this process."""
+"""A small comparison without the workflow: every node of a configuration, one after the other."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lofit.config import Config, parse_config
-from lofit.config.results import write_snapshot
+from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError
 from lofit.files import expanded
 from lofit.methods import load_method
+from lofit.node_server.client import OWNER
+from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.runs import RunTable
 from lofit.sources.catalog import load_catalog
 from lofit.sources.models import is_current, model_size
@@ -96,27 +101,40 @@ def fetch(table: RunTable) -> None:
         sources.prepare(table, data)  # own files may have changed
 
 
-def run(table: RunTable) -> None:
-    """Run every node that computes, and write the tables, the figures and the report."""
-    from lofit.activations import node as activations
-    from lofit.evaluate import node as evaluate
-    from lofit.fit import choice
-    from lofit.fit import node as fit
-    from lofit.localize import node as localize
+def run(table: RunTable, threads: int = 1) -> None:
+    """Run every node that computes, each in a process of its own, and write the tables, the figures and the report.
+
+    Args:
+        table: of a configuration whose models and data are there (:func:`fetch`).
+        threads: CPU threads of a node.
+
+    Raises:
+        SystemExit: a node did not run; it has said why, and this is its exit status.
+    """
     from lofit.report.node import collect_results, write_outputs
 
-    for reading in table.activations.values():
-        activations.run(table, reading)
-    for ranking in table.localize.values():
-        localize.run(table, ranking)
+    def node(verb: str, run: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", "lofit", verb, "--run", run, *arguments]
+        if status := subprocess.run(command, env=environment, check=False).returncode:
+            sys.exit(status)
+
+    results = table.config.results.absolute()
+    environment = {OWNER: str(os.getpid())} | os.environ | {"LOFIT_CONFIG": str(snapshot_path(table.config).absolute())}
+    if table.config.node_server:
+        environment[NODE_SERVER] = str(results / "logs" / "servers")
+    computing = ["--threads", str(threads)]
+    for reading in table.activations:
+        node("activations", reading, *computing)
+    for ranking in table.localize:
+        node("localize", ranking, *computing)
     for fitted in table.fits.values():
         if load_method(fitted.method).fit and fitted.id not in table.tuned:
-            fit.run(table, fitted)
-            print(f"{fitted.id}: {fit.summary_line(table.run_dir(fitted))}")
-    for tuned in table.tuned.values():
-        choice.run(table, tuned)
+            node("fit", fitted.id, *computing)
+    for tuned in table.tuned:
+        node("choose", tuned)
     for scored in table.evaluations.values():
-        evaluate.run(table, scored)
+        where = ["--on", scored.data.task, "--fold", str(scored.data.fold), "--protocol", scored.protocol]
+        node("evaluate", scored.fit.id, *where, *computing)
     for part in table.parts():
         collect_results(table, part)
     write_outputs(table)

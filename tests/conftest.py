@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lofit.node_server import client
 from tests.shown import LINES
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def node_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One server of the libraries for all commands and workflows that this process's tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(client.OWNER, str(os.getpid()))
+        patch.setenv(client.VARIABLE, str(tmp_path_factory.mktemp("servers")))
+        yield
 
 
 @pytest.fixture(scope="session")

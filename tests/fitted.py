@@ -9,10 +9,12 @@ import yaml
 
 from lofit.activations import node as activations_node
 from lofit.config import parse_config
+from lofit.evaluate import node as evaluate_node
 from lofit.fit import choice
 from lofit.fit import node as fit_node
 from lofit.localize import node as localize_node
 from lofit.methods import load_method
+from lofit.report.node import collect_results, write_outputs
 from lofit.runs import FitNode, RunTable
 from lofit.sources import node as source_node
 from tests.checkpoint import save_checkpoint
@@ -48,18 +50,33 @@ def fitted_table(config: dict[str, Any]) -> RunTable:
     tests = [made.data_dir(data) / "test.jsonl" for data in made.data.values()]
     for test in tests:
         test.rename(test.with_suffix(".away"))
-    for activations in made.activations.values():
-        activations_node.run(made, activations)
-    for ranking in made.localize.values():
-        localize_node.run(made, ranking)
-    for node in made.fits.values():
-        if load_method(node.method).fit and node.id not in made.tuned:
-            fit_node.run(made, node)
-    for tuned in made.tuned.values():
-        choice.run(made, tuned)
+    fit(made)
     for test in tests:
         test.with_suffix(".away").rename(test)
     return made
+
+
+def fit(table: RunTable) -> None:
+    """Everything up to the fits, where models and data are there."""
+    for activations in table.activations.values():
+        activations_node.run(table, activations)
+    for ranking in table.localize.values():
+        localize_node.run(table, ranking)
+    for node in table.fits.values():
+        if load_method(node.method).fit and node.id not in table.tuned:
+            fit_node.run(table, node)
+    for tuned in table.tuned.values():
+        choice.run(table, tuned)
+
+
+def run(table: RunTable) -> None:
+    """Fits, scores, tables, figures and the report, where models and data are there."""
+    fit(table)
+    for scored in table.evaluations.values():
+        evaluate_node.run(table, scored)
+    for part in table.parts():
+        collect_results(table, part)
+    write_outputs(table)
 
 
 def find(table: RunTable, method: str) -> FitNode:

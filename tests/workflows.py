@@ -46,6 +46,8 @@ class Workflow:
             "transfer": {"k": 3},
             "threads": 1,
         }
+        self.variables: dict[str, str] = {}
+        """Of the environment, besides this process's own."""
 
     def command(self, *arguments: str, config: dict[str, Any] | None = None) -> list[str]:
         file = self.folder / "config.yaml"
@@ -55,7 +57,7 @@ class Workflow:
         return [*command, "--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default"), *arguments]
 
     def environment(self) -> dict[str, str]:
-        return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | self.variables
 
     def snakemake(self, *arguments: str, config: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
         command = self.command(*arguments, config=config)

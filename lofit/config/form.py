@@ -114,8 +114,8 @@ class Config(Form):
     limits: LimitsConfig = Field(default=LimitsConfig(), description="of one node; a change of them reruns nothing")
     threads: int = Field(default=2, ge=1, le=4096, description="CPU threads of a node that runs the model")
     node_server: StrictBool = Field(
-        default=False,
-        description="on CPU, nodes are forked from a process that has read the model; results are the same bits",
+        default=True,
+        description="nodes are forked from a process that has read the model; results are the same bits",
     )
     eval_batch_size: int = Field(default=16, ge=1)
     progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")

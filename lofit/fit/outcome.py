@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from lofit.errors import EditError, FitError, LofitError, brief
+from lofit.node_server import client
 
 CONTEXT = 1.5e9
 """Bytes of a GPU that a process takes beside what torch allocates, at most: about 1 GB for the context and kernels."""
@@ -20,19 +22,34 @@ _GPU = re.compile(
 )
 
 
+_loaded_after: float | None = None
+"""Seconds from the start of this process's node to its first loaded model."""
+
+
+def ready() -> None:
+    """Note that the model is loaded."""
+    global _loaded_after
+    if _loaded_after is None:
+        _loaded_after = time.monotonic() - client.started
+
+
 @contextlib.contextmanager
 def outcome() -> Iterator[dict[str, Any]]:
     """Yield the node's report, to be filled; an impossible fit or edit, or want of memory, makes it a failed one.
 
-    The report holds ``status`` (``ok`` or ``failed``) and ``reason`` (text or None). Other errors pass through.
+    The report holds ``status`` (``ok`` or ``failed``), ``reason`` (text or None) and, of a node that ended well,
+    ``start_seconds``: from its start until its model was loaded, which no other seconds count. Other errors pass
+    through.
 
     Raises:
         LofitError: want of memory on a GPU that other processes held memory of, which says nothing of the node.
     """
     report: dict[str, Any] = {"status": "ok", "reason": None}
+    begun = time.monotonic() - client.started
     try:
         with _memory_errors():
             yield report
+            report["start_seconds"] = begun if _loaded_after is None else _loaded_after
     except (FitError, EditError) as error:
         report.clear()
         report.update(status="failed", reason=str(error))

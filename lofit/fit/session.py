@@ -12,7 +12,7 @@ import torch
 from lofit.errors import ConfigError, FitError, SourceError, brief
 from lofit.files import need, read_json, read_jsonl
 from lofit.fit.examples import check_ids
-from lofit.fit.outcome import out_of_memory
+from lofit.fit.outcome import out_of_memory, ready
 from lofit.fit.params import ComputeParams
 from lofit.runs import DTYPES
 
@@ -81,12 +81,20 @@ _PRELOADED: dict[tuple[Path, str], tuple[int, PreTrainedModel]] = {}
 """Models that were read before this process was forked: by folder and precision, with the time of the record there."""
 
 
-def preload(folder: Path, dtype: str) -> None:
-    """Read a model for the CPU, for the first :func:`load_model` of every process that is forked from this one."""
-    cpu = torch.device("cpu")
-    precision = pick_dtype(dtype, cpu)
-    model = load_model(folder, cpu, precision)
-    _PRELOADED[folder.resolve(), str(precision)] = (_time(folder), model)
+def preload(folder: Path, dtype: str, device: str) -> None:
+    """Read a model into host memory, for the first :func:`load_model` of every process that is forked from this one.
+
+    Args:
+        folder: of the weights.
+        dtype: precision, as configured; quantised weights are not read ahead, since they are made on the device.
+        device: where the model will run, as configured; it is not touched.
+    """
+    precision = pick_dtype(dtype, torch.device(device))
+    if isinstance(precision, torch.dtype):
+        _PRELOADED[folder.resolve(), str(precision)] = (
+            _time(folder),
+            load_model(folder, torch.device("cpu"), precision),
+        )
 
 
 def _time(folder: Path) -> int:
@@ -109,8 +117,10 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     # One that was handed out is not handed out again: it may carry an adapter by then.
-    time, preloaded = _PRELOADED.pop((folder.resolve(), str(dtype)), (0, None)) if device.type == "cpu" else (0, None)
-    if preloaded is not None and time == _time(folder):
+    read, preloaded = _PRELOADED.pop((folder.resolve(), str(dtype)), (0, None))
+    if preloaded is not None and read == _time(folder):
+        preloaded.to(device)  # type: ignore[arg-type]  # its decorator hides its signature
+        ready()
         return preloaded
     options, trusted = _loading(dtype, device), _trusted(source or folder)
     try:
@@ -140,6 +150,7 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
             cast(Any, module).support_avx512bf16_for_cpu = False
     if isinstance(dtype, torch.dtype) and not hasattr(model, "hf_device_map"):
         model.to(device)
+    ready()
     return model.eval()
 
 

@@ -1,1 +1,1 @@
-"""A process that has imported the libraries and read the base model, and forks into the nodes of a workflow."""
+"""Processes that have imported the libraries and read the base model, and fork into the nodes of a workflow."""

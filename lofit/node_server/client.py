@@ -6,7 +6,6 @@ Without a server, or with one that is broken, the node runs where it is. Imports
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -17,20 +16,43 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from lofit.abandoned import VARIABLE as SNAKEMAKE
 
 VARIABLE = "LOFIT_NODE_SERVER"
 """Folder for what the servers of a workflow say; the workflow sets it for its nodes if it wants servers."""
-VERBS = ("activations", "localize", "fit", "evaluate")
-"""What is run on a model."""
+OWNER = "LOFIT_NODE_SERVER_OWNER"
+"""Id of the process that servers end with; where it is not set, the Snakemake that the node belongs to."""
+ON_A_MODEL = ("activations", "localize", "fit", "evaluate")
+"""Verbs that run a model: forked from a server that has read it."""
+DRAWING = (
+    "choose", "collect", "table", "suite", "retention", "search", "overlap", "expected", "figure", "experiment",
+    "report",
+)  # fmt: skip
+"""Verbs that work on what others have computed: forked from a server that has imported the libraries."""
 LENGTH = struct.Struct("!I")
 STATUS = struct.Struct("!i")
 READY = b"+"
-_IMPORTED_WITH = ("PYTHON", "LOFIT_", "HF_", "TRANSFORMERS_", "TORCH", "CUDA_", "OMP_", "MKL_", "OPENBLAS_")
+ALONE = {
+    "OMP_NUM_THREADS": "1",  # threads would not survive the fork, but their locks would
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's allocator
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",  # models and data are local by now
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # a bar is watched by a thread
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # CUDA itself cannot be asked on both sides of a fork
+}
+"""Environment in which libraries start no thread when they are imported, and ask nobody."""
+_IMPORTED_WITH = ("PYTHON", "HF_", "TRANSFORMERS_", "TORCH", "CUDA_", "OMP_", "MKL_", "OPENBLAS_", "MPL")
 """Beginnings of the names of variables that libraries read when they are imported."""
+
+started = time.monotonic()
+"""When this node was started, on the monotonic clock, which all processes share; of a fork: when its client was."""
 
 
 def run_in_server(arguments: Sequence[str]) -> int | None:
@@ -43,15 +65,25 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
         The node's exit status; None if it is to run in this process, which stderr then says why unless the workflow
         wants no servers.
     """
-    if not os.environ.get(VARIABLE) or not os.environ.get(SNAKEMAKE) or arguments[:1] not in [[v] for v in VERBS]:
+    if not os.environ.get(VARIABLE) or not owner(os.environ) or not arguments:
         return None
     try:
-        model = arguments[list(arguments).index("--run") + 1].partition("/")[0]
+        if arguments[0] in ON_A_MODEL:
+            model = arguments[list(arguments).index("--run") + 1].partition("/")[0]
+        elif arguments[0] in DRAWING or os.environ.get("HF_HUB_OFFLINE") == "1":  # servers have no network
+            model = ""
+        else:
+            return None
         with _connected(model) as server:
             return _ask(server, arguments)
     except (OSError, ValueError, LookupError) as error:
         print(f"node server: not used ({error}); this node runs in a process of its own", file=sys.stderr, flush=True)
         return None
+
+
+def owner(environment: Mapping[str, str]) -> str | None:
+    """Id of the process that servers end with."""
+    return environment.get(OWNER) or environment.get(SNAKEMAKE)
 
 
 def runtime_folder() -> Path:
@@ -69,24 +101,52 @@ def runtime_folder() -> Path:
 
 
 def name_of(model: str, environment: Mapping[str, str]) -> str:
-    """Name of the server of a model: another one for other code, another environment and another Snakemake."""
+    """Name of the server of a model, or of the libraries alone if ``model`` is empty.
+
+    It is another one for other code, another owner, and another environment, limits included, which its forks inherit;
+    that of a model for another configuration too, which says where the model lies.
+
+    Raises:
+        OSError: this is no Linux.
+    """
     code = Path(__file__).parents[1]
     stamps = sorted((str(file), file.stat().st_mtime_ns) for file in code.rglob("*.py"))
     read = sorted((name, value) for name, value in environment.items() if name.startswith(_IMPORTED_WITH))
-    return hashlib.sha256(repr((model, sys.executable, sys.path, stamps, read)).encode()).hexdigest()[:16]
+    process = Path("/proc/self")
+    umask = next(line for line in (process / "status").read_text().splitlines() if line.startswith("Umask"))
+    limits = [(process / "limits").read_text(), umask, sorted(os.sched_getaffinity(0))]
+    parts = [sys.executable, sys.path, stamps, read, limits, owner(environment)]
+    if model:
+        parts += [model, os.getcwd(), environment.get("LOFIT_CONFIG")]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def sweep() -> None:
+    """Remove the sockets of servers that were killed."""
+    with contextlib.suppress(OSError):
+        folder = runtime_folder()
+        with _only_one(folder):
+            _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Within :func:`_only_one`, since a server that starts does not listen at once."""
+    for address in folder.glob("*.sock"):
+        if server := _connection(address):
+            server.close()
+        else:
+            address.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _connected(model: str) -> Iterator[socket.socket]:
     """A connection to the server, whose owner is this user."""
-    folder, name = runtime_folder(), name_of(model, os.environ)
-    address = folder / f"{name}.sock"
-    with socket.socket(socket.AF_UNIX) as server:
-        if server.connect_ex(str(address)):
-            with _only_one(folder):
-                if server.connect_ex(str(address)):
-                    _start(address, model)
-                    server.connect(str(address))
+    folder = runtime_folder()
+    server = _connection(folder / f"{name_of(model, os.environ)}.sock")
+    if not server:
+        with _only_one(folder):
+            server = _started(folder, model)
+    with server:
         check_peer(server)
         yield server
 
@@ -102,6 +162,15 @@ def _only_one(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
+def _connection(address: Path) -> socket.socket | None:
+    """A connection to who listens there; None if nobody does."""
+    server = socket.socket(socket.AF_UNIX)
+    if server.connect_ex(str(address)):
+        server.close()
+        return None
+    return server
+
+
 def check_peer(peer: socket.socket) -> None:
     """Raise OSError unless the other end is a process of this user."""
     _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
@@ -109,28 +178,39 @@ def check_peer(peer: socket.socket) -> None:
         raise OSError("the other end of the socket belongs to somebody else")
 
 
-def _start(address: Path, model: str) -> None:
-    """Start the server and wait until it can be connected to; it outlives this process.
+def _started(folder: Path, model: str) -> socket.socket:
+    """A connection to the server, which is started unless another node has done so meanwhile; it outlives this process.
 
     Raises:
         OSError: it ended instead.
     """
-    for other in address.parent.glob("*.sock"):  # of servers that were killed
-        with socket.socket(socket.AF_UNIX) as dead:
-            if dead.connect_ex(str(other)) == errno.ECONNREFUSED:
-                other.unlink(missing_ok=True)
+    address = folder / f"{name_of(model, os.environ)}.sock"
+    if server := _connection(address):
+        return server
     said = Path(os.environ[VARIABLE])
     said.mkdir(parents=True, exist_ok=True)
-    log = said / f"{model}-{address.stem}.log"
-    command = [sys.executable, "-m", "lofit.node_server.server", str(address), model]
-    with log.open("w") as file:
-        started = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, start_new_session=True
-        )
-    assert started.stdout
-    with started.stdout:
-        if started.stdout.read(1) != READY:
+    log = said / f"{model or 'libraries'}-{address.stem}.log"
+    reading, writing = os.pipe()
+    with open(reading, "rb") as ready, log.open("w") as errors:
+        with open(writing, "wb") as says:
+            if model:
+                with _started(folder, "") as libraries:
+                    check_peer(libraries)
+                    _send(libraries, {"address": str(address), "model": model}, [0, says.fileno(), errors.fileno()])
+            else:
+                _sweep(folder)
+                _start_libraries(address, says, errors.fileno())
+        if ready.read(1) != READY or not (server := _connection(address)):
             raise OSError(f"it did not start, see {log}")
+    return server
+
+
+def _start_libraries(address: Path, says: BinaryIO, errors: int) -> None:
+    """Start the server from which all others are forked."""
+    command = [sys.executable, "-m", "lofit.node_server.server", str(address)]
+    subprocess.Popen(
+        command, env=os.environ | ALONE, stdin=subprocess.DEVNULL, stdout=says, stderr=errors, start_new_session=True
+    )
 
 
 def _ask(server: socket.socket, arguments: Sequence[str]) -> int:
@@ -139,12 +219,15 @@ def _ask(server: socket.socket, arguments: Sequence[str]) -> int:
     Raises:
         OSError: the server is gone, and the node with it.
     """
-    order = {"arguments": list(arguments), "folder": str(Path.cwd()), "environment": dict(os.environ)}
-    message = json.dumps(order).encode()
-    socket.send_fds(server, [LENGTH.pack(len(message))], [0, 1, 2])
-    server.sendall(message)
+    _send(server, {"arguments": list(arguments), "started": started}, [0, 1, 2])
     status: int = STATUS.unpack(received(server, STATUS.size))[0]
     return status if status >= 0 else 128 - status
+
+
+def _send(server: socket.socket, order: dict[str, object], streams: list[int]) -> None:
+    message = json.dumps(order | {"folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+    socket.send_fds(server, [LENGTH.pack(len(message))], streams)
+    server.sendall(message)
 
 
 def received(peer: socket.socket, size: int) -> bytes:

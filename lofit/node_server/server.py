@@ -1,8 +1,8 @@
-"""The server: imports the libraries and reads the base model once, then forks for every node.
+"""Servers: one that imports the libraries, forked into one for each model, which is read once; nodes are their forks.
 
-It has one thread, so that forking is safe. A child is a process of its own, with its own limits, streams and exit
-status, and shares the base model's memory until it writes to it. The server ends with its Snakemake, when nobody asked
-for a while, and when memory is short.
+A server has one thread, and has not used CUDA, so that forking is safe. A node is a process of its own, with its own
+limits, streams and exit status, and shares the memory of libraries and base model until it writes to it. A server ends
+with the process that owns it, when nobody asked for a while, and when memory is short.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import selectors
@@ -21,38 +22,52 @@ from typing import Any, NoReturn
 
 import psutil
 
-from lofit.abandoned import VARIABLE as SNAKEMAKE
-from lofit.node_server.client import LENGTH, READY, STATUS, check_peer, received
+from lofit.node_server import client
+from lofit.node_server.client import LENGTH, READY, STATUS, check_peer, owner, received, sweep
 
 IDLE_SECONDS = 60.0
 LEAST_BYTES = 10**9
 """Memory that the machine must have left; with less, a server without nodes gives its own back."""
 PATIENCE = 10.0
 """Seconds that a client may take to say what it wants."""
-_PR_SET_PDEATHSIG = 1
+LIBRARIES, MODEL = "lofit-libraries", "lofit-model"
+"""Names of the servers, as `ps -e` and `top` show them, cut to 15 letters; nodes are `lofit` and their verb."""
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_LIBC = ctypes.CDLL(None)
+_CUDA_ERROR_NOT_INITIALIZED = 3
+
+_LEARNING = ["lofit.fit.node", "lofit.localize.node", "lofit.activations.node", "sklearn.linear_model"]
+_SCORING = ["lofit.evaluate.node"]
+_DRAWING = [f"lofit.report.{name}" for name in ("node", "page", "experiments", "overlap", "search", "expected")]
+_IMPORTS = dict.fromkeys(("activations", "localize", "fit"), _LEARNING) | {
+    "evaluate": _SCORING,
+    "train": _DRAWING,
+    "choose": ["lofit.fit.choice"],
+} | dict.fromkeys([verb for verb in client.DRAWING if verb != "choose"], _DRAWING)  # fmt: skip
+"""What is imported before the first fork for a verb; others import what they need themselves."""
 
 
-def load(model: str) -> None:
-    """Import what nodes need, and read the model in the precision of the configuration."""
-    from lofit.cli import DEFAULT, set_up_computing
+def preload(model: str) -> None:
+    """Read a model of the configuration, in its precision, into the memory of this process."""
+    from lofit.cli import DEFAULT, read_table
+    from lofit.fit import session
 
-    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's allocator would start one
-    set_up_computing(1)
-    import sklearn.decomposition
-    import sklearn.linear_model  # noqa: F401
+    table = read_table(Path(os.environ.get("LOFIT_CONFIG", DEFAULT)))
+    if table.config.model_entry(model).gpus == 1:  # otherwise every node spreads it as it is read
+        session.preload(table.model_dir(model), table.dtype, table.config.device)
 
-    import lofit.activations.node
-    import lofit.evaluate.node
-    import lofit.fit.node
-    import lofit.localize.node  # noqa: F401
-    from lofit.config import load_config
-    from lofit.fit.session import preload
-    from lofit.runs import RunTable
 
-    table = RunTable(load_config(Path(os.environ.get("LOFIT_CONFIG", DEFAULT))))
-    preload(table.model_dir(model), table.dtype)
-    gc.collect()
-    gc.freeze()  # what is there now is never collected, so that a child's collector does not write to its memory
+def check_forkable() -> None:
+    """Make sure that a fork of this process works.
+
+    Raises:
+        OSError: there is another thread, whose locks would stay locked, or CUDA is in use, which a fork cannot use.
+    """
+    if (threads := psutil.Process().num_threads()) > 1:
+        raise OSError(f"{threads} threads; forking would not be safe")
+    with contextlib.suppress(OSError):  # no driver
+        if ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _CUDA_ERROR_NOT_INITIALIZED:
+            raise RuntimeError("CUDA is in use; forks could not use it")
 
 
 class Server:
@@ -60,8 +75,8 @@ class Server:
 
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
-        self._clients: dict[int, socket.socket] = {}
-        """By process id of the child."""
+        self._children: dict[int, socket.socket | None] = {}
+        """By process id: the client of a node; None for another server."""
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
@@ -70,89 +85,113 @@ class Server:
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         self._watch(listening, self._accept)
         self._watch(self._woken, self._reap)
-        with contextlib.suppress(AttributeError, OSError):  # without them it ends when it is idle
-            self._watch(os.pidfd_open(int(os.environ[SNAKEMAKE])), self._end)
+        try:
+            self._watch(os.pidfd_open(int(owner(os.environ) or 0)), self._end)
+        except ProcessLookupError:  # it is gone already
+            self._end()
+        except (AttributeError, OSError):
+            pass  # a kernel or a Python without them: it ends when it is idle
 
     def _watch(self, file: Any, call: Any) -> None:
         self._selector.register(file, selectors.EVENT_READ, call)
 
     def serve(self) -> None:
         """Serve until it is time to end."""
-        while events := self._selector.select(IDLE_SECONDS) or self._clients:
+        while events := self._selector.select(IDLE_SECONDS) or self._children:
             for key, _ in events if isinstance(events, list) else ():
                 key.data()
-            if not self._clients and psutil.virtual_memory().available < LEAST_BYTES:
+            if not self._children and psutil.virtual_memory().available < LEAST_BYTES:
                 return
 
     def _end(self) -> NoReturn:
-        """Snakemake is gone: end all that works for it."""
-        for child in self._clients:
+        """The owner is gone: end all that works for it."""
+        for child in self._children:
             os.kill(child, signal.SIGKILL)
+        for child in self._children:
+            os.waitpid(child, 0)
         sys.exit()
 
     def _accept(self) -> None:
-        client, _ = self._listening.accept()
+        connection, _ = self._listening.accept()
         files: list[int] = []
         try:
-            check_peer(client)
-            client.settimeout(PATIENCE)
-            header, files, _, _ = socket.recv_fds(client, LENGTH.size, 3)
-            order = json.loads(received(client, LENGTH.unpack(header)[0]))
-            client.settimeout(None)
+            check_peer(connection)
+            connection.settimeout(PATIENCE)
+            header, files, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
+            order = json.loads(received(connection, LENGTH.unpack(header)[0]))
+            connection.settimeout(None)
+            for module in _IMPORTS.get(order["arguments"][0], []) if "arguments" in order else _LEARNING:
+                importlib.import_module(module)
+            check_forkable()
+            gc.collect()
+            gc.freeze()  # what is there now is never collected, so that a child's collector does not write to it
         except Exception as error:  # whoever it is: it computes on its own, and the others are served
             print(f"refused: {error!r}", file=sys.stderr, flush=True)
-            client.close()
+            connection.close()
         else:
             server = os.getpid()
             child = os.fork()
             if not child:
                 self._become(order, files, server)
-            self._clients[child] = client
-            self._watch(client, lambda: self._leave(child, client))
+            if "arguments" in order:
+                self._children[child] = connection
+                self._watch(connection, lambda: self._leave(child, connection))
+            else:
+                self._children[child] = None
+                connection.close()
         finally:
             for file in files:
                 os.close(file)
 
-    def _leave(self, child: int, client: socket.socket) -> None:
+    def _leave(self, child: int, connection: socket.socket) -> None:
         """A client is gone: so is what it asked for."""
-        self._selector.unregister(client)
+        self._selector.unregister(connection)
         os.kill(child, signal.SIGKILL)
 
     def _reap(self) -> None:
         os.read(self._woken, 4096)
-        while self._clients:
+        while self._children:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
-            client = self._clients.pop(child)
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(client)
-            with client, contextlib.suppress(OSError):
-                client.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
+            if connection := self._children.pop(child):
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(connection)
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
 
     def _become(self, order: dict[str, Any], files: list[int], server: int) -> NoReturn:
-        """In the child: be the node, with the client's streams, folder and environment."""
+        """In the child: be the node, or the server of a model, with the client's streams, folder and environment."""
         status = 1
         try:
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            _LIBC.prctl(_PR_SET_NAME, f"lofit {order.get('arguments', [''])[0]}".encode())
             if os.getppid() != server:
                 os._exit(status)  # it was killed before it could be followed
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._selector.close()
-            for end in (self._listening, *self._clients.values()):
+            for end in (self._listening, *filter(None, self._children.values())):
                 end.close()
             for stream, file in enumerate(files):
                 os.dup2(file, stream)
             os.environ.clear()
             os.environ.update(order["environment"])
             os.chdir(order["folder"])
-            sys.argv = ["lofit", *order["arguments"]]
-            from lofit.cli import main
+            if "arguments" in order:
+                client.started = order["started"]
+                sys.argv = ["lofit", *order["arguments"]]
+                from lofit.cli import main
 
-            main()
+                main()
+            else:
+                os.environ.update(client.ALONE)
+                serve(Path(order["address"]), order["model"])
+                status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        except Exception as error:  # of a server of a model; a node says itself what is wrong
+            print(f"{error!r}", file=sys.stderr)
         finally:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
@@ -160,9 +199,9 @@ class Server:
             os._exit(status)
 
 
-def main() -> None:
-    """``python -m lofit.node_server.server ADDRESS MODEL``: say on stdout that clients can connect, load, and serve."""
-    address, model = Path(sys.argv[1]), sys.argv[2]
+def serve(address: Path, model: str) -> None:
+    """Say on stdout that clients can connect, read the model if there is one, and serve."""
+    _LIBC.prctl(_PR_SET_NAME, (MODEL if model else LIBRARIES).encode())
     with socket.socket(socket.AF_UNIX) as listening:
         address.unlink(missing_ok=True)  # of one that was killed; the client that started this holds the lock
         listening.bind(str(address))
@@ -170,13 +209,18 @@ def main() -> None:
             listening.listen(1024)
             os.write(1, READY)
             os.dup2(2, 1)
-            load(model)
-            if (threads := psutil.Process().num_threads()) > 1:  # a lock that one of them holds would stay locked
-                sys.exit(f"{threads} threads after loading; forking would not be safe")
+            if model:
+                try:
+                    preload(model)
+                except Exception as error:  # the nodes try again, each for itself, and say what is wrong
+                    print(f"{model} was not read: {error!r}", file=sys.stderr, flush=True)
             Server(listening).serve()
         finally:
             address.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        serve(Path(sys.argv[1]), "")
+    finally:
+        sweep()

@@ -45,8 +45,9 @@ def costs_table(reports: list[tuple[str, str, dict[str, Any]]]) -> pd.DataFrame:
         reports: as :func:`node_reports` gives them.
 
     Returns:
-        ``kind``, ``what``, ``nodes``, ``failed``, ``median_seconds``, ``hours`` (of wall time, all nodes together)
-        and ``peak_gb`` (the highest, in 1e9 bytes); NaN where nothing is known.
+        ``kind``, ``what``, ``nodes``, ``failed``, ``median_start`` (seconds until the model was loaded),
+        ``median_seconds`` and ``hours`` (of wall time from then on, all nodes together), and ``peak_gb`` (the highest,
+        in 1e9 bytes); NaN where nothing is known.
     """
     rows = pd.DataFrame(
         [
@@ -54,16 +55,18 @@ def costs_table(reports: list[tuple[str, str, dict[str, Any]]]) -> pd.DataFrame:
                 "kind": kind,
                 "what": what,
                 "failed": report["status"] != "ok",
+                "start": report.get("start_seconds"),
                 "seconds": report.get("seconds"),
                 "peak": report.get("peak_memory_bytes"),
             }
             for kind, what, report in reports
         ]
-    ).astype({"seconds": "float64", "peak": "float64"})
+    ).astype({"start": "float64", "seconds": "float64", "peak": "float64"})
     grouped = rows.groupby(["kind", "what"], sort=False)
     frame = grouped.agg(
         nodes=("failed", "size"),
         failed=("failed", "sum"),
+        median_start=("start", "median"),
         median_seconds=("seconds", "median"),
         hours=("seconds", lambda seconds: seconds.sum(min_count=1) / 3600),
         peak_gb=("peak", lambda peaks: peaks.max() / 1e9),

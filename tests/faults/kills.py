@@ -1,26 +1,32 @@
-"""Random SIGKILLs of Snakemake and of its nodes; the results must be those of an undisturbed run.
+"""Random SIGKILLs of Snakemake, its nodes and its servers of nodes; the results must be those of an undisturbed run.
 
-``python -m tests.faults.kills --kills 100`` prints its counts. The nodes of a killed Snakemake must end with it.
+``python -m tests.faults.kills --kills 100`` prints its counts. The nodes and servers of a killed Snakemake must end
+with it, and nothing of a finished one may be left.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import re
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
 
+from lofit.node_server.client import OWNER
 from tests.workflows import MEASURED, TRAINING, Workflow
 
 DRIVERS = 0.3
 """Share of kills that are meant for Snakemake itself."""
+VERBS = {"collect_part": "collect", "main_table": "table", "transfer": "figure", "page": "report"}
+"""Of rules that are called otherwise."""
 LONGEST_PAUSE = 8.0
 """Seconds before a kill, at most: about as long as a node. With longer ones, more runs come to their end."""
 
@@ -45,7 +51,14 @@ def miniature(folder: Path) -> Workflow:
     }
     del made.config["transfer"]
     made.config["training"] = {"save_minutes": 0}
+    (folder / "tmp").mkdir()
+    made.variables |= {"TMPDIR": str(folder / "tmp"), OWNER: ""}
     return made
+
+
+def runtime(made: Workflow) -> Path:
+    """Folder of the sockets of its servers, which it shares with no other workflow."""
+    return made.folder / "tmp" / f"lofit-nodes-{os.getuid()}"
 
 
 def outcome(made: Workflow) -> tuple[list[str], pd.DataFrame]:
@@ -62,16 +75,26 @@ def outcome(made: Workflow) -> tuple[list[str], pd.DataFrame]:
     return sorted(files), results.sort_values(order).reset_index(drop=True)
 
 
-def nodes_of(driver: psutil.Process) -> dict[psutil.Process, str]:
-    """The running nodes that a driver started, with their verbs, which are the names of their rules."""
+def processes_of(driver: psutil.Process | None, runtime: Path) -> dict[psutil.Process, str]:
+    """What works for a driver: its nodes, the forks in which they compute, and the servers, by name.
+
+    Args:
+        driver: a running Snakemake; None: for the servers alone.
+        runtime: folder of the sockets of its servers.
+
+    Returns:
+        by process ``lofit <verb>``, whose verb is the name of its rule, or the name of a server.
+    """
     found = {}
-    for process in driver.children(recursive=True):
+    for process in psutil.process_iter():
         try:
             command = process.cmdline()
+            if command[1:3] == ["-m", "lofit.node_server.server"] and Path(command[3]).parent == runtime:
+                found[process] = process.name()
+            elif driver and command[1:3] == ["-m", "lofit"] and driver in process.parents():
+                found[process] = f"lofit {command[3]}"
         except psutil.Error:
             continue  # it ended meanwhile
-        if command[1:3] == ["-m", "lofit"]:
-            found[process] = command[3]
     return found
 
 
@@ -120,36 +143,47 @@ class Storm:
                 try:
                     code = driver.wait(timeout=self.random.uniform(0, self.longest_pause))
                 except psutil.TimeoutExpired:
-                    if self._kill(driver, killed):
+                    if self._kill(driver, made, killed):
                         return False
                     continue
-            failed = set(re.findall(r"^Error in rule (\w+):", log.read_text(), re.MULTILINE))
-            assert failed <= killed, log.read_text()[-4000:]
+            self._require_gone([], made)
+            failed = re.findall(r"^Error in rule (\w+):", log.read_text(), re.MULTILINE)
+            verbs = {VERBS.get(rule, rule) for rule in failed}
+            assert all(verb.startswith(tuple(killed)) for verb in verbs), log.read_text()[-4000:]
             assert (code == 0) == (not failed), log.read_text()[-4000:]
             return bool(code == 0)
 
-    def _kill(self, driver: psutil.Popen, killed: set[str]) -> bool:
-        """Kill the driver, or one of its nodes, whose rule is added to ``killed``; whether it was the driver."""
+    def _kill(self, driver: psutil.Popen, made: Workflow, killed: set[str]) -> bool:
+        """Kill the driver, or what works for it; a node's verb is added to ``killed``. Whether it was the driver."""
         try:
-            nodes = nodes_of(driver)
+            working = processes_of(driver, runtime(made))
             if self.random.random() < DRIVERS:
-                victim = driver
-            elif nodes:
-                victim = self.random.choice(list(nodes))
+                victim, name = driver, "snakemake"
+            elif working:
+                kind = self.random.choice(sorted(set(working.values())))  # so that servers are not spared
+                victim = self.random.choice([process for process, name in working.items() if name == kind])
+                name = kind
             else:
                 return False
             victim.kill()
         except psutil.NoSuchProcess:
             return False
+        self.kills[name] += 1
         if victim is driver:
             driver.wait()
-            self.kills["snakemake"] += 1
-            _, alive = psutil.wait_procs(nodes, timeout=30)
-            assert not alive, f"nodes of a killed Snakemake are still at work: {alive}"
-        else:
-            killed.add(nodes[victim])
-            self.kills[f"lofit {nodes[victim]}"] += 1
+            self._require_gone(working, made)
+        elif name.startswith("lofit "):
+            killed.add(name.removeprefix("lofit "))  # of a fork cut to what fits into a name of the kernel
         return victim is driver
+
+    def _require_gone(self, working: Iterable[psutil.Process], made: Workflow) -> None:
+        """Wait until what worked for a driver that has ended has ended too, servers and their sockets included."""
+        _, alive = psutil.wait_procs(working, timeout=30)
+        assert not alive, f"nodes of a Snakemake that has ended are still at work: {alive}"
+        end = time.monotonic() + 30
+        while left := [*processes_of(None, runtime(made)).values(), *runtime(made).glob("*")]:
+            assert time.monotonic() < end, f"left behind by a Snakemake that has ended: {left}"
+            time.sleep(0.1)
 
     def _compare(self, made: Workflow) -> None:
         files, results = outcome(made)

@@ -49,7 +49,8 @@ def own_task(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def made(tmp_path: Path) -> Workflow:
     found = Workflow(tmp_path)
-    found.config |= {"methods": {"base": None}, "tasks": own_task(tmp_path)}
+    # Without servers, so that the process of a node is the one that is stopped; forks: test_node_server, test_kills.
+    found.config |= {"methods": {"base": None}, "tasks": own_task(tmp_path), "node_server": False}
     del found.config["transfer"]
     return found
 

@@ -1,7 +1,7 @@
 """Two runs of one configuration in two folders: adapters, rankings, samples and tables must be equal byte for byte.
 
 ``python -m tests.faults.twice --configfile config/smoke.yaml`` prints what was compared. Of tables and reports, what
-says how long something took, or how much memory, is left out.
+says how long something took, or how much memory, is left out. With ``--alone`` the second run has no server of nodes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from lofit.files import read_json
 from tests.workflows import MEASURED, REPOSITORY
 
 SKIPPED = ("logs", "benchmarks", "plan", ".snakemake_timestamp", "report.html")
@@ -81,10 +84,21 @@ def main(arguments: Any = None) -> None:
     """Run twice, compare, and exit with 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configfile", type=Path, default=REPOSITORY / "config" / "smoke.yaml")
+    parser.add_argument("--alone", action="store_true", help="without a server of nodes in the second run")
     options = parser.parse_args(arguments)
     configuration = yaml.safe_load(options.configfile.read_text())
     with tempfile.TemporaryDirectory(prefix="lofit-twice-") as top:
-        folders = [run(configuration, Path(top) / name, Path(top) / "resources") for name in ("one", "two")]
+        folders = []
+        for name in ("one", "two"):
+            started = time.monotonic()
+            served = {"node_server": name == "one" or not options.alone}
+            folders.append(run(configuration | served, Path(top) / name, Path(top) / "resources"))
+            reports = [read_json(file) for file in folders[-1].rglob("*.json")]
+            starts = [report["start_seconds"] for report in reports if report.get("start_seconds")]
+            print(
+                f"{name}: {time.monotonic() - started:.0f} s; start of a node {statistics.median(starts):.1f} s "
+                f"(median of {len(starts)})"
+            )
         compared, unequal = differences(*folders)
     print(f"compared {compared.total()} files: {', '.join(f'{n} x {s}' for s, n in compared.most_common())}")
     print("\n".join([f"{len(unequal)} differ", *unequal]))

@@ -24,8 +24,9 @@ import yaml
 
 from lofit.config import load_config, parse_config
 from lofit.runs import RunTable
-from lofit.train import fetch, run
+from lofit.train import fetch
 from tests.checkpoint import save_checkpoint
+from tests.fitted import run
 from tests.shown import LINES
 
 REPOSITORY = Path(__file__).parents[2]

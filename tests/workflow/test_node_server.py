@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from lofit.files import read_json
 from lofit.fit.saved import checksums
 from lofit.node_server import client
+from lofit.node_server.server import LIBRARIES, MODEL
 from lofit.runs import RunTable
 from lofit.sources import node as sources
 from tests.fitted import find, tiny_config
@@ -61,18 +63,20 @@ class Nodes:
         out, err = node.communicate(timeout=300)
         return node.returncode, out, err
 
-    def servers(self) -> list[psutil.Process]:
+    def processes(self, name: str) -> list[psutil.Process]:
+        """The servers, or the nodes that they were forked into."""
         named = [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]]
-        return [process for process in named if str(self.runtime) in " ".join(process.info["cmdline"])]
+        forks = [process for process in named if str(self.runtime) in " ".join(process.info["cmdline"])]
+        return [process for process in forks if process.name() == name]
 
     @property
     def runtime(self) -> Path:
         return self.folder / f"lofit-nodes-{os.getuid()}"
 
     def working(self) -> psutil.Process:
-        """The server, once a child of it is at work."""
-        while not (found := [server for server in self.servers() if server.children()]):
-            pass
+        """The server of the model, once a child of it is at work."""
+        while not (found := [server for server in self.processes(MODEL) if server.children()]):
+            time.sleep(0.05)
         return found[0]
 
 
@@ -96,7 +100,7 @@ def test_a_forked_node_writes_the_same_bytes(nodes: Nodes) -> None:
         found = [checksums(nodes.table.run_dir(fit) / "adapter") for fit in fits]
         written.append([*found, (scores / "samples.jsonl").read_bytes(), read_json(scores / "results.json")["metrics"]])
     assert written[0] == written[1]
-    assert len(nodes.servers()) == 1, "one for all nodes of the model"
+    assert len(nodes.processes(MODEL)) == len(nodes.processes(LIBRARIES)) == 1, "one for all nodes of the model"
 
 
 def test_an_error_of_the_user_is_the_same_line_and_status(nodes: Nodes) -> None:
@@ -139,7 +143,8 @@ def test_a_killed_server_takes_its_nodes_along_and_the_next_node_starts_another(
     node.communicate()
     status, _, err = nodes.run("evaluate", "lora")
     assert (status, "node server" in err) == (0, False)
-    assert len(list(nodes.runtime.glob("*.sock"))) == len(nodes.servers()) == 1
+    assert len(nodes.processes(MODEL)) == len(nodes.processes(LIBRARIES)) == 1
+    assert len(list(nodes.runtime.glob("*.sock"))) == 2, "that of the killed server is gone"
 
 
 def test_other_code_or_another_environment_is_another_server(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,23 +164,24 @@ def test_a_folder_that_others_may_enter_is_not_used(nodes: Nodes, tmp_path: Path
 
 
 def test_a_stranger_on_the_socket_is_turned_away(nodes: Nodes) -> None:
-    [address] = nodes.runtime.glob("*.sock")
-    with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.connect(str(address))
-        stranger.sendall(client.LENGTH.pack(3) + b"abc")
-        assert stranger.recv(1) == b""
+    for address in nodes.runtime.glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(address))
+            stranger.sendall(client.LENGTH.pack(3) + b"abc")
+            assert stranger.recv(1) == b""
     assert nodes.run("evaluate", "lora")[0] == 0
 
 
 def test_the_server_ends_with_its_snakemake(nodes: Nodes) -> None:
     node = nodes.start("fit", "bitfit")
-    server = nodes.working()
-    children = server.children()
+    model = nodes.working()
+    [libraries] = nodes.processes(LIBRARIES)
+    family = [libraries, model, *model.children()]
     nodes.snakemake.kill()
     nodes.snakemake.wait()
-    psutil.wait_procs([server, *children], timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=60)
     _, err = node.communicate(timeout=60)
     assert node.returncode == 1
     assert "the Snakemake that started this is gone" in err
-    assert not server.is_running() and not any(child.is_running() for child in children)
+    assert not alive
     assert list(nodes.runtime.iterdir()) == []

@@ -14,8 +14,8 @@ from lofit.report.outputs import outputs
 from lofit.report.paths import results_path
 from lofit.runs import ALL, RunTable
 from lofit.sources import node as source_node
-from lofit.train import run
 from tests.checkpoint import save_checkpoint
+from tests.fitted import run
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS = {"n_train": 8, "n_validation": 4, "n_test": 6}

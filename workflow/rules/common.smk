@@ -21,6 +21,7 @@ from lofit.files import short_hash
 from lofit.localize.pairs import compares_tasks
 from lofit.methods import load_method
 from lofit.node_server.client import VARIABLE as NODE_SERVER
+from lofit.node_server.client import sweep
 from lofit.report.outputs import outputs
 from lofit.resources import LIGHT_MB, LIGHT_MINUTES, fetching_mb, fetching_minutes, memory_mb, runtime_minutes
 from lofit.runs import ActivationsNode, RunTable
@@ -51,7 +52,7 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
 )
-if CONFIG.node_server and CONFIG.device == "cpu":  # CUDA cannot be used on both sides of a fork
+if CONFIG.node_server:
     os.environ[NODE_SERVER] = str((CONFIG.results / "logs" / "servers").absolute())
 else:
     os.environ.pop(NODE_SERVER, None)
