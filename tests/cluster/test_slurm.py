@@ -16,9 +16,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from lofit.node_server.client import OWNER
 from tests.checkpoint import save_checkpoint
 from tests.cluster.cluster import Cluster, JobRecord, wait_for
 from tests.workflows import MEASURED, REPOSITORY, TRAINING
+
+pytestmark = pytest.mark.slow
 
 PROFILES = REPOSITORY / "workflow" / "profiles"
 SHORT = ["model=sources", "prepare=sources", "collect_part=report", "main_table=report"]
@@ -53,6 +56,7 @@ class Workflow:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
+            OWNER: "",  # servers end with the Snakemake of the job
             "LOFIT_TEST_FAULTS": str(self.faults),
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests" / "cluster" / "faults"), str(REPOSITORY)]),
             "PATH": os.pathsep.join([str(REPOSITORY / "workflow" / "slurm"), os.environ["PATH"]]),

@@ -20,6 +20,8 @@ from lofit.files import write_jsonl
 from lofit.settle import settle
 from tests.workflows import REPOSITORY, Workflow
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400
 SLOW = """
 import os, sys, time

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.kills import Storm, undisturbed
 from tests.shown import LINES
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_workflow_under_random_kills_ends_as_an_undisturbed_one(tmp_path: Path) -> None:

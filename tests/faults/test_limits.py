@@ -185,6 +185,7 @@ def test_out_of_memory_on_a_gpu_is_a_row(where: str, tmp_path: Path, monkeypatch
     assert comparison(made, "paper").set_index("method")["listops"]["lora"] == "failed"
 
 
+@pytest.mark.slow
 def test_one_method_over_its_minutes_and_everything_else_goes_on(tmp_path: Path) -> None:
     made = Workflow(tmp_path)
     config = copy.deepcopy(made.config) | {"limits": {"minutes": 0.8}}

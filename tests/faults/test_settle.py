@@ -22,6 +22,8 @@ from lofit.runs import RunTable
 from tests.fitted import find, fitted_table, tiny_config
 from tests.workflows import REPOSITORY, TRAINING, Workflow
 
+pytestmark = pytest.mark.slow
+
 KILLER = """
 import os, signal, sys
 command = " ".join(sys.orig_argv)

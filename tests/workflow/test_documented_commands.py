@@ -29,6 +29,8 @@ from tests.checkpoint import save_checkpoint
 from tests.fitted import run
 from tests.shown import LINES
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 RUN, DRY, CHECKED = "run", "dry-run", "checked only"
 PROGRAMS: dict[str, tuple[str, str]] = {

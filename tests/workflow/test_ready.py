@@ -17,6 +17,8 @@ from lofit.sources import node as source_node
 from tests.checkpoint import save_checkpoint
 from tests.fitted import run
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 ROWS = {"n_train": 8, "n_validation": 4, "n_test": 6}
 # Without clutrr, whose stories are longer than any method reads once every byte is a token.

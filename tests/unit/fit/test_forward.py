@@ -169,6 +169,7 @@ def test_economies_of_memory_change_nothing(method: str, compute: dict[str, Any]
     assert losses(session(compute=ComputeParams(**compute))) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_compiled_layers_compute_the_same() -> None:
     params = TrainParams(lr=1e-2, epochs=2, batch_size=3)
     expected = train(session(), offsets((0, 1), (2, 3)), params, "t").record["train_loss"]

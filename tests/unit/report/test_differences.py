@@ -191,6 +191,7 @@ def test_a_seed_that_failed_is_told_and_a_score_without_a_base_is_kept() -> None
     assert frame["note"].tolist() == ["1 of 1 failed: out of memory", "1 of 3 failed: out of memory"]
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     """Items of two tasks whose scores correlate between the methods: 95% intervals hold the true difference."""
     rng = np.random.default_rng(0)

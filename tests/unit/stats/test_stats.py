@@ -46,6 +46,7 @@ def test_seed_intervals_cover_the_mean_in_95_of_100_worlds(n_seeds: int) -> None
 
 
 @pytest.mark.parametrize(("n_items", "rate"), [(100, 0.5), (100, 0.3), (400, 0.1)])
+@pytest.mark.slow
 def test_item_intervals_cover_the_rate(n_items: int, rate: float) -> None:
     generator = rng()
     covered = []
@@ -56,6 +57,7 @@ def test_item_intervals_cover_the_rate(n_items: int, rate: float) -> None:
     assert abs(np.mean(covered) - 0.95) < 0.02
 
 
+@pytest.mark.slow
 def test_intervals_over_clusters_cover_the_mean_and_intervals_over_items_do_not() -> None:
     generator = rng()
     covered = {"clusters": 0, "items": 0}
@@ -71,6 +73,7 @@ def test_intervals_over_clusters_cover_the_mean_and_intervals_over_items_do_not(
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1])
+@pytest.mark.slow
 def test_tests_reject_no_more_often_than_they_may(alpha: float) -> None:
     generator = rng()
     rejected = {"permutation": 0, "bootstrap": 0}
