@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from snakemake.utils import validate
@@ -52,7 +53,9 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
 )
-if CONFIG.node_server:
+# A cluster job of a single node would share nothing, and some clusters count shared memory once for each process.
+after = sys.argv[sys.argv.index("--target-jobs") + 1 :] if "--target-jobs" in sys.argv else []  # its own settings: later
+if CONFIG.node_server and len(list(takewhile(lambda word: not word.startswith("-"), after))) != 1:
     os.environ[NODE_SERVER] = str((CONFIG.results / "logs" / "servers").absolute())
 else:
     os.environ.pop(NODE_SERVER, None)
