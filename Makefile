@@ -27,17 +27,20 @@ STAMP := $(VENV)/.installed
 MIRROR = $(abspath $(patsubst ~/%,$(HOME)/%,$(DATA_MIRROR)))
 TORCH = "$$(grep -o '^torch==[^ ]*' $(LOCK))"
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Whether this Python can compile what has no wheel for it.
+BUILDS = 'import os, shutil, sys; from sysconfig import get_config_var as var; \
+	sys.exit(sys.version_info >= (3, 14) and not (shutil.which(var("CC").split()[0]) and os.path.exists(var("INCLUDEPY") + "/Python.h")))'
 # A pin of the lock with its hashes.
 PIN = sed -n '/^$(1)==/,/\# via/p' $(LOCK)
 # $(call INSTALL,what,index): without an index, the one that pip is set up for.
 INDEX = $$($(PIP) config list | sed -n "s/^[^=]*\.index-url='\(.*\)'$$/\1/p" | head -n 1)
 INSTALL = UV_DEFAULT_INDEX="$(or $(2),$${UV_DEFAULT_INDEX:-$(INDEX)})" \
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1) \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(1) \
 	|| { echo "uv cannot install this; pip tries, which takes longer" >&2; \
-		$(PIP) install --quiet $(if $(2),--index-url $(2)) $(1); }
+		$(PIP) install --quiet --no-compile $(if $(2),--index-url $(2)) $(1); }
 # A CPU build of torch is not on the public index: taken if pip finds one that the lock knows.
 CPU_TORCH = $(call PIN,torch) | sed 's/^torch==[^ ]*/&+cpu/' \
-	| $(PIP) install --quiet --no-deps --require-hashes --requirement /dev/stdin 2>/dev/null || true
+	| $(PIP) install --quiet --no-compile --no-deps --require-hashes --requirement /dev/stdin 2>/dev/null || true
 # The rules call `python -m lofit`, so the environment comes first on PATH.
 RUN := PATH="$(BIN):$$PATH"
 # --configfile and --config take all names that follow: an option of one value stands between them and SNAKEMAKE_ARGS.
@@ -57,12 +60,15 @@ setup: $(STAMP)
 # Every archive is compared with its hash in the lock. Two are not: torch from TORCH_INDEX, installed first, and the
 # packages that a CUDA build of torch needs beside, which a lock for CPUs does not name, last.
 # uv is several times as fast as pip. It knows none of pip's settings: it is told the index, and pip, which looks in all
-# places that it is set up for, does what uv cannot. Bytecode is compiled here, once, and not by every process that
-# may not write into the environment.
+# places that it is set up for, does what uv cannot.
+# Python keeps the bytecode of what it imports. Where it is told not to, all is compiled here (the packages' own tests
+# aside), once, and not by every process of a workflow: that takes longer than the rest of the installation.
 # Stale only when the pins, the dependencies or the entry points change; the package itself is editable.
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
 		|| { echo "error: LoFiT Bench needs Python 3.11 to 3.14; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c $(BUILDS) || { echo "error: for Python 3.14, immutables (of Snakemake) has to be compiled: install a C compiler" \
+		"and Python's headers (python3.14-dev), or take an older Python: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
 	$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python scripts/whole.py
 	@$(call PIN,uv) | $(PIP) install --quiet --only-binary uv --no-deps --require-hashes --requirement /dev/stdin || true
@@ -70,6 +76,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(call INSTALL,--no-deps --require-hashes --requirement $(LOCK))
 	@$(call INSTALL,$(TORCH))
 	@$(call INSTALL,--no-deps --editable .)
+	@test -z "$$PYTHONDONTWRITEBYTECODE" || $(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib/python*/site-packages || true
 	@touch $@
 
 demo: $(STAMP)

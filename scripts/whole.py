@@ -7,17 +7,20 @@ loses its record, so that it is installed again.
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sysconfig
-from importlib.metadata import PathDistribution
 from pathlib import Path
 
 
 def whole(record: Path) -> bool:
     """Whether every file that a ``.dist-info`` folder names is there in its size; bytecode may be missing."""
-    files = [file for file in PathDistribution(record).files or [] if file.suffix != ".pyc"]
-    paths = [(Path(str(file.locate())), file.size) for file in files]
-    return bool(paths) and all(path.is_file() and size in (None, path.stat().st_size) for path, size in paths)
+    try:
+        rows = [row for row in csv.reader((record / "RECORD").read_text(encoding="utf-8").splitlines()) if row]
+        files = [(record.parent / name, size) for name, _, size in rows if not name.endswith(".pyc")]
+    except (OSError, ValueError, csv.Error):
+        return False
+    return bool(files) and all(path.is_file() and size in ("", str(path.stat().st_size)) for path, size in files)
 
 
 def main() -> None:
