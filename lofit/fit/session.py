@@ -91,10 +91,8 @@ def preload(folder: Path, dtype: str, device: str) -> None:
     """
     precision = pick_dtype(dtype, torch.device(device))
     if isinstance(precision, torch.dtype):
-        _PRELOADED[folder.resolve(), str(precision)] = (
-            _time(folder),
-            load_model(folder, torch.device("cpu"), precision),
-        )
+        model = _read_model(folder, torch.device("cpu"), precision)
+        _PRELOADED[folder.resolve(), str(precision)] = (_time(folder), model)
 
 
 def _time(folder: Path) -> int:
@@ -114,14 +112,19 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
         SourceError: the folder holds no loadable model.
         ConfigError: quantised weights are asked for and bitsandbytes is not installed.
     """
+    # One that was handed out is not handed out again: it may carry an adapter by then.
+    read, model = _PRELOADED.pop((folder.resolve(), str(dtype)), (0, None))
+    if model is not None and read == _time(folder):
+        model.to(device)  # type: ignore[arg-type]  # its decorator hides its signature
+    else:
+        model = _read_model(folder, device, dtype, source)
+    ready()
+    return model
+
+
+def _read_model(folder: Path, device: torch.device, dtype: Precision, source: Path | None = None) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    # One that was handed out is not handed out again: it may carry an adapter by then.
-    read, preloaded = _PRELOADED.pop((folder.resolve(), str(dtype)), (0, None))
-    if preloaded is not None and read == _time(folder):
-        preloaded.to(device)  # type: ignore[arg-type]  # its decorator hides its signature
-        ready()
-        return preloaded
     options, trusted = _loading(dtype, device), _trusted(source or folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -150,7 +153,6 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
             cast(Any, module).support_avx512bf16_for_cpu = False
     if isinstance(dtype, torch.dtype) and not hasattr(model, "hf_device_map"):
         model.to(device)
-    ready()
     return model.eval()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import math
 import os
 import platform
 import statistics
@@ -291,6 +292,10 @@ def workflow(device: torch.device) -> Iterator[Row]:
         lines = table.read_text(encoding="utf-8") if table.is_file() else result.stderr[-500:]
         ok = result.returncode == 0 and table.is_file() and "failed" not in lines
         yield true(f"a workflow of {', '.join(names)}", ok, f"{seconds:.0f} s" if ok else lines.replace("\n", " "))
+        alone = [log for log in made.folder.glob("results/logs/**/*.log") if "node server: not used" in log.read_text()]
+        starts = [read_json(file).get("start_seconds") for file in made.folder.glob("results/runs/**/fit.json")]
+        seconds = statistics.median(filter(None, starts)) if any(starts) else math.nan
+        yield true("its nodes are forks of servers", not alone, f"start of a fit {seconds:.1f} s (median)")
 
 
 def weights_gb(model: Any) -> float:

@@ -100,6 +100,8 @@ def test_a_forked_node_writes_the_same_bytes(nodes: Nodes) -> None:
         found = [checksums(nodes.table.run_dir(fit) / "adapter") for fit in fits]
         written.append([*found, (scores / "samples.jsonl").read_bytes(), read_json(scores / "results.json")["metrics"]])
     assert written[0] == written[1]
+    starts = {read_json(nodes.table.run_dir(fit) / "fit.json")["start_seconds"] for fit in fits}
+    assert len(starts) == 2, "each its own"
     assert len(nodes.processes(MODEL)) == len(nodes.processes(LIBRARIES)) == 1, "one for all nodes of the model"
 
 
