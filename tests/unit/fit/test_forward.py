@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -170,6 +171,7 @@ def test_economies_of_memory_change_nothing(method: str, compute: dict[str, Any]
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_compute_the_same() -> None:
     params = TrainParams(lr=1e-2, epochs=2, batch_size=3)
     expected = train(session(), offsets((0, 1), (2, 3)), params, "t").record["train_loss"]
