@@ -54,7 +54,9 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
 )
 # A cluster job of a single node would share nothing, and some clusters count shared memory once for each process.
-after = sys.argv[sys.argv.index("--target-jobs") + 1 :] if "--target-jobs" in sys.argv else []  # its own settings: later
+after = (
+    sys.argv[sys.argv.index("--target-jobs") + 1 :] if "--target-jobs" in sys.argv else []
+)  # its own settings: later
 if CONFIG.node_server and len(list(takewhile(lambda word: not word.startswith("-"), after))) != 1:
     os.environ[NODE_SERVER] = str((CONFIG.results / "logs" / "servers").absolute())
 else:
