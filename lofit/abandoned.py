@@ -14,8 +14,8 @@ from pathlib import Path
 from lofit.errors import LofitError
 
 VARIABLE = "LOFIT_SNAKEMAKE"
-"""Process id of the Snakemake on this machine that the node belongs to; the workflow sets it for its nodes."""
-MESSAGE = "the Snakemake that started this is gone; the next one does this again"
+"""Process id of the Snakemake, or `lofit train`, on this machine that the node belongs to; it sets it for its nodes."""
+MESSAGE = "what started this is gone; the next run does this again"
 
 
 def end_with_snakemake() -> None:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lofit.abandoned import VARIABLE as OWNER
 from lofit.config import Config, parse_config
 from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError
 from lofit.files import expanded
 from lofit.methods import load_method
-from lofit.node_server.client import OWNER
 from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.runs import RunTable
 from lofit.sources.catalog import load_catalog
@@ -119,7 +119,10 @@ def run(table: RunTable, threads: int = 1) -> None:
             sys.exit(status)
 
     results = table.config.results.absolute()
-    environment = {OWNER: str(os.getpid())} | os.environ | {"LOFIT_CONFIG": str(snapshot_path(table.config).absolute())}
+    environment = os.environ | {
+        OWNER: str(os.getpid()),  # nodes and their servers end with this process
+        "LOFIT_CONFIG": str(snapshot_path(table.config).absolute()),
+    }
     if table.config.node_server:
         environment[NODE_SERVER] = str(results / "logs" / "servers")
     computing = ["--threads", str(threads)]

@@ -65,9 +65,12 @@ def check_forkable() -> None:
     """
     if (threads := psutil.Process().num_threads()) > 1:
         raise OSError(f"{threads} threads; forking would not be safe")
-    with contextlib.suppress(OSError):  # no driver
-        if ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _CUDA_ERROR_NOT_INITIALIZED:
-            raise RuntimeError("CUDA is in use; forks could not use it")
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return
+    if driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _CUDA_ERROR_NOT_INITIALIZED:
+        raise OSError("CUDA is in use; forks could not use it")
 
 
 class Server:

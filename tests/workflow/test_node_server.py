@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from lofit import abandoned
 from lofit.files import read_json
 from lofit.fit.saved import checksums
 from lofit.node_server import client
@@ -184,6 +185,6 @@ def test_the_server_ends_with_its_snakemake(nodes: Nodes) -> None:
     _, alive = psutil.wait_procs(family, timeout=60)
     _, err = node.communicate(timeout=60)
     assert node.returncode == 1
-    assert "the Snakemake that started this is gone" in err
+    assert abandoned.MESSAGE in err
     assert not alive
     assert list(nodes.runtime.iterdir()) == []

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
+from lofit.node_server.client import OWNER, VARIABLE
+from lofit.node_server.server import MODEL
 from tests.checkpoint import save_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,6 +41,30 @@ def test_the_worked_example(tmp_path: Path) -> None:
     assert "lofit (3 heads)" in done.stdout
     assert "out/tables/suite.md" in done.stdout
     assert len(list((tmp_path / "out" / "runs").glob("tiny/opposites/**/adapter_model.safetensors"))) == 2
+
+
+def test_a_killed_training_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lofit", "train", "--task-dir", str(EXAMPLE), "--method", "lora", "--threads", "1"]
+    command += ["--model", str(save_checkpoint(tmp_path / "tiny")), "--out", str(tmp_path / "out")]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", OWNER: "", VARIABLE: ""}
+
+    def at_work() -> list[psutil.Process]:
+        """Itself, its nodes, and the servers of them."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                found += [process] if process.cwd() == str(tmp_path) else []
+        return found
+
+    with (tmp_path / "log").open("w") as log:
+        training = psutil.Popen(command, env=env, cwd=tmp_path, stdout=log, stderr=log)
+    while not any(process.name() == MODEL for process in at_work()):
+        assert training.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    training.kill()
+    training.wait()
+    _, alive = psutil.wait_procs(at_work(), timeout=60)
+    assert not alive
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,15 @@ from lofit.runs import ActivationsNode, RunTable
 from lofit.sources.models import model_files, state
 from lofit.strict_yaml import read_yaml
 
+
+def job_nodes():
+    """Nodes that this Snakemake was started for, as a cluster job; ``workflow`` tells only later."""
+    words = iter(sys.argv)
+    if "--target-jobs" not in words:  # which takes all words up to it
+        return []
+    return list(takewhile(lambda word: not word.startswith("-"), words))
+
+
 DEVICE = "LOFIT_DEVICE"  # what `device: auto` came to where the workflow was started
 CONFIGFILES = [Path(file) for file in workflow.overwrite_configfiles or ["config.yaml"]]
 try:
@@ -54,10 +63,7 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
 )
 # A cluster job of a single node would share nothing, and some clusters count shared memory once for each process.
-after = (
-    sys.argv[sys.argv.index("--target-jobs") + 1 :] if "--target-jobs" in sys.argv else []
-)  # its own settings: later
-if CONFIG.node_server and len(list(takewhile(lambda word: not word.startswith("-"), after))) != 1:
+if CONFIG.node_server and len(job_nodes()) != 1:
     os.environ[NODE_SERVER] = str((CONFIG.results / "logs" / "servers").absolute())
 else:
     os.environ.pop(NODE_SERVER, None)
