@@ -17,6 +17,7 @@ DEVICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_part_of_the_check_holds(device: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.gpu.check", "--device", device, "--out", str(tmp_path / "table.md")]

@@ -133,7 +133,7 @@ def test_nodes_of_the_ready_configurations_have_limits(name: str) -> None:
 
 
 def test_rules_ask_for_what_the_nodes_need(tmp_path: Path) -> None:
-    file = REPOSITORY / "config.yaml"
+    file = REPOSITORY / "config" / "smoke.yaml"
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--configfile", str(file)]
     command += ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)

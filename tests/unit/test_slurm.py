@@ -175,7 +175,7 @@ def test_settings_of_a_site_take_effect_when_uncommented(tmp_path: Path) -> None
     head, site, rest = re.split(r"^# ----.*\n", text, flags=re.MULTILINE)
     (tmp_path / "config.yaml").write_text(head + re.sub(r"^# ", "", site, flags=re.MULTILINE) + rest)
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--profile", str(tmp_path)]
-    command += ["--configfile", "config.yaml", "--directory", str(tmp_path)]
+    command += ["--configfile", "config/smoke.yaml", "--directory", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     jobs = re.findall(

@@ -25,6 +25,8 @@ from lofit.sources import node as sources
 from tests.fitted import find, tiny_config
 from tests.workflows import REPOSITORY, TRAINING
 
+pytestmark = pytest.mark.slow
+
 METHODS: dict[str, Any] = {
     "base": None,
     "lora": {"params": TRAINING},

@@ -439,7 +439,7 @@ def test_nodes_that_share_a_base_model_can_run_as_one_job(workflow: Workflow) ->
         assert set(re.findall(r"model=(\w+)", group)) == {group.split()[0]}
 
 
-@pytest.mark.parametrize("name", ["paper", "modern", "laptop", "laptop-short"])
+@pytest.mark.parametrize("name", ["paper", pytest.param("modern", marks=pytest.mark.slow), "laptop", "laptop-short"])
 def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> None:
     file = REPOSITORY / "config" / f"{name}.yaml"
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--configfile", str(file)]

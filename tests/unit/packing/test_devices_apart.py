@@ -29,6 +29,8 @@ class StrictIndices(TorchFunctionMode):
             places = {index.device for index in indices if isinstance(index, torch.Tensor)}
             if places - {torch.device("cpu"), args[0].device}:
                 raise RuntimeError(f"indices on {places}, the indexed tensor on {args[0].device}")
+            if all(isinstance(index, torch.Tensor) for index in indices):  # which a CPU build of torch can do too
+                return torch.ops.aten.index.Tensor(args[0], list(indices))
         return function(*args, **(kwargs or {}))
 
 

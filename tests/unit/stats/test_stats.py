@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -140,6 +142,15 @@ def test_the_variance_is_that_of_the_mean_when_every_item_stands_alone() -> None
     assert Sample.of(values).variance == pytest.approx(values.var(ddof=1) / 40)
 
 
+@pytest.fixture
+def frozen_heap() -> Iterator[None]:
+    """statsmodels collects garbage at every correction, which takes long with the libraries of all tests loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("frozen_heap")
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_the_step_down_formula(p_values: list[float]) -> None:
