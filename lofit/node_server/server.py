@@ -135,6 +135,7 @@ class Server:
             server = os.getpid()
             child = os.fork()
             if not child:
+                connection.close()
                 self._become(order, files, server)
             if "arguments" in order:
                 self._children[child] = connection
