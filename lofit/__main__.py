@@ -1,8 +1,13 @@
 """``python -m lofit``: in a server of the workflow if it has one, else here."""
 
+import os
 import sys
+import time
 
+from lofit.abandoned import STARTED
 from lofit.node_server.client import run_in_server
+
+os.environ[STARTED] = str(time.monotonic())
 
 if (status := run_in_server(sys.argv[1:])) is not None:
     sys.exit(status)

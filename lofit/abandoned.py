@@ -15,6 +15,8 @@ from lofit.errors import LofitError
 
 VARIABLE = "LOFIT_SNAKEMAKE"
 """Process id of the Snakemake, or `lofit train`, on this machine that the node belongs to; it sets it for its nodes."""
+STARTED = "LOFIT_STARTED"
+"""When the command was started, in seconds of the monotonic clock, which all processes share; it sets it itself."""
 MESSAGE = "what started this is gone; the next run does this again"
 
 

@@ -353,7 +353,7 @@ def main() -> int:
             seconds = time.perf_counter() - start
             print(f"{how} {seconds:5.0f} s  {mutant.name}: {found or 'no test fails'}", flush=True)
         if fails := killers and tree.failure(sorted(set(killers)), options, WHOLE_LIMIT):
-            raise SystemExit(f"error: {fails} fails without a mutant too, so it kills none; mend it first")
+            raise SystemExit(f"error: {fails} fails without a mutant too, so it kills none; fix it first")
     print(f"{len(killers)} of {len(chosen)} killed")
     return 0 if len(killers) == len(chosen) else 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from typing import Any
 
 import torch
 
+from lofit.abandoned import STARTED
 from lofit.errors import EditError, FitError, LofitError, brief
-from lofit.node_server import client
 
 CONTEXT = 1.5e9
 """Bytes of a GPU that a process takes beside what torch allocates, at most: about 1 GB for the context and kernels."""
@@ -26,11 +27,18 @@ _loaded_after: float | None = None
 """Seconds from the start of this process's node to its first loaded model."""
 
 
+_IMPORTED = time.monotonic()
+
+
+def _since_start() -> float:
+    return time.monotonic() - float(os.environ.get(STARTED, _IMPORTED))
+
+
 def ready() -> None:
     """Note that the model is loaded."""
     global _loaded_after
     if _loaded_after is None:
-        _loaded_after = time.monotonic() - client.started
+        _loaded_after = _since_start()
 
 
 @contextlib.contextmanager
@@ -45,7 +53,7 @@ def outcome() -> Iterator[dict[str, Any]]:
         LofitError: want of memory on a GPU that other processes held memory of, which says nothing of the node.
     """
     report: dict[str, Any] = {"status": "ok", "reason": None}
-    begun = time.monotonic() - client.started
+    begun = _since_start()
     try:
         with _memory_errors():
             yield report

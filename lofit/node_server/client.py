@@ -16,7 +16,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -50,9 +49,6 @@ ALONE = {
 """Environment in which libraries start no thread when they are imported, and ask nobody."""
 _IMPORTED_WITH = ("PYTHON", "HF_", "TRANSFORMERS_", "TORCH", "CUDA_", "OMP_", "MKL_", "OPENBLAS_", "MPL")
 """Beginnings of the names of variables that libraries read when they are imported."""
-
-started = time.monotonic()
-"""When this node was started, on the monotonic clock, which all processes share; of a fork: when its client was."""
 
 
 def run_in_server(arguments: Sequence[str]) -> int | None:
@@ -218,7 +214,7 @@ def _ask(server: socket.socket, arguments: Sequence[str]) -> int:
     Raises:
         OSError: the server is gone, and the node with it.
     """
-    _send(server, {"arguments": list(arguments), "started": started}, [0, 1, 2])
+    _send(server, {"arguments": list(arguments)}, [0, 1, 2])
     status: int = STATUS.unpack(received(server, STATUS.size))[0]
     return status if status >= 0 else 128 - status
 

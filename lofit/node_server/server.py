@@ -183,7 +183,6 @@ class Server:
             os.environ.update(order["environment"])
             os.chdir(order["folder"])
             if "arguments" in order:
-                client.started = order["started"]
                 sys.argv = ["lofit", *order["arguments"]]
                 from lofit.cli import main
 
