@@ -39,11 +39,12 @@ _CUDA_ERROR_NOT_INITIALIZED = 3
 _LEARNING = ["lofit.fit.node", "lofit.localize.node", "lofit.activations.node", "sklearn.linear_model"]
 _SCORING = ["lofit.evaluate.node"]
 _DRAWING = [f"lofit.report.{name}" for name in ("node", "page", "experiments", "overlap", "search", "expected")]
-_IMPORTS = dict.fromkeys(("activations", "localize", "fit"), _LEARNING) | {
+_IMPORTS = {
+    **dict.fromkeys(client.ON_A_MODEL, _LEARNING),
     "evaluate": _SCORING,
-    "train": _DRAWING,
+    **dict.fromkeys([*client.DRAWING, "train"], _DRAWING),
     "choose": ["lofit.fit.choice"],
-} | dict.fromkeys([verb for verb in client.DRAWING if verb != "choose"], _DRAWING)  # fmt: skip
+}
 """What is imported before the first fork for a verb; others import what they need themselves."""
 
 
