@@ -117,6 +117,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lofit
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/hadolint Dockerfile
 	$(RUN) snakemake --lint --configfile $(CONFIG)

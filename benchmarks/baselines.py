@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lofit.fit.examples import Example
 from lofit.interventions import Head, find_site
+from lofit.models.encoding import Example
 
 
 def padded(texts: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:

@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 import torch
 
+from lofit.cli.train import fetch
 from lofit.config import parse_config
 from lofit.files import read_jsonl
-from lofit.fit.session import load_model, load_tokenizer
-from lofit.runs import RunTable
-from lofit.train import fetch
+from lofit.models.loading import load_model, load_tokenizer
+from lofit.plan.table import RunTable
 
 MODEL = "smollm2-135m"
 

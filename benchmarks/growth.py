@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.baselines import HeadByHead, reference_step
 from benchmarks.common import Claim, in_turn, report, set_up
 from benchmarks.step import our_step, texts
-from lofit.fit.forward import Forward
 from lofit.interventions import LofitConfig, find_site
+from lofit.training.forward import Forward
 
 ROUNDS = 3
 

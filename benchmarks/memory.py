@@ -12,8 +12,8 @@ from peft import get_peft_model
 
 from benchmarks.common import Claim, inputs, model_and_tokenizer, report, set_up
 from benchmarks.step import our_step, texts
-from lofit.fit.forward import Forward
 from lofit.interventions import LofitConfig, find_site
+from lofit.training.forward import Forward
 
 
 def saved_bytes(run: Any) -> int:

@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.common import Claim, report, set_up
 from lofit.config import parse_config
-from lofit.runs import RunTable
+from lofit.plan.table import RunTable
 
 ROOT = Path(__file__).parent.parent
 ROUNDS, NODES, HELP_SECONDS, DRY_RUN_SECONDS = 5, 10_000, 0.5, 30.0

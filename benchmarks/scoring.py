@@ -12,8 +12,8 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks.common import Claim, in_turn, inputs, model_and_tokenizer, report, rows_of, set_up
-from lofit.evaluate.harness import evaluate
-from lofit.evaluate.lm import LocalizedLM
+from lofit.evaluation.harness import evaluate
+from lofit.evaluation.lm import LocalizedLM
 from lofit.files import write_jsonl
 from lofit.tasks import load_task
 

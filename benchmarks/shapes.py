@@ -17,9 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.baselines import HeadByHead, plain_step, reference_step
 from benchmarks.common import Claim, in_turn, report, set_up
 from benchmarks.step import our_step, step_flops, texts
-from lofit.fit.forward import Forward
-from lofit.fit.session import precision_of
 from lofit.interventions import LofitConfig, find_site
+from lofit.models.loading import precision_of
+from lofit.training.forward import Forward
 
 ROUNDS = 5
 # Layers, width, width of the FFN, heads, texts, tokens, vocabulary (Llama 2, arXiv 2307.09288, and its checkpoints).

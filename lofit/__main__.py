@@ -4,8 +4,8 @@ import os
 import sys
 import time
 
-from lofit.abandoned import STARTED
 from lofit.node_server.client import run_in_server
+from lofit.progress import STARTED
 
 os.environ[STARTED] = str(time.monotonic())
 

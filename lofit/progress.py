@@ -1,10 +1,21 @@
-"""Progress: a bar on a terminal, a few lines in a log."""
+"""Progress of a node: a bar on a terminal, a few lines in a log; and the time since it was started."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
+
+STARTED = "LOFIT_STARTED"
+"""When the command was started, in seconds of the monotonic clock, which all processes share; it sets it itself."""
+_IMPORTED = time.monotonic()
+
+
+def seconds_since_start() -> float:
+    """Seconds since the command was started."""
+    return time.monotonic() - float(os.environ.get(STARTED, _IMPORTED))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from lofit.cli import set_up_computing
 from lofit.config import parse_config
 from lofit.errors import LofitError
 from lofit.files import read_jsonl, write_text
-from lofit.runs import RunTable
+from lofit.plan.table import RunTable
 from lofit.tasks import load_task, task_names
 
 TARGET = Path(__file__).parents[1] / "lofit" / "tasks" / "sizes.yaml"
@@ -44,7 +44,7 @@ def training_texts(row: dict[str, Any]) -> list[str]:
 
 def count(name: str, tokenizer: Any, mirror: Path | None, folder: Path) -> dict[str, Any]:
     """Rows and mean tokens of one task."""
-    from lofit.sources import node
+    from lofit.nodes import prepare as node
 
     task = load_task(name)
     key = "tasks" if task.objective else "retention"
@@ -78,8 +78,8 @@ def main(
 ) -> None:
     """Count all tasks."""
     set_up_computing(1)
-    from lofit.fit.session import load_tokenizer
-    from lofit.sources import node
+    from lofit.models.loading import load_tokenizer
+    from lofit.nodes import prepare as node
 
     known = yaml.safe_load(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
     with tempfile.TemporaryDirectory() as folder:

@@ -7,16 +7,17 @@ from typing import Any
 
 import yaml
 
-from lofit.activations import node as activations_node
 from lofit.config import parse_config
-from lofit.evaluate import node as evaluate_node
-from lofit.fit import choice
-from lofit.fit import node as fit_node
-from lofit.localize import node as localize_node
 from lofit.methods import load_method
+from lofit.nodes import activations as activations_node
+from lofit.nodes import evaluate as evaluate_node
+from lofit.nodes import fit as fit_node
+from lofit.nodes import localize as localize_node
+from lofit.nodes import prepare as source_node
+from lofit.nodes import select_best as choice
+from lofit.plan.nodes import FitNode
+from lofit.plan.table import RunTable
 from lofit.report.node import collect_results, write_outputs
-from lofit.runs import FitNode, RunTable
-from lofit.sources import node as source_node
 from tests.checkpoint import save_checkpoint
 
 

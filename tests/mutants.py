@@ -69,7 +69,7 @@ MUTANTS = (
     ),
     Mutant(
         "ranking of heads reversed",
-        "lofit/localize/ranking.py",
+        "lofit/rankings/ranking.py",
         'np.argsort(-flat, kind="stable")',
         'np.argsort(flat, kind="stable")',
         "tests/unit/localize/test_ranking.py",
@@ -83,21 +83,21 @@ MUTANTS = (
     ),
     Mutant(
         "loss over the prompt too",
-        "lofit/fit/examples.py",
+        "lofit/models/encoding.py",
         "return Example(tuple(ids), start)",
         "return Example(tuple(ids), 1)",
         "tests/unit/fit/test_encoding.py",
     ),
     Mutant(
         "no warm-up of the learning rate",
-        "lofit/fit/trainer.py",
+        "lofit/training/trainer.py",
         "warmup = round(params.warmup * steps)",
         "warmup = 0",
         "tests/unit/fit/test_trainer.py",
     ),
     Mutant(
         "optimizer's state lost on resuming",
-        "lofit/fit/savepoint.py",
+        "lofit/training/savepoint.py",
         'optimizer.load_state_dict({"state": state, ',
         'optimizer.load_state_dict({"state": {}, ',
         "tests/unit/fit/test_savepoint.py",
@@ -132,7 +132,7 @@ MUTANTS = (
     ),
     Mutant(
         "scored on the fold that heads were not ranked on",
-        "lofit/runs.py",
+        "lofit/plan/table.py",
         "if not ranked or fold == ranked.fold:",
         "if not ranked or fold != ranked.fold:",
         "tests/unit/test_runs.py",
@@ -146,7 +146,7 @@ MUTANTS = (
     ),
     Mutant(
         "altered adapter scored",
-        "lofit/evaluate/node.py",
+        "lofit/nodes/evaluate.py",
         'verify(table.run_dir(fit) / "adapter", status.get("sha256"))',
         "verify(table.run_dir(fit), None)",
         "tests/unit/fit/test_saved.py",
@@ -203,7 +203,7 @@ MUTANTS = (
     ),
     Mutant(
         "published value of another model",
-        "lofit/expected.py",
+        "lofit/plan/published.py",
         "if fit.model == row.model and (not row.tasks",
         "if (not row.tasks",
         "tests/unit/report/test_expected.py",

@@ -8,9 +8,9 @@ from typing import Any
 from lofit.activations.capture import capture, contrast_texts
 from lofit.activations.store import read_activations
 from lofit.files import write_json
-from lofit.fit.session import Session
-from lofit.fit.workbench import Workbench
-from lofit.localize.ranking import rank_heads, write_ranking
+from lofit.models.session import Session
+from lofit.rankings.ranking import rank_heads, write_ranking
+from lofit.training.context import FitContext
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model
 
@@ -55,13 +55,13 @@ def session(family: str = "llama", overrides: dict[str, Any] | None = None, **ch
     return Session(model=model, tokenizer=byte_tokenizer(), **(fields | changes))
 
 
-def workbench(opened: Session, folder: Path | None = None, k: tuple[int, ...] = (), scores: Any = None) -> Workbench:
+def fit_context(opened: Session, folder: Path | None = None, k: tuple[int, ...] = (), scores: Any = None) -> FitContext:
     """A workbench around a session of 3 layers x 4 heads.
 
     With ``folder``, the activations of the session's rows are read into it, and a ranking by ``scores`` ([3, 4]) is
     written there if they are given.
     """
-    bench = Workbench("t", "tiny/sums/fold0", opened.seed, 3, 4, lambda: opened, k, folder, folder)
+    bench = FitContext("t", "tiny/sums/fold0", opened.seed, 3, 4, lambda: opened, k, folder, folder)
     if folder:
         texts = contrast_texts({"train": opened.train, "validation": opened.validation})
         record = capture(opened, texts, folder / "heads.npy", folder / "blocks.npy")

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from lofit.config import parse_config
-from lofit.runs import FitNode, RunTable
+from lofit.plan.nodes import FitNode
+from lofit.plan.table import RunTable
 from tests.checkpoint import save_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]

@@ -15,12 +15,12 @@ from torch import nn
 from lofit.activations.store import TEXT_COLUMNS
 from lofit.errors import FitError
 from lofit.files import reserve
-from lofit.fit.cost import Meter
-from lofit.fit.examples import Example, check_texts, encode
-from lofit.fit.session import Session
 from lofit.interventions import find_site
+from lofit.models.encoding import Example, check_texts, encode
+from lofit.models.meter import Meter
+from lofit.models.session import Session
 from lofit.packing.forward import answer_logits
-from lofit.packing.rows import PAD, apart
+from lofit.packing.rows import PAD, unpacked
 from lofit.progress import track
 
 
@@ -95,7 +95,7 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
     ):
         for start in steps:
             rows = order[start : start + batch_size]
-            answer_logits(model, apart([examples[i] for i in rows], PAD, model.device))
+            answer_logits(model, unpacked([examples[i] for i in rows], PAD, model.device))
             for layer in range(site.n_layers):
                 heads_now, block_now = last["head", layer], last["block", layer]
                 if not (heads_now.isfinite().all() and block_now.isfinite().all()):

@@ -10,9 +10,9 @@ from lofit.config.form import Config, TransferConfig
 from lofit.config.messages import repeated
 from lofit.config.methods import head_count_problems, one_method_problems
 from lofit.config.tasks import scored_under
-from lofit.evaluate.protocol import Protocol, table_name
 from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names
-from lofit.forms import HeadsConfig
+from lofit.spec.base import HeadsConfig
+from lofit.spec.protocol import Protocol, table_name
 
 _EXISTS = "outputs of that name exist already; give it another name"
 TAKEN = dict.fromkeys(("all", *map(table_name, get_args(Protocol)), "suite", "expected"), _EXISTS) | {

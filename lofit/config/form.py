@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from lofit import localize, methods, tasks
-from lofit.evaluate.protocol import OURS, PAPER, Backend, Protocol
+from lofit import localizers as localize
+from lofit import methods, tasks
 from lofit.experiments import ExperimentConfig, resolved
-from lofit.fit.params import ComputeParams
-from lofit.forms import Form, HeadCount, MethodConfig, OwnFolder, Seed, UserPath
 from lofit.sources.catalog import ModelEntry, load_catalog
-from lofit.tasks.base import Task
+from lofit.spec.base import Form, HeadCount, MethodConfig, OwnFolder, Seed, UserPath
+from lofit.spec.hyperparameters import ComputeParams
+from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol
+from lofit.tasks.task import Task
 
 METHODS = Path(methods.__file__).parent
 LOCALIZERS = Path(localize.__file__).parent
@@ -107,7 +108,7 @@ class Config(Form):
         description="of the frozen base; auto: float32 on CPU, bfloat16 on GPU; int8, nf4: quantised by bitsandbytes",
     )
     backend: Backend = Field(
-        default=OURS,
+        default=PACKED,
         description="what scores: ours, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
     )
     training: ComputeParams = Field(default=ComputeParams(), description="how training is computed; not what")

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lofit import registry
+from lofit.cluster.gpus import default_device
 from lofit.config.experiments import experiment_problems, transfer_problems
 from lofit.config.form import Config
 from lofit.config.messages import one_line, repeated
@@ -16,9 +17,8 @@ from lofit.config.methods import budget_problems, method_problems
 from lofit.config.results import folder_problems
 from lofit.config.tasks import task_problems
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import OURS, VLLM
-from lofit.gpus import default_device
 from lofit.sources.catalog import load_catalog
+from lofit.spec.protocol import PACKED, VLLM
 from lofit.strict_yaml import read_yaml
 
 
@@ -71,7 +71,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from budget_problems(config)
     if config.transfer:
         yield from transfer_problems(config, config.transfer)
-    if config.backend != OURS:
+    if config.backend != PACKED:
         yield from _backend_problems(config)
 
 
@@ -79,6 +79,6 @@ def _backend_problems(config: Config) -> Iterator[str]:
     """Of a backend that only knows models and requests."""
     for name in config.retention:
         if config.task(name).plain_text:
-            yield f"retention.{name}: plain text is scored by backend {OURS} alone; remove it, or set that"
+            yield f"retention.{name}: plain text is scored by backend {PACKED} alone; remove it, or set that"
     if config.backend == VLLM and config.dtype in ("int8", "nf4"):
         yield f"backend: checkpoints for vllm are not quantised; set dtype to auto (now {config.dtype})"

@@ -9,12 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lofit import grid, localize, methods, registry
+from lofit import localizers as localize
+from lofit import methods, registry
+from lofit.config import grid
 from lofit.config.form import LOCALIZERS, METHODS, Config
 from lofit.config.messages import one_line
-from lofit.evaluate.protocol import OURS
-from lofit.forms import HeadsConfig, MethodConfig, SearchConfig
-from lofit.recipes import resolve
+from lofit.config.recipes import resolve
+from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
+from lofit.spec.protocol import PACKED
 
 
 def method_problems(config: Config) -> Iterator[str]:
@@ -42,8 +44,8 @@ def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str
         yield f"{key}: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
     if not any(method.scored_under(protocol) for protocol in config.protocols):
         yield f"{key}: not scored under {' or '.join(config.protocols)} (docs/methods.md); add paper to protocols"
-    if config.backend != OURS and method.scorer:
-        yield f"{key}: scores in a way of its own; remove it, or set backend to {OURS}"
+    if config.backend != PACKED and method.scorer:
+        yield f"{key}: scores in a way of its own; remove it, or set backend to {PACKED}"
 
 
 def _search_problems(config: Config, name: str, entry: MethodConfig, searched: SearchConfig, key: str) -> Iterator[str]:

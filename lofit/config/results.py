@@ -11,9 +11,9 @@ import yaml
 from lofit.config.form import Config
 from lofit.errors import ConfigError
 from lofit.files import is_scratch, short_hash, write_text
-from lofit.localize import localizer_names
+from lofit.localizers import localizer_names
 from lofit.methods import method_names
-from lofit.sources.spec import LocalModel
+from lofit.sources.source import LocalModel
 from lofit.strict_yaml import read_yaml
 
 _NOBODYS = ("README.md", ".gitkeep", ".gitignore")

@@ -10,7 +10,7 @@ from lofit import registry, tasks
 from lofit.config.form import Config, TaskConfig
 from lofit.config.messages import one_line, repeated
 from lofit.errors import TaskError
-from lofit.evaluate.protocol import OPEN, Protocol
+from lofit.spec.protocol import OPEN, Protocol
 
 
 def task_problems(config: Config) -> Iterator[str]:

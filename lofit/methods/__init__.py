@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lofit import registry
-from lofit.methods.spec import Method
+from lofit.methods.method import Method
 
 
 def method_names() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The unmodified model."""
 
-from lofit.fit.params import NoParams
-from lofit.methods.spec import Method
+from lofit.methods.method import Method
+from lofit.spec.hyperparameters import NoParams
 
 METHOD = Method(
     name="base",

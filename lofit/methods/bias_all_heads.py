@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lofit.methods.lofit import Params
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
-def adapter(params: Params, bench: Workbench) -> PeftConfig:
+def adapter(params: Params, context: FitContext) -> PeftConfig:
     """Offsets v of shape [head dim] on every head."""
     from lofit.interventions import LofitConfig
 
-    return LofitConfig(scale=False, offset=True, init_std=params.init_std, init_seed=bench.seed)
+    return LofitConfig(scale=False, offset=True, init_std=params.init_std, init_seed=context.seed)
 
 
 METHOD = Method(

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lofit.fit.params import TrainParams
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
 from lofit.methods.targets import Layers
+from lofit.spec.hyperparameters import TrainParams
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
-def adapter(params: TrainParams, bench: Workbench) -> PeftConfig:
+def adapter(params: TrainParams, context: FitContext) -> PeftConfig:
     """PEFT's BEFT on every linear map in the layers of the language model."""
     from peft import BeftConfig
 
-    layers = Layers(bench.session.model)
+    layers = Layers(context.session.model)
     names = sorted({path.rpartition(".")[2] for path in layers.paths})
     return BeftConfig(task_type="CAUSAL_LM", **layers.targets(names).by_pattern)
 

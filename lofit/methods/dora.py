@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from lofit.methods.lora import Params, adapter
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
 
 METHOD = Method(
     name="dora",

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from lofit.fit.params import NoParams
-from lofit.methods.spec import Method
+from lofit.methods.method import Method
+from lofit.spec.hyperparameters import NoParams
 
 
 class Params(NoParams):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lofit.fit.params import TrainParams
-from lofit.methods.spec import Method
+from lofit.methods.method import Method
+from lofit.spec.hyperparameters import TrainParams
 
 if TYPE_CHECKING:
-    from lofit.fit.trainer import Fitted
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
+    from lofit.training.trainer import Fitted
 
 
-def fit(bench: Workbench, params: TrainParams) -> Fitted:
+def fit(context: FitContext, params: TrainParams) -> Fitted:
     """Train the model itself; the optimizer holds float32 copies of weights in a lower precision."""
-    from lofit.fit.trainer import train
+    from lofit.training.trainer import train
 
-    return train(bench.session, None, params, bench.title)
+    return train(context.session, None, params, context.title)
 
 
 METHOD = Method(

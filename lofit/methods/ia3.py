@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
 from lofit.methods.targets import FEED_FORWARD, KEY_VALUE, Layers, TargetParams, pattern
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
-def adapter(params: TargetParams, bench: Workbench) -> PeftConfig:
+def adapter(params: TargetParams, context: FitContext) -> PeftConfig:
     """PEFT's (IA)3 on its choice of modules for the family, or on those named.
 
     Raises:
@@ -23,7 +23,7 @@ def adapter(params: TargetParams, bench: Workbench) -> PeftConfig:
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as KNOWN_INSIDE
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
-    layers = Layers(bench.session.model)
+    layers = Layers(context.session.model)
     attention = {family: [n for n in names if n not in KNOWN_INSIDE.get(family, ())] for family, names in KNOWN.items()}
     inside = layers.choose(KNOWN_INSIDE, FEED_FORWARD)
     targets = layers.pick(params.target_modules, attention, KEY_VALUE, "key and value projection")

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lofit.activations.names import Direction
-from lofit.fit.params import LossParams
-from lofit.methods.spec import Method
+from lofit.methods.method import Method
+from lofit.spec.hyperparameters import LossParams
 
 if TYPE_CHECKING:
-    from lofit.fit.trainer import Fitted
-    from lofit.fit.workbench import Workbench
-    from lofit.methods.search import Edit
+    from lofit.methods.strength import Edit
+    from lofit.training.context import FitContext
+    from lofit.training.trainer import Fitted
 
 
 class Params(LossParams):
@@ -27,7 +27,7 @@ class Params(LossParams):
     ddof: int = Field(default=0, ge=0, le=1, description="0: population, 1: sample standard deviation")
 
 
-def fit(bench: Workbench, params: Params) -> Fitted:
+def fit(context: FitContext, params: Params) -> Fitted:
     """Shift z by alpha sigma theta on the best K heads; alpha and K are chosen on validation.
 
     theta is the head's unit direction from wrong to right answers, sigma the standard deviation of the answers'
@@ -35,19 +35,19 @@ def fit(bench: Workbench, params: Params) -> Fitted:
     """
     from lofit.activations.probes import head_directions, projection_spread
     from lofit.interventions import LofitConfig
-    from lofit.methods.search import choose
+    from lofit.methods.strength import choose
 
-    heads = bench.heads(max(bench.k))
-    directions = head_directions(bench.activations, heads, params.direction, bench.seed)
-    sigma = projection_spread(bench.activations, heads, directions, params.ddof)
+    heads = context.heads(max(context.k))
+    directions = head_directions(context.activations, heads, params.direction, context.seed)
+    sigma = projection_spread(context.activations, heads, directions, params.ddof)
     shifts = sigma[:, None] * directions
 
     def edit(k: int, alpha: float) -> Edit:
         config = LofitConfig(heads=heads[:k], positions=params.positions, scale=False, offset=True, inference_mode=True)
         return config, dict(zip(heads[:k], alpha * shifts[:k], strict=True))
 
-    grid: dict[str, Any] = {"k": bench.k, "alpha": params.alpha}
-    return choose(bench.session, params, grid, edit, bench.title)
+    grid: dict[str, Any] = {"k": context.k, "alpha": params.alpha}
+    return choose(context.session, params, grid, edit, context.title)
 
 
 METHOD = Method(

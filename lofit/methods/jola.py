@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lofit.fit.params import TrainParams
-from lofit.methods.spec import Method
+from lofit.methods.method import Method
+from lofit.spec.hyperparameters import TrainParams
 
 if TYPE_CHECKING:
-    from lofit.fit.trainer import Fitted
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
+    from lofit.training.trainer import Fitted
 
 
 class Params(TrainParams):
@@ -32,7 +32,7 @@ def penalty_weights(params: Params, step: int) -> tuple[float, float]:
     return offset, 1 - offset
 
 
-def fit(bench: Workbench, params: Params) -> Fitted:
+def fit(context: FitContext, params: Params) -> Fitted:
     """Train z' = (1 + g2 a) z + g1 v on all heads with the expected share of open gates as a penalty.
 
     The gates are hard-concrete while training and fixed when evaluating. They are then multiplied into the vectors,
@@ -40,16 +40,16 @@ def fit(bench: Workbench, params: Params) -> Fitted:
     """
     import torch
 
-    from lofit.fit.trainer import Penalty, train
     from lofit.interventions import LofitConfig
     from lofit.interventions.tuner.gates import Gates
+    from lofit.training.trainer import Penalty, train
 
-    config = LofitConfig(scale=True, offset=True, init_std=params.init_std, init_seed=bench.seed)
+    config = LofitConfig(scale=True, offset=True, init_std=params.init_std, init_seed=context.seed)
     gates: list[Gates] = []
 
     def penalty(model: object) -> Penalty:
-        gates.append(Gates(model, seed=bench.seed))
-        share = 1 / bench.n_heads if params.compat_double_normalisation else 1.0
+        gates.append(Gates(model, seed=context.seed))
+        share = 1 / context.n_heads if params.compat_double_normalisation else 1.0
 
         def value(step: int) -> torch.Tensor:
             offset, scale = penalty_weights(params, step)
@@ -57,7 +57,7 @@ def fit(bench: Workbench, params: Params) -> Fitted:
 
         return Penalty(value, gates[0].draw, gates[0].generator)
 
-    fitted = train(bench.session, config, params, bench.title, penalty)
+    fitted = train(context.session, config, params, context.title, penalty)
     fitted.record["closed_gates"] = gates[0].close()
     return fitted
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lofit.fit.params import TrainParams
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
+from lofit.spec.hyperparameters import TrainParams
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
 class Params(TrainParams):
@@ -21,12 +21,14 @@ class Params(TrainParams):
     init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial offsets")
 
 
-def adapter(params: Params, bench: Workbench) -> PeftConfig:
+def adapter(params: Params, context: FitContext) -> PeftConfig:
     """Offsets v of shape [head dim] on each selected head; the scaling factors of step A are discarded."""
     from lofit.interventions import LofitConfig
 
-    (k,) = bench.k
-    return LofitConfig(heads=bench.heads(k), scale=False, offset=True, init_std=params.init_std, init_seed=bench.seed)
+    (k,) = context.k
+    return LofitConfig(
+        heads=context.heads(k), scale=False, offset=True, init_std=params.init_std, init_seed=context.seed
+    )
 
 
 METHOD = Method(

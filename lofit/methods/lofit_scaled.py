@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lofit.methods.lofit import Params
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
-def adapter(params: Params, bench: Workbench) -> PeftConfig:
+def adapter(params: Params, context: FitContext) -> PeftConfig:
     """Scaling factors a and offsets v, both of shape [head dim], on each selected head."""
     from lofit.interventions import LofitConfig
 
-    (k,) = bench.k
-    return LofitConfig(heads=bench.heads(k), scale=True, offset=True, init_std=params.init_std, init_seed=bench.seed)
+    (k,) = context.k
+    return LofitConfig(
+        heads=context.heads(k), scale=True, offset=True, init_std=params.init_std, init_seed=context.seed
+    )
 
 
 METHOD = Method(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lofit.errors import EditError
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
 from lofit.methods.targets import QUERY_VALUE, Layers, TargetParams
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig
     from transformers import PreTrainedModel
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
 class Params(TargetParams):
@@ -25,7 +25,7 @@ class Params(TargetParams):
     alpha: float = Field(default=16, gt=0, description="the update is scaled by alpha / rank")
 
 
-def adapter(params: Params, bench: Workbench, use_dora: bool = False) -> PeftConfig:
+def adapter(params: Params, context: FitContext, use_dora: bool = False) -> PeftConfig:
     """PEFT's LoRA without dropout, so that every method trains on the same forward pass.
 
     Raises:
@@ -34,7 +34,7 @@ def adapter(params: Params, bench: Workbench, use_dora: bool = False) -> PeftCon
     from peft import LoraConfig
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    model = bench.session.model
+    model = context.session.model
     layers = Layers(model)
     targets = layers.pick(params.target_modules, KNOWN, QUERY_VALUE, "query and value projection")
     config = LoraConfig(

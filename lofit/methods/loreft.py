@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lofit.fit.params import TrainParams
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
+from lofit.spec.hyperparameters import TrainParams
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
 class Params(TrainParams):
@@ -25,7 +25,7 @@ class Params(TrainParams):
     share: bool = Field(default=True, description="one edit for first and last tokens")
 
 
-def adapter(params: Params, bench: Workbench) -> PeftConfig:
+def adapter(params: Params, context: FitContext) -> PeftConfig:
     """R, W and b in every chosen layer."""
     from lofit.interventions import LoreftConfig
 
@@ -35,7 +35,7 @@ def adapter(params: Params, bench: Workbench) -> PeftConfig:
         prefix=params.prefix,
         suffix=params.suffix,
         share=params.share,
-        init_seed=bench.seed,
+        init_seed=context.seed,
     )
 
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from lofit.fit.params import TrainParams
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
+from lofit.spec.hyperparameters import TrainParams
 
 if TYPE_CHECKING:
     from typing import Self
 
     from peft import PeftConfig
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
 class Params(TrainParams):
@@ -30,11 +30,11 @@ class Params(TrainParams):
         return self
 
 
-def adapter(params: Params, bench: Workbench) -> PeftConfig:
+def adapter(params: Params, context: FitContext) -> PeftConfig:
     """Vectors 1 + s and b of the hidden size in every layer, starting from the unmodified model."""
     from lofit.interventions import LofitConfig
 
-    return LofitConfig(site="ffn", scale=params.scale, offset=params.bias, init_seed=bench.seed)
+    return LofitConfig(site="ffn", scale=params.scale, offset=params.bias, init_seed=context.seed)
 
 
 METHOD = Method(

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from lofit.activations.names import Reading
-from lofit.fit.params import LossParams
-from lofit.methods.spec import Method
+from lofit.methods.method import Method
+from lofit.spec.hyperparameters import LossParams
 
 if TYPE_CHECKING:
-    from lofit.fit.trainer import Fitted
-    from lofit.fit.workbench import Workbench
-    from lofit.methods.search import Edit
+    from lofit.methods.strength import Edit
+    from lofit.training.context import FitContext
+    from lofit.training.trainer import Fitted
 
 
 class Params(LossParams):
@@ -29,7 +29,7 @@ class Params(LossParams):
     )
 
 
-def fit(bench: Workbench, params: Params) -> Fitted:
+def fit(context: FitContext, params: Params) -> Fitted:
     """Add coefficient times the reading vector to the output of chosen layers, at every position.
 
     Layers are taken in order of reading accuracy on validation pairs, ties in order of depth; how many, and the
@@ -39,19 +39,19 @@ def fit(bench: Workbench, params: Params) -> Fitted:
 
     from lofit.activations.reading import reading_vectors
     from lofit.interventions import LofitConfig
-    from lofit.methods.search import choose
+    from lofit.methods.strength import choose
 
-    vectors = reading_vectors(bench.activations, params.reading, bench.seed)
+    vectors = reading_vectors(context.activations, params.reading, context.seed)
     order = np.argsort(-vectors.accuracies, kind="stable").tolist()
-    length = vectors.norms if params.unit == "norm" else np.ones(bench.n_layers)
+    length = vectors.norms if params.unit == "norm" else np.ones(context.n_layers)
 
     def edit(layers: float, coefficient: float) -> Edit:
-        chosen = sorted(order[: max(1, round(layers * bench.n_layers))])
+        chosen = sorted(order[: max(1, round(layers * context.n_layers))])
         config = LofitConfig(site="block", layers=chosen, scale=False, offset=True, inference_mode=True)
         return config, {(at, 0): coefficient * length[at] * vectors.directions[at] for at in chosen}
 
     fitted = choose(
-        bench.session, params, {"layers": params.layers, "coefficient": params.coefficient}, edit, bench.title
+        context.session, params, {"layers": params.layers, "coefficient": params.coefficient}, edit, context.title
     )
     fitted.record["reading_accuracy"] = vectors.accuracies.tolist()
     return fitted

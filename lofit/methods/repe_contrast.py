@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lofit.fit.params import NoParams
-from lofit.methods.spec import Method
+from lofit.methods.method import Method
+from lofit.spec.hyperparameters import NoParams
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -22,7 +22,7 @@ class Params(NoParams):
 
 def scorer(params: Params, **kwargs: Any) -> HFLM:
     """The harness's model that computes all three streams."""
-    from lofit.evaluate.contrast import ContrastLM
+    from lofit.evaluation.contrast import ContrastLM
 
     return ContrastLM(alpha=params.alpha, layer_step=params.layer_step, **kwargs)
 

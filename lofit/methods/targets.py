@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lofit.errors import EditError
-from lofit.fit.params import TrainParams
+from lofit.spec.hyperparameters import TrainParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lofit.methods.spec import Method, trains
+from lofit.methods.method import Method, trains
 from lofit.methods.targets import QUERY_VALUE, Layers, TargetParams
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from lofit.fit.workbench import Workbench
+    from lofit.training.context import FitContext
 
 
 class Params(TargetParams):
@@ -22,7 +22,7 @@ class Params(TargetParams):
     d_initial: float = Field(default=0.1, gt=0, description="initial value of the scaling vector d")
 
 
-def adapter(params: Params, bench: Workbench) -> PeftConfig:
+def adapter(params: Params, context: FitContext) -> PeftConfig:
     """PEFT's VeRA without dropout; the random matrices are drawn again from the seed, not stored.
 
     Raises:
@@ -31,13 +31,15 @@ def adapter(params: Params, bench: Workbench) -> PeftConfig:
     from peft import VeraConfig
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as KNOWN
 
-    targets = Layers(bench.session.model).pick(params.target_modules, KNOWN, QUERY_VALUE, "query and value projection")
+    targets = Layers(context.session.model).pick(
+        params.target_modules, KNOWN, QUERY_VALUE, "query and value projection"
+    )
     return VeraConfig(
         task_type="CAUSAL_LM",
         r=params.rank,
         d_initial=params.d_initial,
         vera_dropout=0.0,
-        projection_prng_key=bench.seed,
+        projection_prng_key=context.seed,
         save_projection=False,
         **targets.by_pattern,
     )

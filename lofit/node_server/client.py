@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from lofit.abandoned import VARIABLE as SNAKEMAKE
+from lofit.cluster.watchdog import VARIABLE as SNAKEMAKE
 
 VARIABLE = "LOFIT_NODE_SERVER"
 """Folder for what the servers of a workflow say; the workflow sets it for its nodes if it wants servers."""
@@ -202,7 +202,7 @@ def _started(folder: Path, model: str) -> socket.socket:
 
 def _start_libraries(address: Path, says: BinaryIO, errors: int) -> None:
     """Start the server from which all others are forked."""
-    command = [sys.executable, "-m", "lofit.node_server.server", str(address)]
+    command = [sys.executable, "-m", "lofit.cli.server", str(address)]
     subprocess.Popen(
         command, env=os.environ | ALONE, stdin=subprocess.DEVNULL, stdout=says, stderr=errors, start_new_session=True
     )

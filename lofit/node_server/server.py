@@ -17,13 +17,14 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
 from lofit.node_server import client
-from lofit.node_server.client import LENGTH, READY, STATUS, check_peer, owner, received, sweep
+from lofit.node_server.client import LENGTH, READY, STATUS, check_peer, owner, received
 
 IDLE_SECONDS = 60.0
 LEAST_BYTES = 10**9
@@ -36,26 +37,16 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _LIBC = ctypes.CDLL(None)
 _CUDA_ERROR_NOT_INITIALIZED = 3
 
-_LEARNING = ["lofit.fit.node", "lofit.localize.node", "lofit.activations.node", "sklearn.linear_model"]
-_SCORING = ["lofit.evaluate.node"]
+_LEARNING = ["lofit.nodes.fit", "lofit.nodes.localize", "lofit.nodes.activations", "sklearn.linear_model"]
+_SCORING = ["lofit.nodes.evaluate"]
 _DRAWING = [f"lofit.report.{name}" for name in ("node", "page", "experiments", "overlap", "search", "expected")]
 _IMPORTS = {
     **dict.fromkeys(client.ON_A_MODEL, _LEARNING),
     "evaluate": _SCORING,
     **dict.fromkeys([*client.DRAWING, "train"], _DRAWING),
-    "choose": ["lofit.fit.choice"],
+    "choose": ["lofit.nodes.select_best"],
 }
 """What is imported before the first fork for a verb; others import what they need themselves."""
-
-
-def preload(model: str) -> None:
-    """Read a model of the configuration, in its precision, into the memory of this process."""
-    from lofit.cli import DEFAULT, read_table
-    from lofit.fit import session
-
-    table = read_table(Path(os.environ.get("LOFIT_CONFIG", DEFAULT)))
-    if table.config.model_entry(model).gpus == 1:  # otherwise every node spreads it as it is read
-        session.preload(table.model_dir(model), table.dtype, table.config.device)
 
 
 def check_forkable() -> None:
@@ -77,8 +68,8 @@ def check_forkable() -> None:
 class Server:
     """Waits for clients, forks for each, and tells it how the child ended."""
 
-    def __init__(self, listening: socket.socket) -> None:
-        self._listening = listening
+    def __init__(self, listening: socket.socket, main: Callable[[], None], preload: Callable[[str], None]) -> None:
+        self._listening, self._main, self._preload = listening, main, preload
         self._children: dict[int, socket.socket | None] = {}
         """By process id: the client of a node; None for another server."""
         self._selector = selectors.DefaultSelector()
@@ -185,12 +176,10 @@ class Server:
             os.chdir(order["folder"])
             if "arguments" in order:
                 sys.argv = ["lofit", *order["arguments"]]
-                from lofit.cli import main
-
-                main()
+                self._main()
             else:
                 os.environ.update(client.ALONE)
-                serve(Path(order["address"]), order["model"])
+                serve(Path(order["address"]), self._main, self._preload, order["model"])
                 status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1 if end.code else 0
@@ -203,8 +192,15 @@ class Server:
             os._exit(status)
 
 
-def serve(address: Path, model: str) -> None:
-    """Say on stdout that clients can connect, read the model if there is one, and serve."""
+def serve(address: Path, main: Callable[[], None], preload: Callable[[str], None], model: str = "") -> None:
+    """Say on stdout that clients can connect, read the model if there is one, and serve.
+
+    Args:
+        address: of the socket.
+        main: runs the command line of ``sys.argv``.
+        preload: reads a model of the configuration into the memory of this process.
+        model: the server's; empty: none, it serves what runs no model, and is forked into those of models.
+    """
     _LIBC.prctl(_PR_SET_NAME, (MODEL if model else LIBRARIES).encode())
     with socket.socket(socket.AF_UNIX) as listening:
         address.unlink(missing_ok=True)  # of one that was killed; the client that started this holds the lock
@@ -218,13 +214,6 @@ def serve(address: Path, model: str) -> None:
                     preload(model)
                 except Exception as error:  # the nodes try again, each for itself, and say what is wrong
                     print(f"{model} was not read: {error!r}", file=sys.stderr, flush=True)
-            Server(listening).serve()
+            Server(listening, main, preload).serve()
         finally:
             address.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    try:
-        serve(Path(sys.argv[1]), "")
-    finally:
-        sweep()

@@ -48,7 +48,7 @@ def answer_logits(model: Any, rows: Rows, cache: DynamicCache | None = None, tai
         cache: keys and values of what stands before it, to which its own are added; None: nothing does.
         tail: the parts of the last layer that need computing in these columns only; None: all of it everywhere.
     """
-    limited = tail.only_last(rows.width) if tail else contextlib.nullcontext()
+    limited = tail.limited_to(rows.width) if tail else contextlib.nullcontext()
     with given_spans(rows.prompt, rows.answer), limited, _one_product(model.get_output_embeddings()):
         output = model(
             input_ids=rows.input_ids,

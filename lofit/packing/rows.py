@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lofit.fit.examples import Example
+from lofit.models.encoding import Example
 from lofit.packing.trie import Role, Trie
 
 # Measured on SmolLM2-135M, CPU, float32; larger models have relatively cheaper attention, so there it is cautious.
@@ -73,7 +73,7 @@ def packed(
     return _rows(rows, columns, (left + width, width), mask, pad_id, device)
 
 
-def apart(texts: Sequence[Example], pad_id: int, device: torch.device) -> Rows:
+def unpacked(texts: Sequence[Example], pad_id: int, device: torch.device) -> Rows:
     """Lay out each text in a row of its own, padded on the left, so that all texts end in the last column."""
     tries = [Trie([text]) for text in texts]
     length, width = max(len(trie) for trie in tries), max(trie.n_scored for trie in tries)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from lofit.fit.examples import Example
-from lofit.fit.outcome import out_of_memory
 from lofit.interventions.spans import counts_tokens
+from lofit.models.encoding import Example
+from lofit.models.memory import out_of_memory
 from lofit.packing.forward import answer_log_probs, prefill, repeated
-from lofit.packing.rows import PAD, Rows, apart, packed
+from lofit.packing.rows import PAD, Rows, packed, unpacked
 from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 
@@ -42,7 +42,7 @@ def longest_packable(model: Any) -> int:
 
 
 @torch.no_grad()
-def packing_holds(model: Any) -> bool:
+def supports_packing(model: Any) -> bool:
     """Whether the model gives texts the same scores packed, behind a cached beginning or not, as it gives them apart.
 
     Log-probabilities of tokens may differ by 0.01 nats plus 1% of their size. In half precision rounding alone can make
@@ -61,7 +61,7 @@ def packing_holds(model: Any) -> bool:
 
 
 def _same_packed(model: Any, ids: list[int], texts: list[Example]) -> bool:
-    expected = answer_log_probs(model, apart(texts, PAD, model.device))
+    expected = answer_log_probs(model, unpacked(texts, PAD, model.device))
     for prefix, groups in ((3, [[texts]]), (0, [[texts[:1], texts[1:]]])):
         tries = [[Trie(group, prefix) for group in row] for row in groups]
         together = packed(tries, PAD, model.device, model.dtype, prefix)

@@ -46,7 +46,7 @@ class Tail:
                 self.modules.append(layer.get_submodule(network))
 
     @contextlib.contextmanager
-    def only_last(self, width: int) -> Iterator[None]:
+    def limited_to(self, width: int) -> Iterator[None]:
         """Within this, these modules compute the last ``width`` columns of a batch, and return zeros before them."""
         with contextlib.ExitStack() as stack:
             for module in self.modules:

@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 import torch
 
-from lofit.fit.examples import Example
+from lofit.models.encoding import Example
 
 
 class Role(IntEnum):

@@ -11,7 +11,7 @@ from typing import Literal
 import pandas as pd
 
 from lofit.errors import ReportError
-from lofit.evaluate.protocol import COUNTED
+from lofit.spec.protocol import COUNTED
 
 _NEEDED = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads",

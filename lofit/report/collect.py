@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lofit.errors import ReportError
-from lofit.evaluate.protocol import COUNTED
 from lofit.files import atomic_path, read_json
+from lofit.spec.protocol import COUNTED
 
 #: Columns of ``results.parquet``, in order. ``value`` and ``stderr`` are as the evaluation wrote them (headline
 #: metrics are fractions in [0, 1]); ``tried`` is the number of settings of which validation chose (1: none but the

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from lofit.errors import ConfigError, ReportError
+from lofit.plan.table import RunTable
 from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.differences import Difference, mean_of, paired
 from lofit.report.experiments import arm_rows
 from lofit.report.items import item_scores
 from lofit.report.paths import headline, items_path
 from lofit.report.plain import escape_pipe
-from lofit.runs import RunTable
 from lofit.stats import holm, paired_sample, permutation_p
 
 KINDS = ("table", "curve", "pareto")

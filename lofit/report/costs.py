@@ -10,7 +10,7 @@ import pandas as pd
 
 from lofit.files import need, read_json
 from lofit.methods import load_method
-from lofit.runs import RunTable
+from lofit.plan.table import RunTable
 
 
 def node_reports(table: RunTable) -> Iterator[tuple[str, str, dict[str, Any]]]:

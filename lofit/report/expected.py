@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from lofit.errors import ConfigError
-from lofit.expected import FOLDER, TRAINED, Published, counterparts
+from lofit.plan.published import FOLDER, TRAINED, Published, matching_runs
+from lofit.plan.table import MAIN, RunTable
 from lofit.report.collect import read_results
 from lofit.report.differences import Difference, mean_of, mean_over
 from lofit.report.items import item_scores
 from lofit.report.paths import items_path, results_path
 from lofit.report.plain import write_plain_table
 from lofit.report.tables import MISSING
-from lofit.runs import MAIN, RunTable
 from lofit.stats import Sample
 
 LEGEND = (
@@ -34,7 +34,7 @@ def write_expected_table(table: RunTable) -> None:
     protocol = table.config.protocols[0]
     collected: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     records = []
-    if not (known := counterparts(table)):
+    if not (known := matching_runs(table)):
         raise ConfigError(
             f"no value in {FOLDER} has a counterpart in this configuration; run models, tasks and methods that it names"
         )

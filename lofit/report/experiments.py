@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lofit.errors import ReportError
-from lofit.localize.ranking import top_heads
+from lofit.plan.table import RunTable
+from lofit.rankings.ranking import top_heads
 from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.collect import read_results
 from lofit.report.figures import Axis, draw_curves, draw_layers, draw_pareto
@@ -18,7 +19,6 @@ from lofit.report.overlap import joined, why_lost
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, write_table
 from lofit.report.variance import variance_table, write_variance
-from lofit.runs import RunTable
 
 
 def write_experiment(table: RunTable, name: str) -> None:
@@ -122,7 +122,7 @@ def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
     """
     records = []
     for arm in table.experiments[name]:
-        ranking = arm.fit.heads_from
+        ranking = arm.fit.ranking
         assert ranking, "the arms of such an experiment select heads"
         data, reason = ranking.data, why_lost(table, ranking)
         file = table.localize_dir(ranking) / "heads.parquet"

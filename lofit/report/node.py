@@ -9,9 +9,10 @@ import pandas as pd
 from rich.console import Console
 
 from lofit.errors import ConfigError
-from lofit.evaluate.protocol import Protocol, table_name
 from lofit.files import need, read_json
 from lofit.methods import load_method
+from lofit.plan.nodes import EvalNode, TunedNode
+from lofit.plan.table import MAIN, TRANSFER, RunTable
 from lofit.report.collect import EvaluatedRun, collect, read_results
 from lofit.report.differences import retention_table, suite_table, write_retention, write_suite
 from lofit.report.items import collect_items
@@ -19,12 +20,12 @@ from lofit.report.outputs import outputs
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, print_table, write_table
 from lofit.report.transfer import draw_transfer, transfer_matrix
-from lofit.runs import MAIN, TRANSFER, EvalNode, RunTable, TunedNode
+from lofit.spec.protocol import Protocol, table_name
 
 
 def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
     """Where a node's scores and costs are."""
-    node, ranking = evaluation.fit, evaluation.fit.heads_from
+    node, ranking = evaluation.fit, evaluation.fit.ranking
     tuned = isinstance(node, TunedNode)  # its report tells the cost of the rankings too
     read = [table.activations_of(user) for user in (node, ranking) if user]
     activations = {used.id: used for used in read if used}.values()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lofit.evaluate.protocol import table_name
-from lofit.expected import counterparts
 from lofit.experiments import TABLES
-from lofit.localize.pairs import compares_tasks
-from lofit.runs import RunTable
+from lofit.plan.published import matching_runs
+from lofit.plan.ranking_pairs import compares_tasks
+from lofit.plan.table import RunTable
+from lofit.spec.protocol import table_name
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def outputs(table: RunTable) -> list[Output]:
         found.append(Output("figure", "transfer", "Transfer of heads across tasks"))
     if config.retention:
         found.append(Output("table", "retention", "What fitting cost on other tasks"))
-    if counterparts(table):
+    if matching_runs(table):
         found.append(Output("table", "expected", "Published values and ours"))
     if len(table.localize) > 1:
         found.append(Output("table", "overlap", "Overlap of head rankings"))

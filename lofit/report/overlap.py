@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lofit.files import atomic_path, read_json
-from lofit.localize.overlap import overlap_table
-from lofit.localize.pairs import comparable_pairs, compares_tasks, setting
-from lofit.localize.ranking import read_ranking
+from lofit.plan.nodes import LocalizeNode
+from lofit.plan.ranking_pairs import comparable_pairs, compares_tasks, setting
+from lofit.plan.table import RunTable
+from lofit.rankings.overlap import overlap_table
+from lofit.rankings.ranking import read_ranking
 from lofit.report.figures import span
 from lofit.report.plain import write_plain_table
 from lofit.report.style import figure_style, ink_on, save_figure
 from lofit.report.tables import MISSING
-from lofit.runs import LocalizeNode, RunTable
 
 LEGEND = (
     "Pairs of rankings of all heads of a model that differ in one thing alone: mean Jaccard index of their k best "
@@ -35,7 +36,7 @@ def overlap_pairs(table: RunTable) -> pd.DataFrame:
 
     Returns:
         ``model``, ``kind`` (in what they differ), ``task`` and ``other_task``, ``localizer`` and ``other_localizer``,
-        then as :func:`lofit.localize.overlap.overlap_table`, NaN for a pair with a ranking that failed, and ``note``
+        then as :func:`lofit.rankings.overlap.overlap_table`, NaN for a pair with a ranking that failed, and ``note``
         (which failed and why; empty if none).
     """
     counts = table.head_counts()

@@ -14,13 +14,13 @@ from markdown_it import MarkdownIt
 
 from lofit.errors import ReportError
 from lofit.files import write_text
+from lofit.plan.table import ALL, RunTable
 from lofit.report.collect import read_results
 from lofit.report.costs import costs_table, node_reports, surroundings
 from lofit.report.outputs import Output, outputs
 from lofit.report.paths import results_path
 from lofit.report.style import PNG_DPI
 from lofit.report.tables import remarks
-from lofit.runs import ALL, RunTable
 
 _SCREEN_DPI = 120
 """Dots of a figure's inch on the page; CSS has 96, where 9 point text is small to read."""

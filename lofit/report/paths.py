@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lofit.evaluate.protocol import JUDGED, OPEN, Protocol
-from lofit.runs import ALL, RunTable
+from lofit.plan.table import ALL, RunTable
+from lofit.spec.protocol import JUDGED, OPEN, Protocol
 
 
 def _folder(table: RunTable, part: str) -> Path:

@@ -6,8 +6,8 @@ import pandas as pd
 
 from lofit.errors import ConfigError
 from lofit.files import need, read_json
+from lofit.plan.table import RunTable
 from lofit.report.plain import write_plain_table
-from lofit.runs import RunTable
 
 
 def search_table(table: RunTable) -> pd.DataFrame:

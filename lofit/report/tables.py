@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lofit.evaluate.protocol import COUNTED
 from lofit.files import atomic_path, write_text
 from lofit.report.cells import Cell, aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.plain import DAGGER, escape_pipe, latex_table, latex_text
 from lofit.report.significance import ALPHA, TEST, compared_with_best
+from lofit.spec.protocol import COUNTED
 from lofit.stats import seed_interval
 
 MISSING = "-"
@@ -184,7 +184,7 @@ def _record(
 
 
 def remarks(rows: pd.DataFrame) -> list[str]:
-    """What is to be said of the items of some evaluations: see :data:`lofit.evaluate.protocol.COUNTED`."""
+    """What is to be said of the items of some evaluations: see :data:`lofit.spec.protocol.COUNTED`."""
     total = int(rows["n_items"].sum())
     counts = {name: int(rows[name].sum()) for name in COUNTED}
     return [f"{counts[name]:,} of {total:,} items {said}" for name, said in COUNTED.items() if counts[name]]

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from lofit.errors import ConfigError
-from lofit.forms import first_problem
-from lofit.sources.spec import ModelSource
+from lofit.sources.source import ModelSource
+from lofit.spec.base import first_problem
 from lofit.strict_yaml import read_yaml
 
 

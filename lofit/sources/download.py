@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from lofit.errors import SourceError
-from lofit.sources.spec import check_url
+from lofit.sources.source import check_url
 
 CHUNK = 1 << 20
 REMEDY = "connect to the network, or set data_mirror to a folder that holds the file"

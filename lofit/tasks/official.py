@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from lofit.errors import TaskError
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Row, Splits, TaskOptions, list_field, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.splits import cut_by, with_ids
+from lofit.tasks.task import Row, Splits, TaskOptions, list_field, text_field
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
@@ -31,7 +31,7 @@ def official_splits(
     render: Callable[[Row, str], Row],
     *,
     test: Literal["test", "validation"],
-    together: str,
+    group_by: str,
 ) -> Callable[[TaskOptions, int, int, Fetcher], Splits]:
     """Return the ``prepare`` of a task that trains on the official training split and is tested on another.
 
@@ -43,7 +43,7 @@ def official_splits(
         source: the official training split.
         render: turns an item, described by a second argument for errors, into a row without an id.
         test: the official split to test on.
-        together: field of the rows whose text must not be in two parts.
+        group_by: field of the rows whose text must not be in two parts.
     """
 
     def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
@@ -53,7 +53,7 @@ def official_splits(
             items = fetcher.hub_rows(source.model_copy(update={"split": split}))
             rendered = [render(item, f"{source.repo} {split} row {i}") for i, item in enumerate(items)]
             rows[split] = with_ids(name, rendered, seen)
-        train, validation = cut_by(rows["train"], together, (0.9, 0.1), f"{name} cut")
+        train, validation = cut_by(rows["train"], group_by, (0.9, 0.1), f"{name} cut")
         return Splits(train=train, validation=validation, test=rows[test])
 
     return prepare

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lofit.errors import TaskError
 from lofit.tasks.answers import canonical, same_text
-from lofit.tasks.base import Objective, Row, Splits, Task, TaskOptions, list_field, text_field
+from lofit.tasks.task import Objective, Row, Splits, Task, TaskOptions, list_field, text_field
 
 TRAINING_FIELDS = {"sft": ("prompt", "target"), "dpo": ("train_prompt", "chosen", "rejected")}
 TEST_SEED = 0

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from lofit.evaluate.node import load_fitted
 from lofit.files import read_json
-from lofit.fit.saved import verify
+from lofit.models.adapters import load_fitted, verify
 from tests.checkpoint import save_checkpoint
 from tests.faults.configurations import junk
 from tests.faults.kinds import Kind, UnclearError

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from lofit.config import json_schema, load_config, parse_config
 from lofit.errors import ConfigError
 from lofit.experiments import builtin_names
-from lofit.localize import localizer_names
+from lofit.localizers import localizer_names
 from lofit.methods import method_names
-from lofit.runs import RunTable
+from lofit.plan.table import RunTable
 from lofit.sources.catalog import load_catalog
 from lofit.tasks import task_names
 from tests.faults.kinds import Kind, UnclearError

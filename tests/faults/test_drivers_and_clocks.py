@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from lofit import abandoned
+from lofit.cluster import watchdog as abandoned
 from lofit.files import write_jsonl
-from lofit.settle import settle
+from lofit.nodes.mark_failed import settle
 from tests.workflows import REPOSITORY, Workflow
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ SLOW = """
 import os, sys, time
 class Wait:
     def find_spec(self, name, path=None, target=None):
-        if name == "lofit.evaluate.node":
+        if name == "lofit.nodes.evaluate":
             with open(os.environ["STARTED"] + ".part", "w") as file:
                 file.write(str(os.getpid()))
             os.replace(file.name, os.environ["STARTED"])

@@ -18,13 +18,13 @@ import torch
 
 from lofit.config import LimitsConfig, parse_config
 from lofit.errors import ConfigError, FitError, LofitError
-from lofit.evaluate import node as evaluate_node
 from lofit.files import read_json
-from lofit.fit import node as fit_node
-from lofit.fit.outcome import outcome
-from lofit.limits import limited
+from lofit.nodes import evaluate as evaluate_node
+from lofit.nodes import fit as fit_node
+from lofit.nodes.limits import limited
+from lofit.nodes.status import record_failure
+from lofit.plan.table import ALL, MAIN, RunTable
 from lofit.report.node import collect_results, comparison
-from lofit.runs import ALL, MAIN, RunTable
 from tests.cuda import Gpus
 from tests.fitted import find, fitted_table, tiny_config
 from tests.workflows import Workflow
@@ -35,7 +35,7 @@ SECOND = 1 / 60
 
 def test_a_node_that_takes_too_long_is_stopped_and_says_which_limit() -> None:
     start = time.perf_counter()
-    with outcome() as report, limited(LimitsConfig(minutes=0.2 * SECOND), CPU):
+    with record_failure() as report, limited(LimitsConfig(minutes=0.2 * SECOND), CPU):
         while time.perf_counter() - start < 20:
             torch.ones(10).sum()
     assert time.perf_counter() - start < 10
@@ -46,7 +46,7 @@ def test_a_node_that_takes_too_long_is_stopped_and_says_which_limit() -> None:
 def test_nothing_is_left_behind_by_a_limit_that_was_kept_or_not() -> None:
     handler, memory = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_DATA)
     for minutes in (10.0, 0.01 * SECOND):
-        with outcome() as report, limited(LimitsConfig(minutes=minutes, memory_gb=100), CPU):
+        with record_failure() as report, limited(LimitsConfig(minutes=minutes, memory_gb=100), CPU):
             assert signal.getsignal(signal.SIGALRM) is not handler
             time.sleep(0.2)
         assert (report["status"] == "ok") == (minutes == 10.0)
@@ -57,7 +57,7 @@ def test_nothing_is_left_behind_by_a_limit_that_was_kept_or_not() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stop_that_a_destructor_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lofit.limits.AGAIN", 0.2)
+    monkeypatch.setattr("lofit.nodes.limits.AGAIN", 0.2)
 
     swallowed = []
 
@@ -69,7 +69,7 @@ def test_a_stop_that_a_destructor_swallowed_comes_again(monkeypatch: pytest.Monk
                 swallowed.append(error)
                 raise
 
-    with outcome() as report, limited(LimitsConfig(minutes=0.1 * SECOND), CPU):
+    with record_failure() as report, limited(LimitsConfig(minutes=0.1 * SECOND), CPU):
         slow = Slow()
         del slow
         time.sleep(10)
@@ -78,7 +78,7 @@ def test_a_stop_that_a_destructor_swallowed_comes_again(monkeypatch: pytest.Monk
 
 
 def test_processes_that_a_node_starts_outlive_its_limit() -> None:
-    with outcome() as report, limited(LimitsConfig(minutes=0.3 * SECOND), CPU):
+    with record_failure() as report, limited(LimitsConfig(minutes=0.3 * SECOND), CPU):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
         time.sleep(10)
     assert report["status"] == "failed"
@@ -88,14 +88,14 @@ def test_processes_that_a_node_starts_outlive_its_limit() -> None:
 @pytest.mark.parametrize("what", ["torch", "bytes"])
 def test_memory_beyond_the_limit_is_a_failed_node(what: str) -> None:
     used = sum(m.private_dirty for m in psutil.Process().memory_maps()) / 1e9
-    with outcome() as report, limited(LimitsConfig(memory_gb=used + 4), CPU):
+    with record_failure() as report, limited(LimitsConfig(memory_gb=used + 4), CPU):
         if what == "torch":
             torch.ones(10**9 * 20 // 4)
         else:
             bytearray(20 * 10**9)
     assert report["status"] == "failed"
     assert re.match(r"out of memory \(.*\); more than limits.memory_gb: [\d.]+, raise it or lower", report["reason"])
-    with outcome() as report, limited(LimitsConfig(memory_gb=used + 4), CPU):
+    with record_failure() as report, limited(LimitsConfig(memory_gb=used + 4), CPU):
         torch.ones(1000)
     assert report["status"] == "ok"
 
@@ -113,7 +113,7 @@ def test_a_lower_limit_of_the_system_stays() -> None:
 def test_the_share_of_every_gpu_is_limited_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = Gpus(totals=[80e9, 40e9], free=[60e9, 20e9], reserved=[19e9, 19e9])
     gpus.show(monkeypatch)
-    with outcome() as report, limited(LimitsConfig(memory_gb=20), "cuda"):
+    with record_failure() as report, limited(LimitsConfig(memory_gb=20), "cuda"):
         assert gpus.shares == [(0, 0.25), (1, 0.5)]
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
     assert gpus.shares[2:] == [(0, 1.0), (1, 1.0)]
@@ -124,20 +124,20 @@ def test_a_limit_on_a_gpu_that_others_use_too_is_the_limit_until_they_fill_it(mo
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     with monkeypatch.context() as patched:
         Gpus(totals=[80e9], free=[20e9], reserved=[19e9]).show(patched)
-        with outcome() as report, limited(LimitsConfig(memory_gb=20), "cuda"):
+        with record_failure() as report, limited(LimitsConfig(memory_gb=20), "cuda"):
             raise error
         assert "more than limits.memory_gb: 20" in report["reason"]
     Gpus(totals=[80e9], free=[0.1e9], reserved=[10e9]).show(monkeypatch)
     with (
         pytest.raises(LofitError, match=r"while other processes hold 68\.4 GB of the GPU; run it again"),
-        outcome(),
+        record_failure(),
         limited(LimitsConfig(memory_gb=20), "cuda"),
     ):
         raise error
 
 
 def test_a_failed_fit_is_no_want_of_memory_of_its_evaluation() -> None:
-    with outcome() as report, limited(LimitsConfig(memory_gb=100), CPU):
+    with record_failure() as report, limited(LimitsConfig(memory_gb=100), CPU):
         raise FitError("out of memory (DefaultCPUAllocator: can't allocate memory)")
     assert report["reason"] == "out of memory (DefaultCPUAllocator: can't allocate memory)"
 
@@ -173,7 +173,7 @@ def test_out_of_memory_on_a_gpu_is_a_row(where: str, tmp_path: Path, monkeypatch
     for node in made.evaluations.values():
         with monkeypatch.context() as patched:
             if where == "evaluate" and node.fit.method == "lora":
-                patched.setattr("lofit.evaluate.node.evaluate", full)
+                patched.setattr("lofit.nodes.evaluate.evaluate", full)
             evaluate_node.run(made, node)
     for part in (ALL, MAIN):
         collect_results(made, part)

@@ -14,24 +14,24 @@ from safetensors.torch import load_file, save_file
 
 from lofit.activations.capture import capture, contrast_texts
 from lofit.config import METHODS
+from lofit.config.recipes import resolve
 from lofit.errors import FitError
-from lofit.evaluate import node as evaluate_node
-from lofit.evaluate.finite import FiniteLM
-from lofit.evaluate.lm import LocalizedLM
-from lofit.evaluate.text import score_text
+from lofit.evaluation.finite import FiniteLM
+from lofit.evaluation.lm import LocalizedLM
+from lofit.evaluation.text import score_text
 from lofit.files import read_json, write_json
-from lofit.fit import trainer
-from lofit.fit.outcome import outcome
-from lofit.fit.saved import checksums
-from lofit.localize.lofit import LOCALIZER, Params
+from lofit.localizers.lofit import LOCALIZER, Params
 from lofit.methods import load_method
 from lofit.methods.lofit import Params as StepV
-from lofit.recipes import resolve
+from lofit.models.adapters import checksums
+from lofit.nodes import evaluate as evaluate_node
+from lofit.nodes.status import record_failure
+from lofit.plan.table import ALL, RunTable
 from lofit.report.node import collect_results
-from lofit.runs import ALL, RunTable
+from lofit.training import trainer
 from tests.checkpoint import byte_tokenizer, save_checkpoint
 from tests.fitted import find, fitted_table, tiny_config
-from tests.sessions import ROWS, session, workbench
+from tests.sessions import ROWS, fit_context, session
 from tests.tiny import tiny_model
 
 SIZES = {"vocab_size": 259, "max_position_embeddings": 256}
@@ -43,15 +43,15 @@ def test_a_rate_beyond_float32_fails_the_fit(method: str) -> None:
     found = load_method(method)
     values = resolve(METHODS / f"{method}.yaml", "tiny", "sums", {"lr": 2e38, "epochs": 2, "batch_size": 4})
     assert found.fit is not None
-    with outcome() as report:
-        found.fit(workbench(session()), found.Params.model_validate(values))
+    with record_failure() as report:
+        found.fit(fit_context(session()), found.Params.model_validate(values))
     assert report["status"] == "failed"
     assert "lower the learning rate" in report["reason"]
 
 
 def test_a_rate_beyond_float32_fails_the_localization() -> None:
-    with outcome() as report:
-        LOCALIZER.score(workbench(session()), Params(lr=2e38, epochs=2, batch_size=4))
+    with record_failure() as report:
+        LOCALIZER.score(fit_context(session()), Params(lr=2e38, epochs=2, batch_size=4))
     assert report["status"] == "failed"
     assert "lower the learning rate" in report["reason"]
 
@@ -70,7 +70,7 @@ def test_a_gradient_that_is_not_finite_is_not_stepped_on(value: float, monkeypat
     method = load_method("lora")
     assert method.fit is not None
     with pytest.raises(FitError, match=r"norm of the gradient is (nan|inf) at step 1 of 2; lower the learning rate"):
-        method.fit(workbench(session()), method.Params(lr=0.01, epochs=1, batch_size=4))
+        method.fit(fit_context(session()), method.Params(lr=0.01, epochs=1, batch_size=4))
 
 
 @pytest.mark.parametrize("key", ["lr", "weight_decay", "l1", "max_grad_norm", "beta"])

@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lofit import settle as settling
 from lofit.config import parse_config
 from lofit.errors import ConfigError, LofitError
 from lofit.files import read_json
-from lofit.localize.ranking import read_ranking
-from lofit.runs import RunTable
+from lofit.nodes import mark_failed as settling
+from lofit.plan.table import RunTable
+from lofit.rankings.ranking import read_ranking
 from tests.fitted import find, fitted_table, tiny_config
 from tests.workflows import REPOSITORY, TRAINING, Workflow
 
@@ -60,10 +60,10 @@ def settle(made: Workflow, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_killed_nodes_of_every_kind_are_settled(made: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
     table = made.table()
     lora, bitfit, lofit = (made.fit(name) for name in ("lora", "bitfit", "lofit"))
-    assert lofit.heads_from
+    assert lofit.ranking
     killed = [
         *table.activations,
-        lofit.heads_from.id,
+        lofit.ranking.id,
         lora.id,
         table.own_evaluation(bitfit).id,
     ]
@@ -94,7 +94,7 @@ def test_killed_nodes_of_every_kind_are_settled(made: Workflow, monkeypatch: pyt
     table_text = (made.folder / "results" / "tables" / "main.md").read_text()
     assert re.search(r"lora +\| +failed", table_text)
     assert f"results/logs/fit/{lora.id}.log" in (made.folder / "results" / "report.html").read_text()
-    assert read_ranking(made.path(table.localize_dir(lofit.heads_from)) / "heads.parquet").empty
+    assert read_ranking(made.path(table.localize_dir(lofit.ranking)) / "heads.parquet").empty
     assert made.planned() == Counter()
     made.path(table.run_dir(lora)).joinpath("fit.json").unlink()
     made.path(table.eval_dir(table.own_evaluation(bitfit))).joinpath("results.json").unlink()

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from lofit.evaluate import node as evaluate_node
+from lofit.nodes import evaluate as evaluate_node
+from lofit.plan.table import ALL
 from lofit.report.node import collect_results
-from lofit.runs import ALL
 from tests.checkpoint import byte_tokenizer, save_checkpoint
 from tests.fitted import fitted_table, tiny_config
 

@@ -10,16 +10,16 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from lofit.errors import FitError
-from lofit.evaluate import node as evaluate_node
-from lofit.evaluate.finite import FiniteLM
-from lofit.evaluate.harness import evaluate
-from lofit.evaluate.lm import LocalizedLM
-from lofit.evaluate.text import score_text
-from lofit.evaluate.window import cut_items
+from lofit.evaluation.finite import FiniteLM
+from lofit.evaluation.harness import evaluate
+from lofit.evaluation.lm import LocalizedLM
+from lofit.evaluation.text import score_text
+from lofit.evaluation.window import cut_items
 from lofit.files import read_json, write_jsonl
+from lofit.nodes import evaluate as evaluate_node
+from lofit.plan.table import ALL, MAIN
 from lofit.report.node import collect_results, comparison
 from lofit.report.page import item_remarks
-from lofit.runs import ALL, MAIN
 from lofit.tasks import load_task
 from tests.checkpoint import byte_tokenizer, save_checkpoint
 from tests.fitted import fitted_table, tiny_config

@@ -40,18 +40,19 @@ from benchmarks.step import our_step, step_flops, texts
 from lofit.cli import set_up_computing
 from lofit.config import LimitsConfig, load_config
 from lofit.errors import ConfigError
-from lofit.evaluate.lm import LocalizedLM
+from lofit.evaluation.lm import LocalizedLM
 from lofit.files import read_json
-from lofit.fit import trainer
-from lofit.fit.examples import Row as Texts
-from lofit.fit.forward import Forward
-from lofit.fit.objectives import SftObjective
-from lofit.fit.outcome import outcome
-from lofit.fit.params import ComputeParams, TrainParams
-from lofit.fit.session import Session, pick_device
 from lofit.interventions import LofitConfig, find_site
-from lofit.limits import limited
-from lofit.runs import RunTable
+from lofit.models.encoding import Row as Texts
+from lofit.models.loading import pick_device
+from lofit.models.session import Session
+from lofit.nodes.limits import limited
+from lofit.nodes.status import record_failure
+from lofit.plan.table import RunTable
+from lofit.spec.hyperparameters import ComputeParams, TrainParams
+from lofit.training import trainer
+from lofit.training.forward import Forward
+from lofit.training.objectives import SftObjective
 from tests.checkpoint import byte_tokenizer
 from tests.workflows import TRAINING, Workflow
 
@@ -196,7 +197,9 @@ def equality(device: torch.device) -> Iterator[Row]:
     yield true("bfloat16 shares rows too", Forward(half_precision, rows, 0).packs)
 
 
-WAITER = "import sys; from lofit.gpus import take_gpus; take_gpus(1); print('taken', flush=True); sys.stdin.read()"
+WAITER = (
+    "import sys; from lofit.cluster.gpus import take_gpus; take_gpus(1); print('taken', flush=True); sys.stdin.read()"
+)
 
 
 def failures(device: torch.device) -> Iterator[Row]:
@@ -217,14 +220,14 @@ def failures(device: torch.device) -> Iterator[Row]:
         second = nodes[1].stdout.readline().strip()
         nodes[1].stdin.close()
         yield true("two nodes on one card: the second waits for the first", first == second == "taken" and bool(said))
-    with outcome() as report:
+    with record_failure() as report:
         if device.type == "cuda":
             torch.empty(2 * torch.cuda.get_device_properties(0).total_memory, dtype=torch.uint8, device=device)
         else:
             torch.empty(10**15, dtype=torch.uint8)
     yield true("out of memory is a failed row", str(report["reason"]).startswith("out of memory"))
     held = psutil.Process().memory_info().vms / 1e9 if device.type == "cpu" else torch.cuda.memory_reserved() / 1e9
-    with outcome() as report, limited(LimitsConfig(memory_gb=held + 1), device.type):
+    with record_failure() as report, limited(LimitsConfig(memory_gb=held + 1), device.type):
         torch.empty(int((held + 8) * 1e9), dtype=torch.uint8, device=device)
     yield true("more than limits.memory_gb is a failed row", "limits.memory_gb" in str(report["reason"]))
     with tempfile.TemporaryDirectory() as folder:

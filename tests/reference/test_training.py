@@ -12,14 +12,14 @@ import math
 import pytest
 import torch
 
-from lofit.fit.trainer import train
 from lofit.interventions import LofitConfig
-from lofit.localize import load_localizer
-from lofit.localize.ranking import rank_heads
+from lofit.localizers import load_localizer
 from lofit.methods import load_method
+from lofit.rankings.ranking import rank_heads
+from lofit.training.trainer import train
 from tests.by_hand import edited, vectors_of
 from tests.checkpoint import byte_tokenizer
-from tests.sessions import session, workbench
+from tests.sessions import fit_context, session
 from tests.tiny import tiny_model
 
 FAMILIES = ("llama", "gemma", "qwen2", "gpt2", "phi", "opt")
@@ -76,7 +76,7 @@ def initial(family: str, config: LofitConfig, kind: str) -> dict:
 def test_step_a_ranks_heads_as_the_loop_by_hand(family: str) -> None:
     localizer = load_localizer("lofit")
     params = localizer.Params(lr=5e-3, l1=1e-3, epochs=EPOCHS, batch_size=BATCH)
-    scores = localizer.score(workbench(session(family)), params)
+    scores = localizer.score(fit_context(session(family)), params)
     start = initial(family, LofitConfig(scale=True, init_std=1e-3, init_seed=3), "scale")
     vectors, losses = train_by_hand(family, "scale", start, lr=5e-3, penalty=1e-3)
     assert scores.record["train_loss"] == pytest.approx(losses, rel=1e-3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lofit import abandoned
+from lofit.cluster import watchdog as abandoned
 
 COMMAND = [sys.executable, "-m", "lofit", "schema"]
 
@@ -17,7 +17,7 @@ def sleeper() -> subprocess.Popen[bytes]:
 
 
 def test_a_node_ends_as_soon_as_its_snakemake_does() -> None:
-    code = "from lofit.abandoned import end_with_snakemake as end; end(); print('at work', flush=True); input()"
+    code = "from lofit.cluster.watchdog import end_with_snakemake as end; end(); print('at work', flush=True); input()"
     snakemake = sleeper()
     env = os.environ | {abandoned.VARIABLE: str(snakemake.pid)}
     node = subprocess.Popen([sys.executable, "-c", code], env=env, stdin=-1, stdout=-1, stderr=-1, text=True)

@@ -43,7 +43,8 @@ def test_a_mistake_is_one_line_and_a_failing_exit(arguments: list[str], message:
 
 def test_planning_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from pathlib import Path; from lofit.config import load_config; from lofit.runs import RunTable; "
+        "import sys; from pathlib import Path; from lofit.config import load_config; "
+        "from lofit.plan.table import RunTable; "
         "import lofit.cli; RunTable(load_config(Path('config.yaml'))).counts(); "
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets', 'pandas', 'lm_eval') if m in sys.modules])"
     )

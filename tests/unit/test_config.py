@@ -77,7 +77,7 @@ BROKEN = {
     "few bits for vllm": ({**put("backend", "vllm"), "dtype": "int8"}, ["backend", "not quantised"]),
     "plain text by another backend": (
         {**put("retention", {"wikitext": None}), "backend": "hf"},
-        ["retention.wikitext", "backend lofit"],
+        ["retention.wikitext", "backend packed"],
     ),
     "unknown protocol": (put("protocols", ["lm-eval"]), ["protocols", "'paper', 'harness' or 'open'"]),
     "task without a protocol": (put("protocols", ["harness"]), ["protocols: listops is scored under 'paper' only"]),

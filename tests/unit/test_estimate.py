@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from lofit.cli import app
 from lofit.config import load_config, parse_config
-from lofit.estimate import START_SECONDS, Cost, costs, task_sizes
-from lofit.runs import RunTable
+from lofit.plan.estimate import START_SECONDS, Cost, costs, task_sizes
+from lofit.plan.table import RunTable
 from lofit.sources.catalog import load_catalog
 from lofit.tasks import load_task, task_names
 

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from lofit.cli import app
 from lofit.errors import LofitError
-from lofit.evaluate import node as evaluate_node
-from lofit.runs import RunTable
+from lofit.nodes import evaluate as evaluate_node
+from lofit.plan.table import RunTable
 from lofit.tasks import task_folder
 from tests.fitted import find, fitted_table, tiny_config
 from tests.tiny import tiny_tokens

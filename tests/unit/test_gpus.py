@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lofit import gpus
+from lofit.cluster import gpus
 
 NODE = """
 import os, sys
-from lofit.gpus import take_gpus
+from lofit.cluster.gpus import take_gpus
 take_gpus(int(sys.argv[1]))
 print(os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("CUDA_DEVICE_ORDER"), flush=True)
 sys.stdin.read()
@@ -208,6 +208,6 @@ def test_the_device_is_the_gpu_where_the_installed_torch_can_use_one(
     (tmp_path / "torch" / "__init__.py").write_text("raise AssertionError('imported')\n")
     (tmp_path / "torch" / "version.py").write_text(f"from typing import Optional\ncuda: Optional[str] = {build!r}\n")
     env = os.environ | {"PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": given}
-    script = "from lofit.gpus import default_device; print(default_device())"
+    script = "from lofit.cluster.gpus import default_device; print(default_device())"
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == (expected, "")

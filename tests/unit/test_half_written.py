@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from lofit import experiments, recipes, registry
+from lofit import experiments, registry
+from lofit.config import recipes
 from lofit.errors import ConfigError, TaskError
-from lofit.experiments import spec
+from lofit.experiments import experiment as spec
+from lofit.plan.table import RunTable
 from lofit.report.expected import write_expected_table
-from lofit.runs import RunTable
 from lofit.sources import catalog
 from lofit.tasks import check_definition, load_task, task_folder, task_names
 from tests.unit.test_config import GOOD, parse_config
@@ -51,7 +52,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_whole_one_is_found(package: Path) -> None:
-    from lofit.methods.spec import Method
+    from lofit.methods.method import Method
 
     assert registry.module_names("own_methods") == ("new",)
     assert registry.load("own_methods", "new", "METHOD", Method).name == "base"
@@ -59,7 +60,7 @@ def test_a_whole_one_is_found(package: Path) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_damaged_module_is_named(name: str, package: Path) -> None:
-    from lofit.methods.spec import Method
+    from lofit.methods.method import Method
 
     text, message = MODULES[name]
     (package / "new.py").write_text(text)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from lofit.config import load_config, parse_config
-from lofit.resources import (
+from lofit.plan.nodes import EvalNode, FitNode
+from lofit.plan.resources import (
     LIGHT_MB,
     START_MINUTES,
     UNKNOWN_BILLIONS,
@@ -21,7 +22,7 @@ from lofit.resources import (
     memory_mb,
     runtime_minutes,
 )
-from lofit.runs import EvalNode, FitNode, RunTable
+from lofit.plan.table import RunTable
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS = {"n_train": 100, "n_validation": 20, "n_test": 50}

@@ -14,10 +14,11 @@ import pytest
 
 from lofit.config import parse_config
 from lofit.errors import ConfigError
-from lofit.evaluate import node as evaluate_node
-from lofit.fit import node as fit_node
-from lofit.localize import node as localize_node
-from lofit.runs import RunTable, TunedNode
+from lofit.nodes import evaluate as evaluate_node
+from lofit.nodes import fit as fit_node
+from lofit.nodes import localize as localize_node
+from lofit.plan.nodes import TunedNode
+from lofit.plan.table import RunTable
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
@@ -46,8 +47,8 @@ def test_fan_out_counts() -> None:
 
 def test_transfer_shares_the_diagonal_and_matches_folds() -> None:
     made = table()
-    pairs = [(n.heads_from.data.task, n.heads_from.data.fold, n.data.task, n.data.fold)
-             for n in made.fits.values() if n.heads_from and n.k == (27,) and n.seed == 1]  # fmt: skip
+    pairs = [(n.ranking.data.task, n.ranking.data.fold, n.data.task, n.data.fold)
+             for n in made.fits.values() if n.ranking and n.k == (27,) and n.seed == 1]  # fmt: skip
     assert len(pairs) == len(set(pairs)), "each pair once"
     assert ("truthfulqa", 1, "truthfulqa", 1) in pairs
     assert ("truthfulqa", 1, "truthfulqa", 0) not in pairs
@@ -174,7 +175,7 @@ def test_heads_of_another_task() -> None:
     methods = {"lofit": {"heads": {"task": "siqa", "k": [3]}}}
     made = table(methods=methods, seeds=[1], transfer=None)
     assert {node.data.task for node in made.localize.values()} == {"siqa"}
-    assert {(node.data.task, node.heads_from.data.fold) for node in made.fits.values() if node.heads_from} == {
+    assert {(node.data.task, node.ranking.data.fold) for node in made.fits.values() if node.ranking} == {
         ("listops", 0), ("siqa", 0), ("truthfulqa", 0),
     }  # fmt: skip
 

@@ -92,11 +92,11 @@ RUN = """
 import sys
 from pathlib import Path
 from lofit.config import load_config
-from lofit.evaluate import node as evaluate
+from lofit.nodes import evaluate
 from lofit.report.node import collect_results, write_outputs
 from lofit.report.page import write_report
-from lofit.runs import RunTable
-from lofit.sources import node as sources
+from lofit.plan.table import RunTable
+from lofit.nodes import prepare as sources
 config = load_config(Path("tiny.yaml"))
 table = RunTable(config.model_copy(update={"tasks": {"listops": config.tasks["listops"]}}))
 for data in table.data.values():

@@ -15,8 +15,8 @@ import yaml
 from typer.testing import CliRunner
 
 from lofit import cli
+from lofit.cluster.slurm import Job, cancel, orphans
 from lofit.errors import LofitError
-from lofit.slurm import Job, cancel, orphans
 
 REPOSITORY = Path(__file__).parents[2]
 SACCT = REPOSITORY / "workflow" / "slurm" / "sacct"

@@ -15,13 +15,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lofit import train
-from lofit.cli import app
+from lofit.cli import app, train
 from lofit.config import Config, load_config, parse_config
 from lofit.config.results import write_snapshot
 from lofit.errors import ConfigError, LofitError, TaskError
 from lofit.files import expanded, user_folder
-from lofit.runs import RunTable
+from lofit.plan.table import RunTable
 from lofit.sources.fetcher import Fetcher
 from lofit.tasks import load_task, prepare_task
 from tests.unit.test_config import GOOD, put

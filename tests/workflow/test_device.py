@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lofit.config import parse_config
-from lofit.runs import RunTable
+from lofit.plan.table import RunTable
 from tests.workflows import Workflow
 
 

@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lofit.cli.train import fetch
 from lofit.config import load_config, parse_config
-from lofit.runs import RunTable
-from lofit.train import fetch
+from lofit.plan.table import RunTable
 from tests.checkpoint import save_checkpoint
 from tests.fitted import run
 from tests.shown import LINES

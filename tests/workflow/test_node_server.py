@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from lofit import abandoned
+from lofit.cluster import watchdog as abandoned
 from lofit.files import read_json
-from lofit.fit.saved import checksums
+from lofit.models.adapters import checksums
 from lofit.node_server import client
 from lofit.node_server.server import LIBRARIES, MODEL
-from lofit.runs import RunTable
-from lofit.sources import node as sources
+from lofit.nodes import prepare as sources
+from lofit.plan.table import RunTable
 from tests.fitted import find, tiny_config
 from tests.workflows import REPOSITORY, TRAINING
 
@@ -56,7 +56,7 @@ class Nodes:
 
     def start(self, verb: str, method: str, **changes: str) -> subprocess.Popen[str]:
         fit = find(self.table, method)
-        run = fit.heads_from.id if verb == "localize" and fit.heads_from else fit.id
+        run = fit.ranking.id if verb == "localize" and fit.ranking else fit.id
         command = [sys.executable, "-m", "lofit", verb, "--run", run, "--threads", "1"]
         given: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
         return subprocess.Popen(command, env=self.environment(**changes), **given)

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from lofit.config import parse_config
+from lofit.nodes import prepare as source_node
+from lofit.plan.table import ALL, RunTable
 from lofit.report.collect import read_results
 from lofit.report.outputs import outputs
 from lofit.report.paths import results_path
-from lofit.runs import ALL, RunTable
-from lofit.sources import node as source_node
 from tests.checkpoint import save_checkpoint
 from tests.fitted import run
 

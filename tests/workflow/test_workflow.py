@@ -19,7 +19,7 @@ from lofit.config import load_config, parse_config
 from lofit.experiments import TABLES, builtin_names
 from lofit.files import read_json, read_jsonl, write_jsonl
 from lofit.methods import load_method
-from lofit.runs import RunTable
+from lofit.plan.table import RunTable
 from tests.checkpoint import save_checkpoint
 from tests.workflows import REPOSITORY, TRAINING, Workflow
 
@@ -62,7 +62,7 @@ def test_results_are_tidy_and_complete(workflow: Workflow) -> None:
 
 def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
     table, node = workflow.table(), workflow.fit("lofit")
-    run, ranking = workflow.path(table.run_dir(node)), node.heads_from
+    run, ranking = workflow.path(table.run_dir(node)), node.ranking
     assert ranking is not None
     report = read_json(run / "fit.json")
     assert report["status"] == "ok"

@@ -11,21 +11,22 @@ from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 
-from lofit.abandoned import VARIABLE as SNAKEMAKE
+from lofit.cluster.watchdog import VARIABLE as SNAKEMAKE
 from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.config import parse_config
 from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError, SourceError
-from lofit.evaluate.protocol import HARNESS, OPEN, table_name
-from lofit.expected import counterparts
+from lofit.spec.protocol import HARNESS, OPEN, table_name
+from lofit.plan.published import matching_runs
 from lofit.files import short_hash
-from lofit.localize.pairs import compares_tasks
+from lofit.plan.ranking_pairs import compares_tasks
 from lofit.methods import load_method
 from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.node_server.client import sweep
 from lofit.report.outputs import outputs
-from lofit.resources import LIGHT_MB, LIGHT_MINUTES, fetching_mb, fetching_minutes, memory_mb, runtime_minutes
-from lofit.runs import ActivationsNode, RunTable
+from lofit.plan.resources import LIGHT_MB, LIGHT_MINUTES, fetching_mb, fetching_minutes, memory_mb, runtime_minutes
+from lofit.plan.nodes import ActivationsNode
+from lofit.plan.table import RunTable
 from lofit.sources.models import model_files, state
 from lofit.strict_yaml import read_yaml
 
@@ -47,7 +48,7 @@ try:
         config["device"] = os.environ.get(DEVICE, "auto")
     CONFIG = parse_config(config, origin=str(CONFIGFILES[0]))
     TABLE = RunTable(CONFIG)
-    COUNTERPARTS = counterparts(TABLE)
+    COUNTERPARTS = matching_runs(TABLE)
 except ConfigError as error:
     sys.exit(f"error: {error}")
 validate(CONFIG.model_dump(mode="json"), "../schemas/config.schema.yaml", set_default=False)
@@ -186,15 +187,15 @@ def fit_inputs(wildcards):
     """What a fit node reads."""
     node = fit_node(wildcards)
     inputs = training_inputs(node)
-    if node.heads_from:
-        inputs["heads"] = ranking_files(node.heads_from)
+    if node.ranking:
+        inputs["heads"] = ranking_files(node.ranking)
     return inputs
 
 
 def choose_inputs(wildcards):
     """What a choose node reads: every candidate, and what ranking its heads took."""
     candidates = TABLE.find(TABLE.tuned, run_id(wildcards)).candidates
-    rankings = {node.heads_from.id: node.heads_from for node in candidates if node.heads_from}.values()
+    rankings = {node.ranking.id: node.ranking for node in candidates if node.ranking}.values()
     return {
         "fits": [path for node in candidates for path in fit_files(node)],
         "rankings": [path for node in rankings for path in ranking_files(node)],
@@ -249,7 +250,7 @@ def part_inputs(part):
     """What the scores of a part of the run table are gathered from."""
     evaluations = TABLE.part(part).values()
     fits = {node.fit.id: node.fit for node in evaluations}.values()
-    rankings = {fit.heads_from.id: fit.heads_from for fit in fits if fit.heads_from}.values()
+    rankings = {fit.ranking.id: fit.ranking for fit in fits if fit.ranking}.values()
     activations = {node.id: node for user in [*fits, *rankings] if (node := TABLE.activations_of(user))}.values()
     data = {node.id: node for entry in evaluations for node in (entry.data, entry.fit.data)}.values()
     return {
@@ -275,7 +276,7 @@ def figure_inputs(wildcards):
     """What a figure of an experiment is drawn from: rankings alone, or scores."""
     if CONFIG.experiment(wildcards.figure).kind != "layers":
         return collected(wildcards.figure)
-    rankings = {arm.fit.heads_from.id: arm.fit.heads_from for arm in TABLE.experiments[wildcards.figure]}
+    rankings = {arm.fit.ranking.id: arm.fit.ranking for arm in TABLE.experiments[wildcards.figure]}
     return [path for node in rankings.values() for path in ranking_files(node)]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Row, Task, TaskOptions, choice_row, list_field, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.official import official_splits
+from lofit.tasks.task import Row, Task, TaskOptions, choice_row, list_field, text_field
 
 LETTERS = ["A", "B", "C", "D", "E"]
 
@@ -38,7 +38,7 @@ TASK = Task(
         HubDataset(repo="deepmind/aqua_rat", revision=REVISION, config="raw", split="train"),
         render,
         test="test",
-        together="question",
+        group_by="question",
     ),
     overlap_key="question",
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Harness, Row, Task, choice_row, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.official import SharedTextOptions, labelled_choices, official_splits
+from lofit.tasks.task import Harness, Row, Task, choice_row, text_field
 
 REVISION = "210d026faf9955653af8916fad021475a3f00453"
 
@@ -29,7 +29,7 @@ TASK = Task(
         HubDataset(repo="allenai/ai2_arc", revision=REVISION, config="ARC-Challenge", split="train"),
         render,
         test="test",
-        together="prompt",
+        group_by="prompt",
     ),
     harness=Harness(("arc/arc_challenge.yaml",), "acc"),
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Harness, Row, Task, choice_row, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.official import SharedTextOptions, official_splits
+from lofit.tasks.task import Harness, Row, Task, choice_row, text_field
 
 CHOICES = ["no", "yes"]
 
@@ -36,7 +36,7 @@ TASK = Task(
         HubDataset(repo="google/boolq", revision=REVISION, config="default", split="train"),
         render,
         test="validation",
-        together="passage",
+        group_by="passage",
     ),
     overlap_key="passage",
     harness=Harness(("super_glue/boolq/default.yaml",), "acc"),

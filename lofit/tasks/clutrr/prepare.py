@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lofit.errors import TaskError
-from lofit.sources.spec import PinnedFile
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, text_field
+from lofit.sources.source import PinnedFile
+from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast, text_field
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher

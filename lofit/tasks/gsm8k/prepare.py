@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from lofit.errors import TaskError
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Harness, Row, Task, TaskOptions, contrast, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.numbers import parse, plain, wrong_numbers
 from lofit.tasks.official import official_splits
+from lofit.tasks.task import Harness, Row, Task, TaskOptions, contrast, text_field
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 
@@ -46,7 +46,7 @@ TASK = Task(
         HubDataset(repo="openai/gsm8k", revision=REVISION, config="main", split="train"),
         render,
         test="test",
-        together="prompt",
+        group_by="prompt",
     ),
     harness=Harness(("gsm8k/gsm8k.yaml",), "exact_match.flexible-extract"),
 )

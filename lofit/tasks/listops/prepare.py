@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from lofit.errors import TaskError
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast
 from lofit.tasks.listops.generator import draw_expression, text, value
+from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher

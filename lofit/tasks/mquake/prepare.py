@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
-from lofit.sources.spec import PinnedFile
-from lofit.tasks.base import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
+from lofit.sources.source import PinnedFile
+from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Harness, Row, Task, choice_row, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.official import SharedTextOptions, labelled_choices, official_splits
+from lofit.tasks.task import Harness, Row, Task, choice_row, text_field
 
 REVISION = "388097ea7776314e93a529163e0fea805b8a6454"
 
@@ -29,7 +29,7 @@ TASK = Task(
         HubDataset(repo="allenai/openbookqa", revision=REVISION, config="main", split="train"),
         render,
         test="test",
-        together="prompt",
+        group_by="prompt",
     ),
     harness=Harness(("openbookqa/openbookqa.yaml",), "acc"),
 )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
-from lofit.sources.spec import HubDataset, WheelFile
-from lofit.tasks.base import Harness, Row, Splits, Task, TaskOptions, choice_row, text_field
+from lofit.sources.source import HubDataset, WheelFile
 from lofit.tasks.splits import cut_by, with_ids
+from lofit.tasks.task import Harness, Row, Splits, Task, TaskOptions, choice_row, text_field
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Row, Task, TaskOptions, contrast, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.numbers import parse, plain, wrong_numbers
 from lofit.tasks.official import official_splits
+from lofit.tasks.task import Row, Task, TaskOptions, contrast, text_field
 
 REVISION = "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef"
 
@@ -40,6 +40,6 @@ TASK = Task(
         HubDataset(repo="ChilleD/SVAMP", revision=REVISION, config="default", split="train"),
         render,
         test="test",
-        together="prompt",
+        group_by="prompt",
     ),
 )

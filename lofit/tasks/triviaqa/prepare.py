@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Row, Task, TaskOptions, list_field, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.official import single_split
+from lofit.tasks.task import Row, Task, TaskOptions, list_field, text_field
 
 SOURCE = HubDataset(
     repo="mandarjoshi/trivia_qa",

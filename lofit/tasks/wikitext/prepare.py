@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Splits, Task, TaskOptions, text_field
+from lofit.sources.source import HubDataset
+from lofit.tasks.task import Splits, Task, TaskOptions, text_field
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lofit.errors import TaskError
-from lofit.sources.spec import HubDataset
-from lofit.tasks.base import Harness, Row, Task, TaskOptions, choice_row, text_field
+from lofit.sources.source import HubDataset
 from lofit.tasks.official import official_splits
+from lofit.tasks.task import Harness, Row, Task, TaskOptions, choice_row, text_field
 
 REVISION = "01e74176c63542e6b0bcb004dcdea22d94fb67b5"
 
@@ -43,7 +43,7 @@ TASK = Task(
         HubDataset(repo="allenai/winogrande", revision=REVISION, config="winogrande_xl", split="train"),
         render,
         test="validation",
-        together="sentence",
+        group_by="sentence",
     ),
     overlap_key="sentence",
     harness=Harness(("winogrande/default.yaml",), "acc"),

@@ -14,7 +14,7 @@ from lofit.activations.store import read_activations
 from lofit.errors import FitError
 from lofit.files import write_json
 from tests.by_hand import PROJECTIONS
-from tests.sessions import ROWS, dpo_row, session, workbench
+from tests.sessions import ROWS, dpo_row, fit_context, session
 from tests.tiny import FAMILIES
 
 
@@ -30,7 +30,7 @@ def test_texts_are_all_answers_of_training_and_validation_questions() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_last_token_of_every_head_and_layer(family: str, tmp_path: Path) -> None:
     opened = session(family)
-    bench = workbench(opened, tmp_path)
+    bench = fit_context(opened, tmp_path)
     texts = contrast_texts({"train": opened.train, "validation": opened.validation})
     path, width = PROJECTIONS[family]
     model = opened.model
@@ -68,7 +68,7 @@ def test_batch_size_does_not_matter(tmp_path: Path) -> None:
 
 def test_pairs_take_answers_of_a_question_in_order(tmp_path: Path) -> None:
     opened = session(objective="dpo", train=[dpo_row(i) for i in range(3)], validation=[dpo_row(7)])
-    activations = workbench(opened, tmp_path).activations
+    activations = fit_context(opened, tmp_path).activations
     assert activations.pairs("train").tolist() == [[0, 1], [3, 4], [6, 7]]
     assert activations.pairs("validation").tolist() == [[9, 10]]
     assert activations.among("train").sum() == 9
@@ -78,7 +78,7 @@ def test_pairs_take_answers_of_a_question_in_order(tmp_path: Path) -> None:
 def test_a_text_longer_than_the_model_reads_is_refused(tmp_path: Path) -> None:
     opened = session(overrides={"max_position_embeddings": 6})
     with pytest.raises(FitError, match=r"8 tokens exceed the 6 that the model reads"):
-        workbench(opened, tmp_path)
+        fit_context(opened, tmp_path)
 
 
 def test_a_failed_node_fails_what_reads_it(tmp_path: Path) -> None:

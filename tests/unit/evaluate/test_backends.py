@@ -14,12 +14,12 @@ from peft import get_peft_model
 
 from lofit.config import parse_config
 from lofit.errors import ConfigError, EditError, ReportError
-from lofit.evaluate import backends
-from lofit.evaluate import node as evaluate_node
+from lofit.evaluation import backends
 from lofit.interventions import LofitConfig
+from lofit.nodes import evaluate as evaluate_node
+from lofit.plan.table import RunTable
 from lofit.report.collect import collect
 from lofit.report.node import evaluated_run
-from lofit.runs import RunTable
 from tests.checkpoint import byte_tokenizer
 from tests.fitted import find, fitted_table, tiny_config
 from tests.tiny import tiny_model
@@ -70,16 +70,16 @@ def scored(folder: Path, backend: str, method: str) -> tuple[RunTable, Any, dict
 @pytest.mark.usefixtures("vllm")
 @pytest.mark.parametrize("method", ["base", "lofit", "full"])
 def test_every_backend_gives_the_same_answers_in_a_place_of_its_own(folder: Path, method: str) -> None:
-    found = {backend: scored(folder, backend, method) for backend in ("lofit", "hf", "vllm")}
+    found = {backend: scored(folder, backend, method) for backend in ("packed", "hf", "vllm")}
     assert len({table.eval_dir(node) for table, node, _, _ in found.values()}) == 3
     for backend, (_, _, results, said) in found.items():
         assert results["backend"] == results["run"]["backend"] == backend
-        assert results["metrics"] == found["lofit"][2]["metrics"]
-        assert said == found["lofit"][3]
+        assert results["metrics"] == found["packed"][2]["metrics"]
+        assert said == found["packed"][3]
 
 
 def test_backends_are_a_column_and_never_share_a_table(folder: Path) -> None:
-    ours, stock = (scored(folder, *which) for which in (("lofit", "base"), ("hf", "lofit")))
+    ours, stock = (scored(folder, *which) for which in (("packed", "base"), ("hf", "lofit")))
     runs = [evaluated_run(table, node) for table, node, _, _ in (ours, stock)]
     assert set(collect(runs[1:], folder / "results.parquet")["backend"]) == {"hf"}
     with pytest.raises(ReportError, match="hf and lofit, which must not share a table"):
@@ -87,7 +87,7 @@ def test_backends_are_a_column_and_never_share_a_table(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("vllm")
-@pytest.mark.parametrize(("backend", "reason"), [("hf", "set backend to lofit"), ("vllm", "cannot be merged")])
+@pytest.mark.parametrize(("backend", "reason"), [("hf", "set backend to packed"), ("vllm", "cannot be merged")])
 def test_an_edit_that_a_backend_cannot_apply_is_a_failed_node(folder: Path, backend: str, reason: str) -> None:
     *_, results, _ = scored(folder, backend, "iti")
     assert results["status"] == "failed"

@@ -9,7 +9,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from lofit.errors import TaskError
-from lofit.evaluate.contrast import TRUTHFUL, UNTRUTHFUL, ContrastLM, with_instruction
+from lofit.evaluation.contrast import TRUTHFUL, UNTRUTHFUL, ContrastLM, with_instruction
 from lofit.methods import load_method
 from tests.by_hand import PROJECTIONS
 from tests.checkpoint import byte_tokenizer

@@ -12,8 +12,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 
-from lofit.evaluate import generation
-from lofit.evaluate.lm import LocalizedLM
+from lofit.evaluation import generation
+from lofit.evaluation.lm import LocalizedLM
 from lofit.interventions import LofitConfig, LoreftConfig
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import FAMILIES, tiny_model
@@ -50,7 +50,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(len(prompts))
         return generate(model, prompts, *args)
 
-    monkeypatch.setattr("lofit.evaluate.lm.generate", counting)
+    monkeypatch.setattr("lofit.evaluation.lm.generate", counting)
     return seen
 
 

@@ -10,11 +10,11 @@ import torch
 from peft import get_peft_model
 
 from lofit.errors import TaskError
-from lofit.evaluate.harness import evaluate
-from lofit.evaluate.node import draw_shots
+from lofit.evaluation.harness import evaluate
 from lofit.files import write_jsonl
-from lofit.fit.session import load_model
 from lofit.interventions import LofitConfig
+from lofit.models.loading import load_model
+from lofit.nodes.evaluate import draw_shots
 from lofit.tasks import load_task
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model

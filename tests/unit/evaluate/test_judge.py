@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lofit.evaluate.judge import judge
-from lofit.fit.session import load_model, load_tokenizer
+from lofit.evaluation.judge import judge
+from lofit.models.loading import load_model, load_tokenizer
 from tests.checkpoint import save_checkpoint
 
 QUESTIONS = ["Is it so?", "Why?", "Where is it, and since when?", "Who?"]
@@ -28,7 +28,7 @@ def likelier_yes(folder: Path, prompt: str) -> bool:
 
 
 def test_each_judge_has_its_own_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lofit.evaluate.judge.YES", WORDS[0])
+    monkeypatch.setattr("lofit.evaluation.judge.YES", WORDS[0])
     folders = {kind: save_checkpoint(tmp_path / kind, seed=seed) for kind, seed in (("truth", 3), ("info", 7))}
     found = judge(folders, QUESTIONS, ANSWERS, device=torch.device("cpu"), dtype=torch.float32, batch_size=2)
     seen = set()

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 
-from lofit.evaluate import scoring
-from lofit.evaluate.lm import LocalizedLM
-from lofit.evaluate.prefixes import LEAST_ROWS, by_prefix, shared_prefix
-from lofit.evaluate.scoring import score_packed, score_rows
-from lofit.fit.examples import Example
+from lofit.evaluation import scoring
+from lofit.evaluation.lm import LocalizedLM
+from lofit.evaluation.prefixes import LEAST_ROWS, by_prefix, shared_prefix
+from lofit.evaluation.scoring import score_packed, score_rows
 from lofit.interventions import LofitConfig
+from lofit.models.encoding import Example
 from lofit.packing import support
 from lofit.packing.forward import answer_logits
-from lofit.packing.rows import apart, packed
-from lofit.packing.support import longest_packable, packing_holds
+from lofit.packing.rows import packed, unpacked
+from lofit.packing.support import longest_packable, supports_packing
 from lofit.packing.trie import Trie
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import FAMILIES, tiny_model
@@ -129,9 +129,9 @@ def disregard_block_masks(model: Any) -> None:
 
 def test_a_model_that_disregards_the_mask_is_found_out() -> None:
     model = tiny_model("llama", **SIZES)
-    assert packing_holds(model)
+    assert supports_packing(model)
     disregard_block_masks(model)
-    assert not packing_holds(model)
+    assert not supports_packing(model)
     assert_equal_scores(*lms(model))
 
 
@@ -142,15 +142,15 @@ def test_in_half_precision_too(dtype: torch.dtype, scale: float) -> None:
     model = tiny_model("llama", **SIZES).to(dtype)
     with torch.no_grad():
         model.lm_head.weight.mul_(scale)
-    assert packing_holds(model)
+    assert supports_packing(model)
     disregard_block_masks(model)
-    assert not packing_holds(model)
+    assert not supports_packing(model)
 
 
 def test_a_family_that_fails_on_a_block_mask_is_computed_text_by_text() -> None:
     model = tiny_model("openai-gpt", vocab_size=259, n_positions=512)  # takes a mask of two dimensions only
     assert longest_packable(model) > 0
-    assert not packing_holds(model)
+    assert not supports_packing(model)
     assert_equal_scores(*lms(model))
 
 
@@ -159,7 +159,7 @@ def test_a_want_of_memory_is_no_answer() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model.model, "forward", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
-            packing_holds(model)
+            supports_packing(model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -171,7 +171,7 @@ def test_edits_at_answer_positions_act_there_and_nowhere_else(family: str) -> No
     requests = [(pair, *stock._encode_pair(*pair)) for pair in PAIRS]
     found = ours._loglikelihood_tokens(requests, disable_tqdm=True)
     for (_, context, answer), (score, _) in zip(requests, found, strict=True):
-        rows = apart([Example(tuple(context + answer), len(context))], 0, torch.device("cpu"))
+        rows = unpacked([Example(tuple(context + answer), len(context))], 0, torch.device("cpu"))
         with torch.no_grad():
             table = answer_logits(model, rows)[0].log_softmax(-1)
         assert score == pytest.approx(float(table[rows.column, rows.label].sum()), abs=1e-4)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from lofit.evaluate import text
-from lofit.evaluate.text import score_text
+from lofit.evaluation import text
+from lofit.evaluation.text import score_text
 from lofit.interventions import LofitConfig, LoreftConfig
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tokenizers import normalizers
 
-from lofit.evaluate.harness import evaluate
-from lofit.evaluate.protocol import HARNESS, Protocol
+from lofit.evaluation.harness import evaluate
 from lofit.files import write_jsonl
+from lofit.spec.protocol import HARNESS, Protocol
 from lofit.tasks import load_task
 from lofit.tasks.answers import TIE, by_length, wins
-from lofit.tasks.own import own_task
+from lofit.tasks.custom import own_task
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model
 

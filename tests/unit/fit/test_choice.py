@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lofit import grid
-from lofit.config import parse_config
+from lofit.config import grid, parse_config
 from lofit.errors import ConfigError
-from lofit.evaluate import node as evaluate_node
 from lofit.files import read_json
-from lofit.fit import node as fit_node
-from lofit.forms import MethodConfig
+from lofit.nodes import evaluate as evaluate_node
+from lofit.nodes import fit as fit_node
+from lofit.plan.nodes import TunedNode
+from lofit.plan.table import MAIN, RunTable
 from lofit.report.node import collect_results, comparison
 from lofit.report.paths import results_path
 from lofit.report.search import search_table, write_search_table
-from lofit.runs import MAIN, RunTable, TunedNode
+from lofit.spec.base import MethodConfig
 from tests.fitted import fitted_table, tiny_config
 
 TRAINING = {"epochs": 1}

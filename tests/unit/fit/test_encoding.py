@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from lofit.activations.capture import encode_texts
 from lofit.errors import FitError
-from lofit.evaluate.finite import FiniteLM
-from lofit.evaluate.lm import LocalizedLM
-from lofit.evaluate.text import _windows as windows_of
-from lofit.fit.examples import encode, encode_rows, token_ids
+from lofit.evaluation.finite import FiniteLM
+from lofit.evaluation.lm import LocalizedLM
+from lofit.evaluation.text import _windows as windows_of
+from lofit.models.encoding import encode, encode_rows, token_ids
 from tests.tiny import tiny_model
 
 SPECIAL = ["<pad>", "<s>", "</s>"]

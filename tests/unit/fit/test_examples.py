@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lofit.errors import FitError, TaskError
-from lofit.fit.examples import encode, encode_rows
-from lofit.packing.rows import apart
+from lofit.models.encoding import encode, encode_rows
+from lofit.packing.rows import unpacked
 from tests.checkpoint import byte_tokenizer
 
 
@@ -68,7 +68,7 @@ def test_missing_field_is_named() -> None:
 def test_batch_is_left_padded_with_answers_last() -> None:
     tokenizer = byte_tokenizer()
     examples = [encode(tokenizer, "abc", "de"), encode(tokenizer, "a", "b")]
-    batch = apart(examples, 0, torch.device("cpu"))
+    batch = unpacked(examples, 0, torch.device("cpu"))
     a, b, c, d, e = tokenizer("abcde")["input_ids"]
     assert batch.input_ids.tolist() == [[a, b, c, d, e], [0, 0, 0, a, b]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]

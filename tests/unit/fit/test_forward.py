@@ -9,17 +9,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lofit.fit import forward as forwards
-from lofit.fit.examples import Example, Row
-from lofit.fit.forward import Forward
-from lofit.fit.params import ComputeParams, TrainParams
-from lofit.fit.prefix import decoder_layers, first_trained_layer
-from lofit.fit.session import Session
-from lofit.fit.trainer import train
 from lofit.interventions import LofitConfig, LoreftConfig
 from lofit.methods import load_method
+from lofit.models.encoding import Example, Row
+from lofit.models.session import Session
+from lofit.spec.hyperparameters import ComputeParams, TrainParams
+from lofit.training import forward as forwards
+from lofit.training.cached_prefix import decoder_layers, first_trained_layer
+from lofit.training.forward import Forward
+from lofit.training.trainer import train
 from tests.sessions import PAIRS as DPO
-from tests.sessions import session, workbench
+from tests.sessions import fit_context, session
 from tests.tiny import FAMILIES, tiny_model
 
 ROWS: list[Row] = [
@@ -162,7 +162,7 @@ def test_economies_of_memory_change_nothing(method: str, compute: dict[str, Any]
         if method == "jola":
             jola = load_method("jola")
             assert jola.fit is not None
-            return jola.fit(workbench(opened), jola.Params(lr=0.05, epochs=2, batch_size=3)).record["train_loss"]
+            return jola.fit(fit_context(opened), jola.Params(lr=0.05, epochs=2, batch_size=3)).record["train_loss"]
         config = LoreftConfig(rank=2, prefix=1, suffix=1) if method == "loreft" else offsets((0, 1), (2, 3))
         return train(opened, config, TrainParams(lr=1e-2, epochs=2, batch_size=3, l1=1e-3), "t").record["train_loss"]
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from lofit.fit.examples import Example, Row
-from lofit.fit.forward import Forward
-from lofit.fit.objectives import DpoObjective, SftObjective
+from lofit.models.encoding import Example, Row
+from lofit.training.forward import Forward
+from lofit.training.objectives import DpoObjective, SftObjective
 from tests.tiny import FAMILIES, tiny_model
 
 ROWS = [Example((5, 6, 7, 8, 9, 2), 4), Example((11, 12, 2), 1), Example((21, 22, 23, 24, 25, 26, 27, 2), 7)]

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from lofit.errors import ConfigError, EditError, FitError, LofitError
-from lofit.fit.outcome import outcome
+from lofit.nodes.status import record_failure
 from tests.cuda import Gpus
 
 
 def test_a_node_that_ends_well_reports_what_it_was_given() -> None:
-    with outcome() as report:
+    with record_failure() as report:
         report |= {"seconds": 1.0}
     assert report.pop("start_seconds") > 0
     assert report == {"status": "ok", "reason": None, "seconds": 1.0}
@@ -40,7 +40,7 @@ def test_a_node_that_ends_well_reports_what_it_was_given() -> None:
     ],
 )
 def test_its_own_failures_become_its_status_and_nothing_else_is_kept(error: Exception, reason: str) -> None:
-    with outcome() as report:
+    with record_failure() as report:
         report |= {"seconds": 1.0}
         raise error
     assert set(report) == {"status", "reason"}
@@ -62,7 +62,7 @@ def test_its_own_failures_become_its_status_and_nothing_else_is_kept(error: Exce
     ],
 )
 def test_bugs_and_mistakes_of_the_user_stay_loud(error: Exception) -> None:
-    with pytest.raises(type(error)), outcome():
+    with pytest.raises(type(error)), record_failure():
         raise error
 
 
@@ -71,7 +71,7 @@ FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 def test_want_of_memory_on_a_gpu_of_ones_own_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     Gpus(totals=[80e9, 80e9], free=[0.2e9, 60e9], reserved=[78.9e9, 19e9]).show(monkeypatch)
-    with outcome() as report:
+    with record_failure() as report:
         raise FULL
     assert report["reason"] == f"out of memory ({FULL})"
 
@@ -80,19 +80,22 @@ def test_want_of_memory_on_a_gpu_of_ones_own_is_a_result(monkeypatch: pytest.Mon
 def test_want_of_memory_beside_another_process_is_none(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed run is never computed again; this one must be."""
     Gpus(totals=[80e9, 80e9], free=[70e9, 0.5e9], reserved=[9e9, 38e9]).show(monkeypatch)
-    with pytest.raises(LofitError, match=r"while other processes hold 40\.0 GB of the GPU; run") as raised, outcome():
+    with (
+        pytest.raises(LofitError, match=r"while other processes hold 40\.0 GB of the GPU; run") as raised,
+        record_failure(),
+    ):
         raise error
     assert not isinstance(raised.value, FitError)
 
 
 def test_a_gpu_so_full_that_it_cannot_be_asked_is_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
     Gpus(totals=[80e9]).show(monkeypatch)
-    with pytest.raises(LofitError, match=r"^out of memory, and the GPU does not say who holds it"), outcome():
+    with pytest.raises(LofitError, match=r"^out of memory, and the GPU does not say who holds it"), record_failure():
         raise FULL
 
 
 def test_the_host_is_not_taken_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     Gpus(totals=[80e9], free=[0.0], reserved=[0.0]).show(monkeypatch)
-    with outcome() as report:
+    with record_failure() as report:
         raise MemoryError
     assert report["reason"] == "out of memory (host)"

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lofit.errors import FitError
-from lofit.evaluate import node as evaluate_node
-from lofit.export import export
 from lofit.files import read_json
-from lofit.fit.session import load_model, pick_dtype, precision_of
+from lofit.models.loading import load_model, pick_dtype, precision_of
+from lofit.nodes import evaluate as evaluate_node
+from lofit.nodes.export import export
 from tests.checkpoint import save_checkpoint
 from tests.fitted import find, fitted_table, tiny_config
 

@@ -13,11 +13,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lofit.errors import SourceError
-from lofit.evaluate import node as evaluate_node
-from lofit.evaluate.node import load_fitted
 from lofit.files import read_json, write_json
-from lofit.fit.saved import checksums, verify
 from lofit.interventions import LofitConfig
+from lofit.models.adapters import checksums, load_fitted, verify
+from lofit.nodes import evaluate as evaluate_node
 from tests.checkpoint import save_checkpoint
 from tests.fitted import find, fitted_table, tiny_config
 from tests.tiny import tiny_model

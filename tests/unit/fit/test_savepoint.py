@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from lofit.fit import trainer
-from lofit.fit.params import ComputeParams
-from lofit.fit.savepoint import SavePoint
-from lofit.fit.session import Session
-from lofit.fit.trainer import Fitted
 from lofit.methods import load_method
-from tests.sessions import PAIRS, ROWS, session, workbench
+from lofit.models.session import Session
+from lofit.spec.hyperparameters import ComputeParams
+from lofit.training import trainer
+from lofit.training.savepoint import SavePoint
+from lofit.training.trainer import Fitted
+from tests.sessions import PAIRS, ROWS, fit_context, session
 
 EPOCHS = 3
 
@@ -27,7 +27,7 @@ class Killed(BaseException):
 def fit(method: str, opened: Session) -> Fitted:
     found = load_method(method)
     assert found.fit is not None
-    bench = workbench(opened)
+    bench = fit_context(opened)
     return found.fit(bench, found.Params(lr=0.02, epochs=EPOCHS, batch_size=4, weight_decay=0.01))
 
 

@@ -11,14 +11,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lofit.errors import EditError, FitError, TaskError
-from lofit.fit import trainer
-from lofit.fit.params import ComputeParams
-from lofit.fit.trainer import Penalty, Validation, train
 from lofit.interventions import LofitConfig, head_norms
-from lofit.localize.lofit import Params as StepA
+from lofit.localizers.lofit import Params as StepA
 from lofit.methods import load_method
 from lofit.methods.lofit import Params as StepV
-from tests.sessions import PAIRS, session, workbench
+from lofit.spec.hyperparameters import ComputeParams
+from lofit.training import trainer
+from lofit.training.trainer import Penalty, Validation, train
+from tests.sessions import PAIRS, fit_context, session
 
 HEADS = [(1, 0), (2, 3)]
 
@@ -68,7 +68,7 @@ def test_lora_initialisation_depends_on_the_seed_alone() -> None:
     def weights(global_seed: int) -> torch.Tensor:
         torch.manual_seed(global_seed)
         assert method.fit is not None
-        fitted = method.fit(workbench(session()), params)
+        fitted = method.fit(fit_context(session()), params)
         return torch.cat([p.detach().flatten() for p in fitted.model.parameters() if p.requires_grad])
 
     assert torch.equal(weights(1), weights(2))
@@ -158,7 +158,7 @@ def test_a_method_the_family_cannot_take_is_refused_in_one_line() -> None:
     method = load_method("bitfit")
     assert method.fit is not None
     with pytest.raises(EditError, match=r"BeftConfig does not fit GPT2LMHeadModel: .*Conv1D"):
-        method.fit(workbench(session("gpt2")), method.Params(lr=0.1))
+        method.fit(fit_context(session("gpt2")), method.Params(lr=0.1))
 
 
 def test_an_edit_without_effect_is_refused() -> None:

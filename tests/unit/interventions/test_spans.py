@@ -10,13 +10,13 @@ from peft import PeftModel, get_peft_model
 from torch.testing import assert_close
 
 from lofit.errors import EditError
-from lofit.evaluate.lm import LocalizedLM, needs_spans
-from lofit.fit.examples import Example
+from lofit.evaluation.lm import LocalizedLM, needs_spans
 from lofit.interventions import LofitConfig, LoreftConfig
 from lofit.interventions.loreft.layer import LoreftEdit, orthonormal, prompt_ends
 from lofit.interventions.spans import current_spans, generation_spans, given_spans
+from lofit.models.encoding import Example
 from lofit.packing.forward import answer_logits
-from lofit.packing.rows import apart
+from lofit.packing.rows import unpacked
 from tests.by_hand import PROJECTIONS
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import FAMILIES, tiny_model
@@ -40,7 +40,7 @@ def loreft(family: str = "llama", **fields: Any) -> Any:
 
 
 def test_masks_of_a_padded_batch() -> None:
-    batch = apart(ROWS, 0, torch.device("cpu"))  # 7 columns; inputs are all tokens but the last
+    batch = unpacked(ROWS, 0, torch.device("cpu"))  # 7 columns; inputs are all tokens but the last
     with given_spans(batch.prompt, batch.answer):
         spans = current_spans(torch.zeros(3, 7, 1))
     assert spans.prompt.int().tolist() == [[0, 0, 1, 1, 1, 1, 0], [0, 0, 0, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0]]
@@ -63,7 +63,7 @@ def test_an_answer_edit_is_the_full_edit_at_the_answer_and_nothing_before(family
     for layer in (0, 2):
         module = model.get_base_model().get_submodule(path.format(layer)).base_layer
         module.register_forward_pre_hook(lambda m, a, layer=layer: seen.setdefault(layer, []).append(a[0].clone()))
-    batch = apart(ROWS, 0, torch.device("cpu"))
+    batch = unpacked(ROWS, 0, torch.device("cpu"))
     with torch.no_grad():
         answer_logits(model, batch)
         with model.disable_adapter():
@@ -117,7 +117,7 @@ def test_generation_equals_scoring_of_what_was_generated(make: Any, family: str)
         ids = tuple(out[row, start:].tolist())
         example = Example(ids, prompt.shape[1] - start)
         with torch.no_grad():
-            logits = answer_logits(model, apart([example], 0, torch.device("cpu")))
+            logits = answer_logits(model, unpacked([example], 0, torch.device("cpu")))
         assert logits[0].argmax(-1).tolist() == list(ids[example.answer_start :])
     with torch.no_grad(), model.disable_adapter():
         plain = model.generate(
@@ -149,7 +149,7 @@ def test_scores_through_the_harness_see_the_edit_and_without_one_are_those_of_th
 def test_loreft_is_its_formula_at_the_ends_of_the_prompt(family: str, share: bool) -> None:
     model = loreft(family, layers=[1], share=share)
     layers = PROJECTIONS[family][0].split(".{}")[0]
-    batch = apart(ROWS, 0, torch.device("cpu"))
+    batch = unpacked(ROWS, 0, torch.device("cpu"))
     parameters = dict(model.named_parameters())
     plain = tiny_model(family)
     first, last = prompt_ends(
@@ -184,7 +184,7 @@ def test_loreft_is_saved_counted_and_switched_like_any_adapter(tmp_path: Any) ->
     model = loreft(layers=[0, 2], share=False)
     size = 2 * 2 * (2 * 2 * 32 + 2)
     assert parameter_counts(model, foldable=False) == {"trained": size, "stored": size, "inference": size}
-    batch = apart(ROWS, 0, torch.device("cpu"))
+    batch = unpacked(ROWS, 0, torch.device("cpu"))
     with torch.no_grad():
         expected = answer_logits(model, batch)
         model.save_pretrained(tmp_path)
@@ -239,7 +239,7 @@ def test_loreft_is_unloaded_to_the_base_model() -> None:
 
 @pytest.mark.parametrize("make", ["answer_only", "loreft"])
 def test_the_harness_generates_with_the_edit_where_it_belongs(make: str, tmp_path: Any) -> None:
-    from lofit.evaluate.harness import evaluate
+    from lofit.evaluation.harness import evaluate
     from lofit.files import write_jsonl
     from lofit.tasks import load_task
 
@@ -255,7 +255,7 @@ def test_the_harness_generates_with_the_edit_where_it_belongs(make: str, tmp_pat
         prompt = tokenizer(row["prompt"])["input_ids"]
         ids = list(prompt)
         for _ in range(4):
-            batch = apart([Example((*ids, 2), len(prompt))], 0, torch.device("cpu"))  # any token may stand last
+            batch = unpacked([Example((*ids, 2), len(prompt))], 0, torch.device("cpu"))  # any token may stand last
             with torch.no_grad():
                 ids.append(int(answer_logits(model, batch)[0, -1].argmax()))
         expected = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).split("\n")[0]

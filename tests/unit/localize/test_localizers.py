@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lofit.fit.trainer import train
-from lofit.fit.workbench import Workbench
 from lofit.interventions import LofitConfig
-from lofit.localize import load_localizer, localizer_names
-from lofit.localize.ranking import rank_heads
+from lofit.localizers import load_localizer, localizer_names
+from lofit.rankings.ranking import rank_heads
+from lofit.training.context import FitContext
+from lofit.training.trainer import train
 from tests.by_hand import vectors_of
-from tests.sessions import session, workbench
+from tests.sessions import fit_context, session
 
 TRAINING = {"lr": 0.02, "epochs": 3, "batch_size": 4}
 
@@ -22,7 +22,7 @@ TRAINING = {"lr": 0.02, "epochs": 3, "batch_size": 4}
 def scores(name: str, folder: Path, **params: Any) -> np.ndarray:
     localizer = load_localizer(name)
     given = params or (TRAINING if "lr" in localizer.Params.model_fields else {})
-    values: np.ndarray = localizer.score(workbench(session(), folder), localizer.Params(**given)).values
+    values: np.ndarray = localizer.score(fit_context(session(), folder), localizer.Params(**given)).values
     return values
 
 
@@ -59,7 +59,7 @@ def test_random_heads_differ_by_seed_and_by_split_and_need_no_model() -> None:
         def no_model() -> Any:
             raise AssertionError("no model is needed")
 
-        bench = Workbench("t", name, seed, 30, 9, no_model)
+        bench = FitContext("t", name, seed, 30, 9, no_model)
         values: list[float] = localizer.score(bench, localizer.Params()).values.ravel().tolist()
         return values
 

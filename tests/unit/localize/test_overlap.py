@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lofit.localize.overlap import (
+from lofit.rankings.overlap import (
     expected_jaccard,
     jaccard,
     overlap_p_value,
@@ -16,7 +16,7 @@ from lofit.localize.overlap import (
     rank_correlation,
     shared_heads,
 )
-from lofit.localize.ranking import rank_heads
+from lofit.rankings.ranking import rank_heads
 
 FIRST = rank_heads(np.array([[4.0, 3.0], [2.0, 1.0]]))
 SECOND = rank_heads(np.array([[3.0, 1.0], [4.0, 2.0]]))

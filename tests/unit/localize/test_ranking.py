@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lofit.errors import FitError
-from lofit.localize.ranking import rank_heads, top_heads, write_ranking
+from lofit.rankings.ranking import rank_heads, top_heads, write_ranking
 
 
 def test_best_first_and_ties_to_the_lower_layer_then_head() -> None:

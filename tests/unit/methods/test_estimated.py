@@ -12,12 +12,12 @@ from torch.testing import assert_close
 
 from lofit.activations.reading import reading_vectors
 from lofit.errors import FitError
-from lofit.fit.trainer import Validation
 from lofit.methods import load_method
 from lofit.packing.forward import answer_logits
-from lofit.packing.rows import apart
+from lofit.packing.rows import unpacked
+from lofit.training.trainer import Validation
 from tests.by_hand import PROJECTIONS, edited, outputs_edited
-from tests.sessions import PAIRS, session, workbench
+from tests.sessions import PAIRS, fit_context, session
 from tests.tiny import tiny_model
 
 FAMILIES = ("llama", "gemma", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi", "olmo2")
@@ -32,14 +32,14 @@ def logits(model: Any) -> torch.Tensor:
 def fitted(name: str, folder: Path, opened: Any = None, k: tuple[int, ...] = (), **params: Any) -> Any:
     method = load_method(name)
     assert method.fit is not None
-    return method.fit(workbench(opened or session(), folder, k, SCORES), method.Params(**params))
+    return method.fit(fit_context(opened or session(), folder, k, SCORES), method.Params(**params))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_iti_shifts_heads_by_alpha_sigma_theta(family: str, tmp_path: Path) -> None:
     opened = session(family)
     result = fitted("iti", tmp_path, opened, (2,), alpha=(3.0,))
-    activations, offsets = workbench(session(family), tmp_path).activations, {}
+    activations, offsets = fit_context(session(family), tmp_path).activations, {}
     for layer, head in [(0, 1), (1, 0)]:
         train = activations.among("train")
         z = np.asarray(activations.heads[layer, train, head], dtype=np.float64)
@@ -61,7 +61,7 @@ def test_iti_shifts_heads_by_alpha_sigma_theta(family: str, tmp_path: Path) -> N
 def test_repe_adds_coefficient_times_norm_times_reading_vector(family: str, tmp_path: Path) -> None:
     opened = session(family)
     result = fitted("repe", tmp_path, opened, coefficient=(0.3,), layers=(0.67,))
-    vectors = reading_vectors(workbench(session(family), tmp_path).activations, "pca", seed=3)
+    vectors = reading_vectors(fit_context(session(family), tmp_path).activations, "pca", seed=3)
     layers = np.argsort(-vectors.accuracies, kind="stable")[:2].tolist()
     offsets = {
         layer: torch.tensor(0.3 * vectors.norms[layer] * vectors.directions[layer], dtype=torch.float32)
@@ -122,11 +122,11 @@ def test_an_edit_too_large_for_the_model_is_passed_over(tmp_path: Path) -> None:
 
 def test_answer_logits_see_the_edit(tmp_path: Path) -> None:
     # Guards the trap of an edit at the last position only, whose logits multiple-choice scoring never reads.
-    from lofit.fit.examples import encode
+    from lofit.models.encoding import encode
 
     opened = session()
     example = encode(opened.tokenizer, "2+2=", " 4")
-    batch = apart([example], 0, torch.device("cpu"))
+    batch = unpacked([example], 0, torch.device("cpu"))
     with torch.no_grad():
         before = answer_logits(opened.model, batch)
         after = answer_logits(fitted("iti", tmp_path, opened, (3,), alpha=(2.0,)).model, batch)

@@ -15,7 +15,7 @@ from lofit.interventions.tuner.gates import Gates, HardConcrete
 from lofit.methods import load_method
 from lofit.methods.jola import Params, penalty_weights
 from tests.by_hand import edited, vectors_of
-from tests.sessions import session, workbench
+from tests.sessions import fit_context, session
 from tests.tiny import tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens()
@@ -108,7 +108,7 @@ def test_fitting_trains_vectors_and_gates_and_stores_plain_vectors() -> None:
     assert method.fit is not None
 
     def run(**changes: Any) -> Any:
-        return method.fit(workbench(session()), Params(**({"lr": 0.02, "epochs": 6, "batch_size": 4} | changes)))
+        return method.fit(fit_context(session()), Params(**({"lr": 0.02, "epochs": 6, "batch_size": 4} | changes)))
 
     fitted = run()
     assert fitted.record["trained_params"] == 2 * 12 * (8 + 1)

@@ -14,12 +14,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from lofit.errors import EditError
-from lofit.fit.saved import load_adapter
-from lofit.fit.session import Session
-from lofit.fit.trainer import wrap
 from lofit.interventions.tuner.sites import linear_features
 from lofit.methods import ia3, load_method, lora, vera
-from tests.sessions import session, workbench
+from lofit.models.adapters import load_adapter
+from lofit.models.session import Session
+from lofit.training.trainer import wrap
+from tests.sessions import fit_context, session
 from tests.tiny import FAMILIES, tiny_tokens
 
 TEXT = {
@@ -95,7 +95,7 @@ def config_of(method: str, model: PreTrainedModel, **params: Any) -> Any:
     """What a method gives PEFT; rank 4 for those that have one."""
     kind = load_method(method).Params
     ranks = {"rank": 4} if "rank" in kind.model_fields else {}
-    bench = workbench(replace(session(), model=model))
+    bench = fit_context(replace(session(), model=model))
     return ADAPTERS[method](kind(lr=1, **ranks, **params), bench)
 
 
@@ -157,7 +157,7 @@ def test_it_is_fitted(name: str, method: str) -> None:
     found = load_method(method)
     assert found.fit is not None
     made = opened(name)
-    fitted = found.fit(workbench(made), found.Params(lr=0.02, epochs=1, batch_size=4))
+    fitted = found.fit(fit_context(made), found.Params(lr=0.02, epochs=1, batch_size=4))
     assert fitted.record["train_loss"]
     layers = LAYERS.get(name, "model.layers")
     assert targets(fitted.model)

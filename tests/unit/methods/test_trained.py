@@ -12,13 +12,13 @@ import yaml
 
 from lofit import methods
 from lofit.errors import EditError
-from lofit.evaluate.node import load_fitted
 from lofit.interventions import head_norms, parameter_counts
 from lofit.methods import load_method, method_names
+from lofit.models.adapters import load_fitted
 from lofit.packing.forward import answer_logits
-from lofit.packing.rows import apart
+from lofit.packing.rows import unpacked
 from tests.checkpoint import save_checkpoint
-from tests.sessions import session, workbench
+from tests.sessions import fit_context, session
 from tests.tiny import tiny_model
 
 L, H, D, d, KV, F = 3, 4, 32, 8, 16, 48  # layers, heads, hidden, head dimension, key-value width, feed-forward width
@@ -46,7 +46,7 @@ def fit(name: str, opened: Any, **changes: Any) -> Any:
     method = load_method(name)
     assert method.fit is not None
     values = {"lr": 0.02, "epochs": 6, "batch_size": 4} | changes
-    return method.fit(workbench(opened), method.Params(**values))
+    return method.fit(fit_context(opened), method.Params(**values))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -62,9 +62,9 @@ def test_it_learns_and_repeats_itself_and_counts_as_its_formula(name: str, tmp_p
     save_checkpoint(tmp_path / "model", max_position_embeddings=128)
     fitted.model.save_pretrained(tmp_path / "fitted")
     model = load_fitted(tmp_path / "model", tmp_path / "fitted", torch.device("cpu"), torch.float32)
-    from lofit.fit.examples import encode
+    from lofit.models.encoding import encode
 
-    batch = apart([encode(session().tokenizer, "3+3=", " 6")], 0, torch.device("cpu"))
+    batch = unpacked([encode(session().tokenizer, "3+3=", " 6")], 0, torch.device("cpu"))
     with torch.no_grad():
         assert torch.equal(answer_logits(model, batch), answer_logits(fitted.model, batch))
 
@@ -99,7 +99,7 @@ def test_lofit_trains_on_its_heads_alone(name: str, kinds: set[str], tmp_path: P
     scores = np.arange(12.0).reshape(L, H)  # the best three are heads 3, 2 and 1 of the last layer
     method, opened = load_method(name), session()
     assert method.fit is not None
-    bench = workbench(opened, tmp_path, k=(3,), scores=scores)
+    bench = fit_context(opened, tmp_path, k=(3,), scores=scores)
     fitted = method.fit(bench, method.Params(lr=0.02, epochs=3, batch_size=4))
     assert fitted.record["validation_loss"][-1] < fitted.record["validation_loss"][0]
     assert fitted.record["trained_params"] == parameter_counts(fitted.model)["stored"] == 3 * d * len(kinds)

@@ -12,8 +12,8 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from peft import LoraConfig, PeftConfig, get_peft_model
 
-from lofit.fit.examples import Example
 from lofit.interventions import LofitConfig
+from lofit.models.encoding import Example
 from lofit.packing.forward import answer_log_probs, prefill, repeated
 from lofit.packing.rows import packed
 from lofit.packing.tail import Tail

@@ -12,10 +12,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from lofit.fit.examples import Example, Row
-from lofit.fit.prefix import PrefixStore
+from lofit.models.encoding import Example, Row
 from lofit.packing.rows import packed, sent
 from lofit.packing.trie import Trie
+from lofit.training.cached_prefix import PrefixStore
 
 ROWS: list[Row] = [(Example((5, 6, 7, 8, 2), 3),), (Example((11, 12, 2), 1),)]
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lofit.fit.examples import Example
-from lofit.packing.rows import apart, fill, packed
+from lofit.models.encoding import Example
+from lofit.packing.rows import fill, packed, unpacked
 from lofit.packing.trie import Role, Trie
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_packed_rows_hold_every_token_of_every_text(groups: list[list[Example]])
 
 @given(st.lists(TEXT, min_size=1, max_size=5))
 def test_texts_apart_end_in_the_last_column(texts: list[Example]) -> None:
-    rows = apart(texts, 9, CPU)
+    rows = unpacked(texts, 9, CPU)
     for row, text in enumerate(texts):
         length = len(text.ids) - 1
         assert rows.input_ids[row].tolist() == [9] * (rows.input_ids.shape[1] - length) + list(text.ids[:-1])

@@ -9,10 +9,10 @@ import pytest
 
 from lofit.config import NAME, load_config, parse_config
 from lofit.errors import ConfigError
-from lofit.expected import COLUMNS, FOLDER, NO_COUNTERPART, TRAINED, counterparts, read_published
 from lofit.methods import method_names
+from lofit.plan.published import COLUMNS, FOLDER, NO_COUNTERPART, TRAINED, matching_runs, read_published
+from lofit.plan.table import MAIN, RunTable
 from lofit.report.expected import our_mean
-from lofit.runs import MAIN, RunTable
 from lofit.sources.catalog import load_catalog
 from lofit.tasks import load_task
 
@@ -200,7 +200,7 @@ def test_only_rows_trained_as_ours_are_counterparts() -> None:
     methods = ("base", "iti", "red", "lofit", "lora", "repe_contrast")
     raw = {"models": [name], "tasks": {"truthfulqa": None}, "methods": dict.fromkeys(methods)}
     raw["model_sources"] = {name: load_catalog()["llama-2-7b"].model_dump(mode="json")}
-    pairs = counterparts(RunTable(parse_config(raw)))
+    pairs = matching_runs(RunTable(parse_config(raw)))
     assert sorted({(row.method, row.value) for row, _ in pairs}) == [  # lofit at two numbers of heads
         ("base", 31.33), ("base", 33.66), ("base", 34), ("base", 51), ("base", 51.29),
         ("iti", 34.64), ("iti", 40), ("iti", 40.27), ("iti", 51.55), ("iti", 58), ("iti", 59.52),
@@ -212,11 +212,11 @@ def test_only_rows_trained_as_ours_are_counterparts() -> None:
 
 def test_counterparts_have_the_model_the_method_and_all_tasks() -> None:
     table = RunTable(load_config(CONFIG / "paper.yaml"))
-    pairs = counterparts(table)
+    pairs = matching_runs(table)
     assert len(pairs) == 3 * 3 + 3
     for row, fits in pairs:
         assert {fit.model for fit in fits} == {row.model}
         assert set(row.tasks) <= {fit.data.task for fit in fits}
         assert len({fit.k for fit in fits}) == 1
-    assert len(counterparts(RunTable(load_config(CONFIG / "modern.yaml")))) == 2 * 4 * 4
-    assert not counterparts(RunTable(load_config(CONFIG / "laptop.yaml")))
+    assert len(matching_runs(RunTable(load_config(CONFIG / "modern.yaml")))) == 2 * 4 * 4
+    assert not matching_runs(RunTable(load_config(CONFIG / "laptop.yaml")))

@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 from lofit.cli import app
 from lofit.config import parse_config
 from lofit.errors import ConfigError
-from lofit.evaluate import node as evaluate_node
 from lofit.experiments import builtin_names
 from lofit.files import atomic_path, write_json
-from lofit.localize.ranking import rank_heads, top_heads
+from lofit.nodes import evaluate as evaluate_node
+from lofit.plan.table import ALL, RunTable
+from lofit.rankings.ranking import rank_heads, top_heads
 from lofit.report import experiments
 from lofit.report.compare import compare, markdown
 from lofit.report.experiments import layer_counts, write_experiment
@@ -30,7 +31,6 @@ from lofit.report.figures import draw_curves, draw_layers, draw_pareto
 from lofit.report.node import collect_results, comparison
 from lofit.report.paths import results_path
 from lofit.report.style import save_figure
-from lofit.runs import ALL, RunTable
 from tests.fitted import fitted_table, tiny_config
 from tests.unit.report import frames
 from tests.unit.report.frames import plain, scored
@@ -123,8 +123,8 @@ def test_layers_are_those_of_the_rankings(table: RunTable) -> None:
     counts = found["share"]
     expected = np.zeros(3)
     for arm in table.experiments["layers"]:
-        assert arm.fit.heads_from
-        for layer, _ in top_heads(table.localize_dir(arm.fit.heads_from) / "heads.parquet", 3):
+        assert arm.fit.ranking
+        for layer, _ in top_heads(table.localize_dir(arm.fit.ranking) / "heads.parquet", 3):
             expected[layer] += 1 / 6
     assert counts.to_numpy() == pytest.approx(expected)
     assert counts.sum() == pytest.approx(1)

@@ -15,10 +15,10 @@ from matplotlib.text import Text
 
 from lofit.config import parse_config
 from lofit.files import atomic_path, write_json
-from lofit.localize.pairs import comparable_pairs, compares_tasks, setting
-from lofit.localize.ranking import rank_heads
+from lofit.plan.ranking_pairs import comparable_pairs, compares_tasks, setting
+from lofit.plan.table import RunTable
+from lofit.rankings.ranking import rank_heads
 from lofit.report.overlap import overlap_matrix, overlap_pairs, write_overlap
-from lofit.runs import RunTable
 from tests.fitted import tiny_config
 
 HEADS = {"k": [2, 4]}

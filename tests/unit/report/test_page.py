@@ -16,11 +16,11 @@ from matplotlib.image import imread
 
 from lofit.config import load_config
 from lofit.errors import ReportError
-from lofit.evaluate import node as evaluate_node
+from lofit.nodes import evaluate as evaluate_node
+from lofit.plan.table import RunTable
 from lofit.report.node import collect_results, write_outputs
 from lofit.report.outputs import outputs
 from lofit.report.page import write_report
-from lofit.runs import RunTable
 from tests.fitted import fitted_table, tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

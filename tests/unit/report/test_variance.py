@@ -12,12 +12,12 @@ import pytest
 
 from lofit.config import parse_config
 from lofit.errors import ConfigError
-from lofit.evaluate import node as evaluate_node
+from lofit.nodes import evaluate as evaluate_node
+from lofit.plan.table import RunTable
 from lofit.report.experiments import write_experiment
 from lofit.report.node import collect_results
 from lofit.report.paths import results_path
 from lofit.report.variance import variance_table
-from lofit.runs import RunTable
 from tests.fitted import fitted_table, tiny_config
 
 TRAINING = {"epochs": 1, "lr": 0.05}
@@ -39,7 +39,7 @@ def test_subsets_and_training_seeds_are_crossed(tmp_path: Path) -> None:
     assert sorted((fit.seed, fit.own_seed) for fit in crossed) == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert len(made.data) == 2
     adapters = {(made.run_dir(fit) / "adapter" / "adapter_model.safetensors").read_bytes() for fit in crossed}
-    rankings = {(made.localize_dir(fit.heads_from) / "heads.parquet").read_bytes() for fit in crossed if fit.heads_from}
+    rankings = {(made.localize_dir(fit.ranking) / "heads.parquet").read_bytes() for fit in crossed if fit.ranking}
     assert len(adapters) == len(rankings) == 4
     for node in made.evaluations.values():
         evaluate_node.run(made, node)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lofit.sources.catalog import load_catalog
-from lofit.sources.spec import HubModel
+from lofit.sources.source import HubModel
 
 ROOT = Path(__file__).parents[3]
 

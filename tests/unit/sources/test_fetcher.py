@@ -9,7 +9,7 @@ import pytest
 
 from lofit.errors import SourceError
 from lofit.sources.fetcher import Fetcher
-from lofit.sources.spec import HubDataset, PinnedFile, WheelFile
+from lofit.sources.source import HubDataset, PinnedFile, WheelFile
 
 ROWS = HubDataset(repo="owner/data", revision="main", config="main", split="test")
 

@@ -35,7 +35,7 @@ from pathlib import Path
 from lofit.errors import SourceError
 from lofit.sources.fetcher import Fetcher
 from lofit.sources.models import fetch_model
-from lofit.sources.spec import HubDataset, HubModel
+from lofit.sources.source import HubDataset, HubModel
 answers = []
 for case in json.loads(sys.argv[1]):
     work = Path(case.pop("work"))

@@ -12,7 +12,7 @@ import pytest
 
 from lofit.errors import ConfigError, SourceError
 from lofit.sources.models import fetch_model, is_current, model_size, state
-from lofit.sources.spec import LocalModel, PypiGgufModel
+from lofit.sources.source import LocalModel, PypiGgufModel
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from lofit.sources.spec import HubDataset, HubModel, LocalModel, ModelSource, PinnedFile, PypiGgufModel, WheelFile
+from lofit.sources.source import HubDataset, HubModel, LocalModel, ModelSource, PinnedFile, PypiGgufModel, WheelFile
 
 SHA = "ab" * 32
 

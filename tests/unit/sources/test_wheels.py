@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lofit.errors import SourceError
-from lofit.sources.spec import WheelFile
+from lofit.sources.source import WheelFile
 from lofit.sources.wheels import fetch_wheel_member, unpack_member
 
 

@@ -65,7 +65,7 @@ def score(tmp_path: Path) -> Callable:
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
-    from lofit.evaluate.harness import RowsTask
+    from lofit.evaluation.harness import RowsTask
 
     def run(name: str, rows: list[dict], outputs: list) -> tuple[dict[str, float], list[dict[str, float]]]:
         by_id = {row["id"]: output for row, output in zip(rows, outputs, strict=True)}

@@ -12,9 +12,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks.manager import load_yaml
 
-from lofit.evaluate.harness import evaluate
-from lofit.evaluate.protocol import HARNESS
+from lofit.evaluation.harness import evaluate
 from lofit.files import write_jsonl
+from lofit.spec.protocol import HARNESS
 from lofit.tasks import Task, load_task, task_names
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model

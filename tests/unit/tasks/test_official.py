@@ -16,9 +16,9 @@ from lm_eval.tasks.manager import load_yaml
 from lm_eval.utils import apply_template
 
 from lofit.errors import TaskError
-from lofit.evaluate.harness import evaluate
-from lofit.evaluate.protocol import HARNESS
+from lofit.evaluation.harness import evaluate
 from lofit.files import write_jsonl
+from lofit.spec.protocol import HARNESS
 from lofit.tasks import load_task
 from lofit.tasks.numbers import parse, plain, wrong_numbers
 from tests.checkpoint import byte_tokenizer

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from lofit.errors import TaskError
-from lofit.evaluate.harness import RowsTask
+from lofit.evaluation.harness import RowsTask
 from lofit.files import write_jsonl
 from lofit.tasks import Task, lm_eval_config, load_task, prepare_task
-from lofit.tasks.own import own_task
+from lofit.tasks.custom import own_task
 from lofit.tasks.splits import check_splits
 
 SUMS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(20)]

@@ -1,0 +1,143 @@
+"""A small comparison without the workflow: every node of a configuration, one after the other."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lofit.cluster.watchdog import VARIABLE as OWNER
+from lofit.config import Config, parse_config
+from lofit.config.results import snapshot_path, write_snapshot
+from lofit.errors import ConfigError
+from lofit.files import expanded
+from lofit.methods import load_method
+from lofit.node_server.client import VARIABLE as NODE_SERVER
+from lofit.plan.table import RunTable
+from lofit.sources.catalog import load_catalog
+from lofit.sources.models import is_current, model_size
+from lofit.tasks import task_names
+
+
+def configuration(
+    task_dir: Path,
+    model: str,
+    methods: Sequence[str],
+    k: float,
+    seed: int,
+    out: Path,
+    data_mirror: Path | None,
+    overlap: Literal["refuse", "replace", "keep"] = "refuse",
+) -> Config:
+    """The configuration of methods, and the base model, on a task of one's own.
+
+    Args:
+        task_dir: folder of JSON lines, or a YAML file that names them.
+        model: a name of the catalogue, or a transformers folder.
+        methods: what to fit.
+        k: heads that methods with selected heads edit: their number, or their share.
+        seed: of training.
+        out: folder for everything that is written.
+        data_mirror: folder that stands in for the network.
+        overlap: what is done with prompts that training rows share with validation or test.
+
+    Raises:
+        ConfigError: the model is unknown, its folder holds none, or the number of heads is none.
+        SourceError: the model's configuration is damaged, or does not tell its size.
+    """
+    if not (0 < k <= 1 or (k > 1 and float(k).is_integer())):
+        raise ConfigError(f"--k {k:g}: give a whole number of heads, or a share of them between 0 and 1")
+    task_dir, model_dir, out = expanded(task_dir), expanded(Path(model)), expanded(out)
+    name = _name(task_dir.stem if task_dir.is_file() else task_dir.resolve().name, "task")
+    name = f"my-{name}" if name in task_names() else name
+    raw: dict[str, Any] = {
+        "models": [model],
+        "tasks": {name: {"path": str(task_dir), "options": {"overlap": overlap}}},
+        "methods": {"base": None} | {method: _with_heads(method, k) for method in methods},
+        "seeds": [seed],
+        "results": str(out),
+        "resources": str(out / "resources"),
+        "data_mirror": str(expanded(data_mirror)) if data_mirror else None,
+    }
+    if model not in load_catalog() and model_dir.is_dir():
+        name = _name(model_dir.resolve().name, "model")
+        raw |= {"models": [name], "model_sources": {name: _model_source(expanded(model_dir.resolve()))}}
+    return parse_config(raw, "train")
+
+
+def _name(folder: str, otherwise: str) -> str:
+    """What a folder is called in tables and paths, where blanks and letters beyond ASCII have no place."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", folder).lstrip("_.-")[:100].rstrip("-") or otherwise
+
+
+def _with_heads(method: str, k: float) -> dict[str, Any] | None:
+    from lofit.methods import method_names
+
+    if method not in method_names() or not load_method(method).localizer:
+        return None
+    return {"heads": {"k": [int(k) if k >= 1 else k]}}
+
+
+def _model_source(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder}/config.json cannot be read (there is none); give a transformers folder")
+    n_layers, n_heads = model_size(folder)
+    return {"source": {"kind": "local", "path": str(folder)}, "n_layers": n_layers, "n_heads": n_heads}
+
+
+def fetch(table: RunTable) -> None:
+    """Fetch the models that are not there yet, or have changed since, and prepare the data."""
+    from lofit.nodes import prepare as sources
+
+    write_snapshot(table.config)
+    for model in table.config.models:
+        if not is_current(table.config.model_entry(model).source, table.model_dir(model)):
+            sources.fetch(table, model)
+    for data in table.data.values():
+        sources.prepare(table, data)  # own files may have changed
+
+
+def run(table: RunTable, threads: int = 1) -> None:
+    """Run every node that computes, each in a process of its own, and write the tables, the figures and the report.
+
+    Args:
+        table: of a configuration whose models and data are there (:func:`fetch`).
+        threads: CPU threads of a node.
+
+    Raises:
+        SystemExit: a node did not run; it has said why, and this is its exit status.
+    """
+    from lofit.report.node import collect_results, write_outputs
+
+    def node(verb: str, run: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", "lofit", verb, "--run", run, *arguments]
+        if status := subprocess.run(command, env=environment, check=False).returncode:
+            sys.exit(status)
+
+    results = table.config.results.absolute()
+    environment = os.environ | {
+        OWNER: str(os.getpid()),  # nodes and their servers end with this process
+        "LOFIT_CONFIG": str(snapshot_path(table.config).absolute()),
+    }
+    if table.config.node_server:
+        environment[NODE_SERVER] = str(results / "logs" / "servers")
+    computing = ["--threads", str(threads)]
+    for reading in table.activations:
+        node("activations", reading, *computing)
+    for ranking in table.localize:
+        node("localize", ranking, *computing)
+    for fitted in table.fits.values():
+        if load_method(fitted.method).fit and fitted.id not in table.tuned:
+            node("fit", fitted.id, *computing)
+    for tuned in table.tuned:
+        node("choose", tuned)
+    for scored in table.evaluations.values():
+        where = ["--on", scored.data.task, "--fold", str(scored.data.fold), "--protocol", scored.protocol]
+        node("evaluate", scored.fit.id, *where, *computing)
+    for part in table.parts():
+        collect_results(table, part)
+    write_outputs(table)

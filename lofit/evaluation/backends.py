@@ -1,0 +1,94 @@
+"""What computes a model's scores: lm-eval's model classes, by their names in configurations."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.hooks import remove_hook_from_module
+from lm_eval.api.model import LM
+from lm_eval.api.registry import get_model
+from peft import PeftModel
+
+from lofit.errors import ConfigError, EditError
+from lofit.evaluation.finite import FiniteLM, OneEncoding
+from lofit.evaluation.lm import LocalizedLM
+from lofit.files import read_json
+from lofit.interventions import export_merged
+from lofit.interventions.spans import counts_tokens, needs_spans
+from lofit.models.loading import precision_of
+from lofit.spec.protocol import PACKED, STOCK, VLLM, Backend
+
+
+@contextlib.contextmanager
+def model_class(backend: Backend) -> Iterator[Callable[..., LM]]:
+    """What makes lm-eval's model of a model, a tokenizer and a batch size, given as those of ``HFLM``.
+
+    Raises:
+        ConfigError: vllm is asked for and not installed.
+    """
+    if backend == PACKED:
+        yield LocalizedLM
+    elif backend == STOCK:
+        yield _stock
+    else:
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError("backend: vllm is not installed; pip install 'lm-eval[vllm]', or set backend to packed")
+        with tempfile.TemporaryDirectory(prefix="lofit-vllm-") as folder:
+            yield partial(_exported, Path(folder) / "checkpoint")
+
+
+def _stock(pretrained: Any, **kwargs: Any) -> LM:
+    if needs_spans(pretrained) or counts_tokens(pretrained):
+        raise EditError("lm-eval's hf cannot tell the prompt from the answer, as this edit must; set backend to packed")
+    return FiniteLM(pretrained=pretrained, **kwargs)
+
+
+def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
+    """A plain checkpoint of the model, in lm-eval's ``vllm`` on all GPUs there are; the model itself leaves them."""
+    dtype = precision_of(pretrained)
+    if isinstance(pretrained, PeftModel):
+        export_merged(pretrained, folder, tokenizer)
+        _require_readable(folder, pretrained.config)
+    else:
+        pretrained.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    _leave_gpus(pretrained)
+    made: Any = type("VLLM", (OneEncoding, get_model(VLLM)), {})
+    gpus = max(1, torch.cuda.device_count())
+    return made(pretrained=str(folder), dtype=dtype, batch_size="auto", tensor_parallel_size=gpus)
+
+
+def _leave_gpus(model: Any) -> None:
+    """Give back the GPU memory of a model: the engine claims nine tenths of each GPU, and counts what is in use."""
+    for module in model.modules():
+        if "_hf_hook" in vars(module):  # of a model that is spread over GPUs; PEFT's wrappers show those of others
+            remove_hook_from_module(module)
+    model.to("cpu")
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _require_readable(folder: Path, config: Any) -> None:
+    """Refuse a checkpoint whose folded edit vLLM would drop in silence.
+
+    Of the families whose configuration can add biases, vLLM heeds that for Llama alone (its gemma.py, qwen3.py and
+    olmo2.py build the output projection without one, and its loader passes over a bias without a place).
+
+    Raises:
+        EditError: it is such a checkpoint.
+    """
+    written, before = read_json(folder / "config.json"), config.get_text_config().to_dict()
+    text = written.get("text_config", written)
+    added = [key for key, value in text.items() if "bias" in key and value is True and not before.get(key)]
+    if added and written["architectures"] != ["LlamaForCausalLM"]:
+        raise EditError(
+            f"vllm has no place for this edit's bias in {written['architectures'][0]}; set backend to packed"
+        )

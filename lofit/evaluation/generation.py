@@ -1,0 +1,225 @@
+"""Greedy generation for many prompts that begin alike.
+
+Prompts that share a beginning share a row of the first forward pass (:mod:`lofit.packing`), after which every prompt
+gets its own keys and values; decoding then runs on more rows at once, and those that are done leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from lofit.evaluation.finite import require_finite
+from lofit.evaluation.prefixes import LEAST_PREFIX, shared_prefix
+from lofit.interventions.spans import given_spans
+from lofit.models.encoding import Example
+from lofit.packing.forward import KeyValues, answer_logits, prefill, repeated
+from lofit.packing.rows import fill, packed
+from lofit.packing.tail import Tail
+from lofit.packing.trie import Trie
+
+# Prompts that are decoded together, per row of a forward pass on prompts: decoding needs far less memory per row.
+DECODED_PER_ROW = 4
+# Prompts join a row if they share this part of their tokens with the one before.
+LEAST_SHARED = 0.25
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: Sequence[tuple[int, ...]],
+    n_tokens: int,
+    is_done: Callable[[list[int]], bool],
+    eos: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+) -> Iterator[tuple[int, list[int]]]:
+    """Continue each prompt greedily.
+
+    Args:
+        model: one for which :func:`lofit.packing.support.supports_packing`, prompts and continuations within its
+            ``longest_packable``.
+        prompts: token ids, distinct.
+        n_tokens: most tokens to generate.
+        is_done: whether a continuation needs no further token.
+        eos: tokens that end a continuation, and are the last of it.
+        pad_id: any token.
+        batch_size: most rows in a forward pass on prompts.
+
+    Yields:
+        The index of a prompt, and its continuation.
+
+    Raises:
+        FitError: a prediction is not finite.
+    """
+    prefix = shared_prefix([Example((*prompt, pad_id), len(prompt)) for prompt in prompts])
+    if prefix < LEAST_PREFIX:
+        prefix = 0
+    cached = prefill(model, prompts[0][:prefix])
+    for batch in _batches(prompts, prefix, batch_size):
+        yield from _decode(model, batch, prompts, prefix, cached, (n_tokens, is_done, eos), pad_id, batch_size)
+
+
+def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -> Iterator[list[list[int]]]:
+    """Families of prompts that share a row; longest families first, like sizes together."""
+    families: list[list[int]] = []
+    for i in sorted(range(len(prompts)), key=lambda i: prompts[i]):
+        before = prompts[families[-1][-1]] if families else ()
+        shared = next((n for n, (a, b) in enumerate(zip(before, prompts[i], strict=False)) if a != b), len(before))
+        if families and len(families[-1]) < batch_size and shared - prefix >= LEAST_SHARED * (len(prompts[i]) - prefix):
+            families[-1].append(i)
+        else:
+            families.append([i])
+    families.sort(key=lambda family: (-max(len(prompts[i]) for i in family), family))
+    batch: list[list[int]] = []
+    for family in families:
+        if batch and sum(map(len, batch)) + len(family) > DECODED_PER_ROW * batch_size:
+            yield batch
+            batch = []
+        batch.append(family)
+    if batch:
+        yield batch
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values with room for what is going to be generated, so that nothing is copied at each step."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int) -> None:
+        super().__init__()
+        self._room = [torch.cat([x, x.new_zeros(*x.shape[:2], room, x.shape[3])], 2) for x in (keys, values)]
+        self._length = keys.shape[2]
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (x[:, :, : self._length] for x in self._room)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append, and return all there is."""
+        end = self._length + key_states.shape[2]
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, self._length : end] = new
+        self._length = end
+        self._show()
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drop all other rows."""
+        self._room = [x[rows.to(x.device)] for x in self._room]
+        self._show()
+
+
+def _decode(
+    model: Any,
+    families: Sequence[Sequence[int]],
+    prompts: Sequence[tuple[int, ...]],
+    prefix: int,
+    cached: KeyValues,
+    until: tuple[int, Callable[[list[int]], bool], Sequence[int]],
+    pad_id: int,
+    batch_size: int,
+) -> Iterator[tuple[int, list[int]]]:
+    n_tokens, is_done, eos = until
+    longest = max(len(prompts[i]) for family in families for i in family)
+    order, logits, layers = _read_prompts(model, families, prompts, prefix, cached, longest, pad_id, batch_size)
+    cache = DynamicCache()
+    while layers:  # each layer's keys and values are let go once they are copied
+        cache.layers.append(_Roomy(*layers.pop(0), n_tokens))
+    lengths = torch.tensor([len(prompts[i]) for i in order], device=logits.device)
+    mask = (torch.arange(longest, device=logits.device) >= longest - lengths[:, None]).long()
+    tokens = _likeliest(logits)
+    found: dict[int, list[int]] = {i: [] for i in order}
+    rows = list(order)  # the prompt of each row that is still computed
+    active = set(order)
+    for step in range(1, n_tokens + 1):
+        for i, token in zip(rows, tokens.tolist(), strict=True):
+            if i not in active:
+                continue
+            found[i].append(token)
+            if token in eos or is_done(found[i]):
+                active.remove(i)
+        if not active or step == n_tokens:
+            break
+        if 2 * len(active) <= len(rows):
+            kept = torch.tensor([row for row, i in enumerate(rows) if i in active], device=tokens.device)
+            for layer in cache.layers:
+                cast(_Roomy, layer).keep(kept)
+            mask, lengths, tokens = mask[kept], lengths[kept], tokens[kept]
+            rows = [i for i in rows if i in active]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        everywhere = torch.ones(len(rows), 1, dtype=torch.bool, device=tokens.device)
+        with given_spans(prompt=~everywhere, answer=everywhere):
+            output = model(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=lengths[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        tokens, lengths = _likeliest(output.logits[:, -1]), lengths + 1
+    yield from found.items()
+
+
+def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+    require_finite(logits.amax(-1))
+    return logits.argmax(-1)
+
+
+def _read_prompts(
+    model: Any,
+    families: Sequence[Sequence[int]],
+    prompts: Sequence[tuple[int, ...]],
+    prefix: int,
+    cached: KeyValues,
+    longest: int,
+    pad_id: int,
+    batch_size: int,
+) -> tuple[list[int], torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Read all prompts.
+
+    Returns:
+        The prompts' order; logits [prompts, vocabulary] of their next tokens; and per layer keys and values [prompts,
+        heads, longest, width], padded on the left.
+    """
+    tries = [Trie([Example((*prompts[i], pad_id), len(prompts[i])) for i in family], prefix) for family in families]
+    rows = fill([len(trie) for trie in tries])
+    order: list[int] = []
+    logits: list[torch.Tensor] = []
+    parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+    tail = Tail(model)
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        batch = packed([[tries[t] for t in row] for row in part], pad_id, model.device, model.dtype, prefix)
+        cache = repeated(cached, len(part))
+        scores = answer_logits(model, batch, cache, tail)
+        # One token of each prompt is scored, its last one; the trie's targets are in the prompts' order.
+        logits.append(scores[batch.row, batch.column])
+        row_of, places = [], []
+        nodes = 0
+        for t in [t for row in part for t in row]:
+            for node in tries[t].targets[:, 0]:
+                path = tries[t].ancestors[node].nonzero()[:, 0] + nodes
+                columns = torch.cat([torch.arange(prefix), prefix + batch.cell_column.cpu()[path]])
+                places.append(torch.cat([torch.zeros(longest - len(columns), dtype=torch.long), columns]))
+                row_of.append(batch.cell_row[path[0]])
+            nodes += len(tries[t])
+        at_row, at_column = torch.stack(row_of)[:, None], torch.stack(places)
+        parts.append([])
+        for layer in cast("list[Any]", cache.layers):
+            # A model may be spread over several devices, and its keys and values with it.
+            at = (at_row.to(layer.keys.device), slice(None), at_column.to(layer.keys.device))
+            parts[-1].append((layer.keys[at].transpose(1, 2), layer.values[at].transpose(1, 2)))
+        order += [i for row in part for t in row for i in families[t]]
+    del cache
+    layers = []
+    while parts[0]:
+        keys, values = zip(*(part.pop(0) for part in parts), strict=True)
+        layers.append((torch.cat(keys), torch.cat(values)))
+    return order, torch.cat(logits), layers

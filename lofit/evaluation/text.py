@@ -1,0 +1,109 @@
+"""A language model as such: cross-entropy on plain text, and how far its predictions moved from the base model's."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lofit.errors import FitError
+from lofit.evaluation.finite import require_finite
+from lofit.interventions.spans import given_spans
+from lofit.models.encoding import check_ids, front_ids, token_ids
+from lofit.models.loading import vocabulary_of
+from lofit.progress import track
+
+WINDOW = 256
+"""Tokens of a window, the one that begins a text included; what is left over at the end of a document is not scored."""
+
+
+@torch.no_grad()
+def score_text(
+    model: PreTrainedModel | PeftModel,
+    base: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    task: str,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Score windows of the texts, one at a time.
+
+    Per window ``cross_entropy`` is the mean of -log p(token | tokens before it in the window) and ``kl`` the mean over
+    its positions of KL(base || model), both in nats per token. An edit that acts on prompts or answers only takes each
+    window for both.
+
+    Args:
+        model: scored as it is.
+        base: the base model where ``model`` is another checkpoint; None where it is the base, or has an adapter that
+            can be switched off.
+        tokenizer: of the model.
+        rows: with ``id`` and ``text``.
+        task: name of the task, for the samples.
+
+    Returns:
+        As :func:`lofit.evaluation.harness.evaluate`; an item is a window, the ``doc_id`` of its sample the row's place.
+
+    Raises:
+        FitError: a prediction is not finite, or the model reads less than a window.
+    """
+    windows = [
+        (number, f"{row['id']}-{i}", ids)
+        for number, row in enumerate(rows)
+        for i, ids in enumerate(_windows(tokenizer, row["text"]))
+    ]
+    reads = getattr(model.config.get_text_config(), "max_position_embeddings", None) or WINDOW
+    if (longest := max((len(ids) for _, _, ids in windows), default=0)) > reads:
+        raise FitError(f"a window of text has {longest} tokens and the model reads {reads}; choose one that reads more")
+    samples: list[dict[str, Any]] = []
+    with track("text", len(windows)) as advance:
+        for number, name, ids in windows:
+            check_ids(ids, vocabulary_of(model), f"text {name}")
+            tokens = torch.tensor([ids], device=model.device)
+            log_probs = _log_probs(model, tokens)
+            with _switched_off(model):
+                reference = log_probs if base is None and not isinstance(model, PeftModel) else None
+                if reference is None:
+                    reference = _log_probs(base or model, tokens)
+            loss = functional.nll_loss(log_probs, tokens[0, 1:]).item()
+            divergence = functional.kl_div(log_probs, reference, reduction="batchmean", log_target=True).item()
+            samples.append(
+                {"task": task, "doc_id": number, "doc": {"id": name}, "cross_entropy": loss, "kl": divergence}
+            )
+            advance("")
+    metrics = {name: mean_of([sample[name] for sample in samples]) for name in ("cross_entropy", "kl")}
+    return {"n_items": len(samples), "n_truncated": 0, "metrics": metrics, "task_version": {task: WINDOW}}, samples
+
+
+def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
+    """Ids of a text's windows, each after what the tokenizer puts in front of every text."""
+    begin = front_ids(tokenizer, text)
+    ids, size = token_ids(tokenizer, text)[0][len(begin) :], WINDOW - len(begin)
+    return [begin + ids[start : start + size] for start in range(0, len(ids) - size + 1, size)] or [begin + ids]
+
+
+def _log_probs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Float32 log-probabilities [length - 1, vocabulary] of each next token."""
+    everywhere = torch.ones(tokens.shape[0], tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    with given_spans(prompt=everywhere, answer=everywhere):
+        logits = model(input_ids=tokens, use_cache=False).logits
+    log_probs = torch.log_softmax(logits[0, :-1].float(), -1)
+    require_finite(log_probs.amax(-1))
+    return log_probs
+
+
+@contextlib.contextmanager
+def _switched_off(model: Any) -> Iterator[None]:
+    with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
+        yield
+
+
+def mean_of(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and standard error (None for a single value)."""
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"value": statistics.fmean(values), "stderr": spread}

@@ -1,0 +1,84 @@
+"""The form of an experiment, and the experiments that come with the package: YAML files in this folder."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictInt, ValidationError
+
+from lofit.errors import ConfigError
+from lofit.spec.base import Form, HeadCount, Line, MethodConfig, Seed, first_problem
+from lofit.strict_yaml import read_yaml
+
+FOLDER = Path(__file__).parent
+Kind = Literal["table", "curve", "layers", "pareto", "variance"]
+"""``table``: arm by task. ``curve``: score against training examples or share of heads. ``layers``: where the selected
+heads are. ``pareto``: score against trained parameters and seconds. ``variance``: table of how much scores vary with
+the training subset and with the training seed."""
+
+
+TABLES: tuple[Kind, ...] = ("table", "variance")
+"""Kinds that are written as a table; the others are figures."""
+
+
+class ArmConfig(MethodConfig):
+    """One line of an experiment: a method, and what it is run with."""
+
+    method: str
+
+
+class ExperimentConfig(Form):
+    """One experiment; what is left out is taken from the experiment of that name that comes with the package."""
+
+    kind: Kind | None = Field(default=None, description="null: that of the package's experiment of this name")
+    title: Line | None = Field(default=None, description="what tables and figures are headed with")
+    tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
+    arms: dict[Line, ArmConfig] | None = Field(default=None, min_length=1, description="what is compared, by name")
+    k: list[HeadCount] | None = Field(
+        default=None, min_length=1, description="curve: numbers or shares of heads, instead of the arms' own"
+    )
+    n_train: list[Annotated[StrictInt, Field(ge=1)]] | None = Field(
+        default=None, min_length=1, description="curve: numbers of training examples, instead of the tasks' own"
+    )
+    training_seeds: list[Seed] | None = Field(
+        default=None,
+        min_length=2,
+        description="variance: seeds of training on every subset; null: the configured seeds",
+    )
+
+    @property
+    def counts_heads(self) -> bool:
+        """Whether the axis of a curve is numbers of heads; it is shares where all of ``k`` are."""
+        return any(isinstance(k, int) for k in self.k or ())
+
+
+@cache
+def _builtin(name: str) -> dict[str, Any]:
+    path = FOLDER / f"{name}.yaml"
+    found: dict[str, Any] = read_yaml(path, ConfigError)
+    try:
+        ExperimentConfig.model_validate(found)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}; correct it") from None
+    return found
+
+
+def builtin_names() -> list[str]:
+    """Names of the experiments that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def resolved(name: str, given: ExperimentConfig | None) -> ExperimentConfig:
+    """An experiment with what the package says of it where the configuration says nothing.
+
+    An axis (``k`` or ``n_train``) that is given replaces the package's, whichever that is.
+    """
+    values = (given or ExperimentConfig()).model_dump(exclude_none=True)
+    if name in builtin_names():
+        defaults = _builtin(name)
+        if {"k", "n_train"} & values.keys():
+            defaults = {key: value for key, value in defaults.items() if key not in ("k", "n_train")}
+        values = defaults | values
+    return ExperimentConfig.model_validate(values)

@@ -1,0 +1,33 @@
+"""Rank heads by how well a linear probe tells right from wrong answers (arXiv 2306.03341, section 3)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from lofit.localizers.localizer import Localizer
+from lofit.spec.hyperparameters import NoParams
+
+if TYPE_CHECKING:
+    from lofit.rankings.ranking import Scores
+    from lofit.training.context import FitContext
+
+
+def score(context: FitContext, params: NoParams) -> Scores:
+    """The score of a head is the validation accuracy of its logistic-regression probe."""
+    from lofit.activations.probes import probe_accuracies
+    from lofit.rankings.ranking import Scores
+
+    start = time.perf_counter()
+    accuracies = probe_accuracies(context.activations, context.seed)
+    return Scores(accuracies, {"seconds": time.perf_counter() - start})
+
+
+LOCALIZER = Localizer(
+    name="iti_probe",
+    summary="validation accuracy of a logistic-regression probe on the head",
+    source="ITI, Li et al. 2023 (arXiv 2306.03341), section 3; likenneth/honest_llama",
+    Params=NoParams,
+    score=score,
+    uses_activations=True,
+)

@@ -1,0 +1,34 @@
+"""What a localizer is: hyperparameters and a score for every attention head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from lofit.rankings.ranking import Scores
+    from lofit.training.context import FitContext
+
+
+@dataclass(frozen=True)
+class Localizer:
+    """One way to rank heads.
+
+    Attributes:
+        name: name in configurations.
+        summary: one line for documentation.
+        source: paper or repository the strategy is from.
+        Params: pydantic model of its hyperparameters.
+        score: ``(fit_context, params) -> Scores``; higher is better.
+        uses_activations: whether it reads the activations of right and wrong answers.
+    """
+
+    name: str
+    summary: str
+    source: str
+    Params: type[BaseModel]
+    score: Callable[[FitContext, Any], Scores]
+    uses_activations: bool = False

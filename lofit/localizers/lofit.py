@@ -1,0 +1,49 @@
+"""LoFiT, step A: rank heads by the norm of learned scaling factors (arXiv 2406.01563, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from lofit.localizers.localizer import Localizer
+from lofit.spec.hyperparameters import TrainParams
+
+if TYPE_CHECKING:
+    from lofit.rankings.ranking import Scores
+    from lofit.training.context import FitContext
+
+
+class Params(TrainParams):
+    """Hyperparameters of step A."""
+
+    init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial values")
+
+
+def norms_on_all_heads(context: FitContext, params: Params, which: Literal["scale", "offset"]) -> Scores:
+    """Train one kind of vector on all heads; the score of a head is the L2 norm of its vector."""
+    from lofit.interventions import LofitConfig, head_norms
+    from lofit.rankings.ranking import Scores
+    from lofit.training.trainer import train
+
+    config = LofitConfig(
+        scale=which == "scale", offset=which == "offset", init_std=params.init_std, init_seed=context.seed
+    )
+    unwatched = replace(context.session, validation=[])  # a ranking is no choice by loss
+    fitted = train(unwatched, config, params, context.title)
+    return Scores(head_norms(fitted.model, which=which), fitted.record)
+
+
+def score(context: FitContext, params: Params) -> Scores:
+    """Train a in z' = (1 + a) z on all heads with an L1 penalty; the score of a head is the L2 norm of its a."""
+    return norms_on_all_heads(context, params, "scale")
+
+
+LOCALIZER = Localizer(
+    name="lofit",
+    summary="L2 norm of scaling factors trained on all heads with an L1 penalty",
+    source="LoFiT (arXiv 2406.01563), section 3.1; fc2869/lo-fit",
+    Params=Params,
+    score=score,
+)

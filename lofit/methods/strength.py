@@ -1,0 +1,85 @@
+"""Choosing what an estimated edit needs chosen, on validation: the same rule for ITI and RepE."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lofit.interventions import LofitConfig
+    from lofit.models.session import Session
+    from lofit.spec.hyperparameters import LossParams
+    from lofit.training.trainer import Fitted
+
+Edit = tuple["LofitConfig", dict[tuple[int, int], np.ndarray]]
+"""An adapter with offsets and the vectors to put into it, by (layer, head) or (layer, 0)."""
+
+
+def choose(
+    session: Session,
+    params: LossParams,
+    grid: dict[str, Sequence[Any]],
+    edit: Callable[..., Edit],
+    title: str,
+) -> Fitted:
+    """Try every point of a grid and keep the one with the lowest validation loss, the first of equals.
+
+    The loss is the one by which trained methods are tuned too. Nothing else is looked at.
+
+    Args:
+        session: model and rows; its model is used up.
+        params: how the loss is computed.
+        grid: name to values.
+        edit: called with one value of each name; returns the edit to try.
+        title: what the progress bar says.
+
+    Returns:
+        The fitted model, with ``grid`` (each point with its ``validation_loss``) and ``chosen`` in its record, and
+        the validation loss before and after as ``validation_loss``.
+
+    Raises:
+        FitError: there are no validation rows, or no point has a finite loss.
+    """
+    from lofit.errors import FitError
+    from lofit.interventions import set_offsets
+    from lofit.models.meter import Meter
+    from lofit.progress import track
+    from lofit.training.trainer import EffectCheck, Fitted, Validation, wrap
+
+    meter = Meter(session.model.device)
+    validation = Validation(session, params)
+    if not validation.rows:
+        raise FitError("the strength of the edit is chosen on validation rows and there are none; raise n_validation")
+    live = EffectCheck(session, validation.rows[0])
+    before = validation.loss(validation.forward(session.model))
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    tried: list[dict[str, Any]] = []
+    with track(title, len(points), session.progress) as advance:
+        for point in points:
+            config, offsets = edit(**point)
+            model = wrap(session, config)
+            set_offsets(model, offsets)
+            try:
+                loss = validation.loss(validation.forward(model))
+            except FitError:
+                loss = None
+            model.unload()
+            tried.append(point | {"validation_loss": loss})
+            meter.sample()
+            advance("" if loss is None else f"validation loss {loss:.3f}")
+    finite = [entry for entry in tried if entry["validation_loss"] is not None]
+    if not finite:
+        raise FitError("no strength of the edit gives a finite validation loss; lower the values of the grid")
+    best = min(finite, key=lambda entry: entry["validation_loss"])
+    chosen = {name: best[name] for name in grid}
+    config, offsets = edit(**chosen)
+    model = wrap(session, config)
+    set_offsets(model, offsets)
+    if any(np.any(vector) for vector in offsets.values()):
+        live.check(model)
+    model.requires_grad_(False)  # PEFT turns gradients on when a disabled adapter is enabled again
+    record = {"grid": tried, "chosen": chosen, "validation_loss": [before, best["validation_loss"]]}
+    return Fitted(model, record | meter.report())

@@ -1,0 +1,91 @@
+"""What a node cost: wall time, memory, and where it ran."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import lofit
+from lofit.models.loading import precision_of
+
+PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "scikit-learn", "numpy")
+
+
+class Meter:
+    """Wall time and memory of a stretch of work; call :meth:`sample` once per step.
+
+    Memory is in bytes. On GPU it is what the allocator held, at most, since the last sample, on all GPUs together that
+    the model is spread over. On CPU a sample is the
+    resident set of the process at that moment, and the peak is that of the whole process, the loading of the model
+    included (``getrusage``): it is what the machine must have.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._gpus = range(torch.cuda.device_count()) if device.type == "cuda" else range(0)
+        self._process = psutil.Process()
+        self._samples: list[int] = []
+        self.forget()
+        self._start = time.perf_counter()
+
+    def forget(self) -> None:
+        """Leave what a GPU held until now out of the next sample."""
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+
+    def sample(self) -> None:
+        """Record the memory in use."""
+        held = sum(torch.cuda.max_memory_allocated(gpu) for gpu in self._gpus)
+        self._samples.append(held if self._gpus else self._process.memory_info().rss)
+        self.forget()
+
+    def seconds(self) -> float:
+        """Seconds since the meter was made, after pending GPU work."""
+        for gpu in self._gpus:
+            torch.cuda.synchronize(gpu)
+        return time.perf_counter() - self._start
+
+    def report(self) -> dict[str, Any]:
+        """``seconds``, ``peak_memory_bytes``, and the 99th percentile of the samples as ``p99_memory_bytes``."""
+        seconds = self.seconds()
+        self.sample()
+        samples = torch.tensor(self._samples, dtype=torch.float64)
+        highest = int(samples.max())
+        if not self._gpus:
+            highest = max(highest, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return {
+            "seconds": seconds,
+            "peak_memory_bytes": highest,
+            "p99_memory_bytes": int(samples.quantile(0.99)),
+        }
+
+
+def environment(model: Any) -> dict[str, Any]:
+    """Device and precision of a model, package versions and the commit of this checkout (None outside one)."""
+    device: torch.device = model.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "dtype": precision_of(model),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {"lofit": lofit.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_commit": _commit(Path(lofit.__file__).parents[1]),
+    }
+
+
+def _commit(checkout: Path) -> str | None:
+    """The commit of ``checkout`` if it is the top of a git work tree; another project's commit would mislead."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None  # git is not installed
+    lines = done.stdout.splitlines()
+    return lines[1] if done.returncode == 0 and Path(lines[0]) == checkout.resolve() else None

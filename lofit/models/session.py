@@ -1,0 +1,87 @@
+"""A loaded model with its tokenizer and the rows of one split: what localizers and methods work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lofit.files import need, read_jsonl
+from lofit.models.loading import load_model, load_tokenizer, pick_device, pick_dtype, vocabulary_of
+from lofit.spec.hyperparameters import ComputeParams
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class Session:
+    """What a node that trains works with.
+
+    Attributes:
+        model: frozen base model in evaluation mode.
+        tokenizer: its fast tokenizer.
+        objective: ``sft`` (answer tokens) or ``dpo`` (preference pairs).
+        train, validation: rows with the training fields of the objective.
+        seed: seed of initialisation and batch order.
+        progress: whether to show bars (only ever on a terminal).
+        compute: how training is computed.
+        save_to: file for save points of training; None: none are written.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    objective: Literal["sft", "dpo"]
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    seed: int
+    progress: bool = True
+    compute: ComputeParams = field(default_factory=ComputeParams)
+    save_to: Path | None = None
+
+    @property
+    def window(self) -> int | None:
+        """Most tokens that the model reads; None if it does not say."""
+        found: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the model's embedding: ids of tokens are below it."""
+        return vocabulary_of(self.model)
+
+
+def open_session(
+    model_dir: Path,
+    data_dir: Path,
+    objective: Literal["sft", "dpo"],
+    *,
+    seed: int,
+    device: str = "cpu",
+    dtype: str = "auto",
+    progress: bool = True,
+    compute: ComputeParams | None = None,
+    save_to: Path | None = None,
+) -> Session:
+    """Load model, tokenizer and the training and validation rows of one split.
+
+    Raises:
+        LofitError: the model or the split is not there, or cannot be loaded.
+    """
+    target = pick_device(device)
+    rows = {
+        split: read_jsonl(need(data_dir / f"{split}.jsonl", f"prepare --run {'/'.join(data_dir.parts[-3:])}"))
+        for split in ("train", "validation")
+    }
+    need(model_dir / "config.json", f"model {model_dir.name}")
+    return Session(
+        model=load_model(model_dir, target, pick_dtype(dtype, target)),
+        tokenizer=load_tokenizer(model_dir),
+        objective=objective,
+        train=rows["train"],
+        validation=rows["validation"],
+        seed=seed,
+        progress=progress,
+        compute=compute or ComputeParams(),
+        save_to=save_to,
+    )

@@ -1,0 +1,1 @@
+"""What the nodes of the workflow do, one module per kind."""

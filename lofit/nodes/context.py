@@ -1,0 +1,50 @@
+"""What a node works with: the model, the rows, the activations and the heads that it is told to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lofit.models.session import Session, open_session
+from lofit.plan.nodes import ActivationsNode, FitNode, LocalizeNode
+from lofit.plan.table import RunTable
+from lofit.training.context import FitContext
+
+
+def save_point_file(table: RunTable, node: LocalizeNode | FitNode) -> Path:
+    """Where the training of a node is saved until its results are written."""
+    folder = table.run_dir(node) if isinstance(node, FitNode) else table.localize_dir(node)
+    return folder / "savepoint.safetensors"
+
+
+def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) -> Session:
+    """The loaded model, tokenizer and rows of a node."""
+    objective = table.config.task(node.data.task).objective
+    assert objective, f"{node.data.task} is for evaluation only"
+    return open_session(
+        table.model_dir(node.model),
+        table.data_dir(node.data),
+        objective,
+        seed=node.own_seed,
+        device=table.config.device,
+        dtype=node.dtype,
+        progress=table.config.progress,
+        compute=table.config.training,
+        save_to=None if isinstance(node, ActivationsNode) else save_point_file(table, node),
+    )
+
+
+def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str) -> FitContext:
+    """What the node's localizer or method works with."""
+    entry, activations = table.config.model_entry(node.model), table.activations_of(node)
+    ranking = node.ranking if isinstance(node, FitNode) else None
+    return FitContext(
+        title=title,
+        name=f"{node.model}/{node.data.task}/fold{node.data.fold}",
+        seed=node.own_seed,
+        n_layers=entry.n_layers,
+        n_heads=entry.n_heads,
+        load_session=lambda: session_of(table, node),
+        k=node.k if isinstance(node, FitNode) else (),
+        activations_dir=table.activations_dir(activations) if activations else None,
+        ranking_dir=table.localize_dir(ranking) if ranking else None,
+    )

@@ -1,0 +1,136 @@
+"""The evaluate node: score one fitted method on the test items of its task."""
+
+from __future__ import annotations
+
+import json
+import random
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+
+from lofit.errors import FitError, TaskError
+from lofit.evaluation.backends import model_class
+from lofit.evaluation.harness import evaluate
+from lofit.evaluation.judge import judge
+from lofit.evaluation.text import mean_of, score_text
+from lofit.files import need, read_json, read_jsonl, write_json, write_text
+from lofit.methods import load_method
+from lofit.models.adapters import load_fitted, verify
+from lofit.models.loading import Precision, load_model, load_tokenizer, pick_device, pick_dtype
+from lofit.models.meter import Meter, environment
+from lofit.nodes.limits import limited
+from lofit.nodes.status import record_failure
+from lofit.plan.nodes import EvalNode
+from lofit.plan.table import RunTable
+from lofit.spec.protocol import COUNTED, JUDGED, OPEN, PACKED
+
+if TYPE_CHECKING:
+    pass
+
+
+def run(table: RunTable, node: EvalNode, killed: str | None = None) -> None:
+    """Write ``results.json`` and ``samples.jsonl``; a fit that failed gives a status instead of scores.
+
+    Args:
+        table: of the configuration.
+        node: what to score.
+        killed: why it failed, of a node that could not say so itself; nothing is scored.
+    """
+    folder, fit = table.eval_dir(node), node.fit
+    samples: list[dict[str, Any]] = []
+    with record_failure() as report, limited(table.config.limits, table.config.device):
+        if killed:
+            raise FitError(killed)
+        if load_method(fit.method).fit:
+            status = read_json(need(table.run_dir(fit) / "fit.json", f"fit --run {fit.id}"))
+            if status["status"] != "ok":
+                raise FitError(status["reason"])
+            verify(table.run_dir(fit) / "adapter", status.get("sha256"))
+        scores, samples = _score(table, node)
+        report |= scores
+    report = {"n_items": 0, "metrics": {}, **report, "run": node.identity}
+    write_text(
+        folder / "samples.jsonl", "".join(json.dumps(s, ensure_ascii=False, default=str) + "\n" for s in samples)
+    )
+    write_json(folder / "results.json", report)
+
+
+def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    config, fit, method = table.config, node.fit, load_method(node.fit.method)
+    model_dir = table.model_dir(fit.model)
+    device = pick_device(config.device)
+    dtype = pick_dtype(fit.dtype, device)
+    need(model_dir / "config.json", f"model {fit.model}")
+    items = need(table.data_dir(node.data) / "test.jsonl", f"prepare --run {node.data.id}")
+    adapter = table.run_dir(fit) / "adapter" if method.fit else None
+    model = load_fitted(model_dir, adapter, device, dtype)
+    task, meter, ran = config.task(node.data.task), Meter(device), environment(model)
+    if task.plain_text:
+        base = load_model(model_dir, device, dtype) if adapter and not isinstance(model, PeftModel) else None
+        scores, samples = score_text(model, base, load_tokenizer(model_dir), read_jsonl(items), task.name)
+        return {**scores, **meter.report(), **ran, "backend": PACKED}, samples
+    params = method.Params.model_validate(fit.params)
+    n_shots = method.shots(params) if method.shots else 0
+    with model_class(node.backend) as made:
+        scores, samples = evaluate(
+            model,
+            load_tokenizer(model_dir),
+            task,
+            items,
+            batch_size=config.eval_batch_size,
+            protocol=node.protocol,
+            shots=draw_shots(table.data_dir(fit.data) / "train.jsonl", n_shots, fit.seed),
+            model_class=partial(method.scorer, params) if method.scorer else made,
+        )
+    if node.protocol == OPEN and config.judges:
+        del model  # room for the judges
+        samples = _judged(table, samples, device, dtype)
+        scores["metrics"] |= {name: mean_of([s[name] for s in samples]) for name in JUDGED}
+    return {**scores, **meter.report(), **ran, "backend": node.backend}, samples
+
+
+def _judged(
+    table: RunTable, samples: list[dict[str, Any]], device: torch.device, dtype: Precision
+) -> list[dict[str, Any]]:
+    """The samples with what the judges say of each answer."""
+    judges = table.config.judges
+    assert judges
+    from lofit.tasks.truthfulqa.utils import own_answer
+
+    verdicts = judge(
+        {"truth": table.model_dir(judges.truth), "info": table.model_dir(judges.info)},
+        [sample["doc"]["question"] for sample in samples],
+        [own_answer(sample["resps"][0][0]) for sample in samples],
+        device=device,
+        dtype=dtype,
+        batch_size=table.config.eval_batch_size,
+    )
+    return [sample | verdict for sample, verdict in zip(samples, verdicts, strict=True)]
+
+
+def draw_shots(train: Path, n: int, seed: int) -> list[dict[str, Any]]:
+    """``n`` training rows, drawn by ``seed``.
+
+    Raises:
+        TaskError: there are fewer.
+    """
+    if not n:
+        return []
+    rows = read_jsonl(need(train, f"prepare --run {'/'.join(train.parts[-4:-1])}"))
+    if n > len(rows):
+        raise TaskError(f"{train}: {n} examples asked for, {len(rows)} training rows; lower shots or raise n_train")
+    return random.Random(seed).sample(rows, n)
+
+
+def summary_line(folder: Path) -> str:
+    """One line for the log: the scores."""
+    result = read_json(folder / "results.json")
+    if result["status"] != "ok":
+        return f"failed: {result['reason']}"
+    scores = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in sorted(result["metrics"].items()))
+    counted = "; ".join(f"{result[name]} {said}" for name, said in COUNTED.items() if result.get(name))
+    remarks = f" ({counted})" if counted else ""
+    return f"{scores} on {result['n_items']} items{remarks}; {result['seconds']:.0f} s"

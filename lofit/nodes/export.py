@@ -1,0 +1,63 @@
+"""A fitted method as a folder that works without this project's workflow: a plain checkpoint, or a PEFT adapter."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lofit.errors import FitError
+from lofit.files import need, read_json, user_folder
+from lofit.interventions import export_merged
+from lofit.methods import load_method
+from lofit.models.adapters import load_fitted, verify
+from lofit.models.loading import load_tokenizer, pick_dtype
+from lofit.nodes.model_card import write_card
+from lofit.plan.nodes import FitNode
+from lofit.plan.table import RunTable
+
+Format = Literal["hf", "peft"]
+
+
+def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
+    """Write a fitted run to ``target``, with a model card that has its scores if it was evaluated.
+
+    ``hf`` is a ``transformers`` checkpoint with tokenizer, adapters folded into the weights, which loads without this
+    package. ``peft`` is the adapter. ``target`` is missing, empty, or an earlier export.
+
+    Raises:
+        LofitError: there is anything else at ``target``.
+        FitError: there is nothing to export, or the fit failed.
+        SourceError: what was fitted has been altered since.
+        EditError: the edit cannot be folded into a model of this family.
+    """
+    method, folder = load_method(node.method), table.run_dir(node)
+    if method.fit is None:
+        raise FitError(f"{node.id}: {node.method} fits nothing, so there is nothing to export")
+    report = read_json(need(folder / "fit.json", f"fit --run {node.id}"))
+    if report["status"] != "ok":
+        raise FitError(f"{node.id}: the fit failed ({report['reason']}), so there is nothing to export")
+    fitted, model_dir = folder / "adapter", table.model_dir(node.model)
+    verify(fitted, report.get("sha256"))
+    is_adapter = (fitted / "adapter_config.json").is_file()
+    scores = table.eval_dir(table.own_evaluation(node)) / "results.json"
+    metrics = read_json(scores)["metrics"] if scores.is_file() else {}
+    if form == "peft" and not is_adapter:
+        raise FitError(f"{node.id}: {node.method} trains the model itself, so there is no adapter; use --format hf")
+    cpu = torch.device("cpu")
+    dtype = pick_dtype(node.dtype, cpu)
+    if form == "hf" and not isinstance(dtype, torch.dtype):
+        raise FitError(
+            f"{node.id}: fitted to {dtype} weights, which a plain checkpoint does not have; use --format peft"
+        )
+    with user_folder(target, apart_from=(table.config.results / "runs", table.config.resources)) as part:
+        if is_adapter and form == "hf":
+            model = load_fitted(model_dir, fitted, cpu, dtype)
+            export_merged(model, part, load_tokenizer(model_dir))  # type: ignore[arg-type]
+        else:
+            shutil.copytree(fitted, part)
+            if form == "hf":
+                load_tokenizer(model_dir).save_pretrained(part)
+        write_card(part, node, heads=report["heads"], metrics=metrics)

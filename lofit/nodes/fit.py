@@ -1,0 +1,92 @@
+"""The fit node: fit one method and report what it took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lofit.errors import ConfigError, FitError
+from lofit.files import atomic_path, read_json, write_json
+from lofit.methods import load_method
+from lofit.models.meter import environment
+from lofit.nodes.context import open_context, save_point_file
+from lofit.nodes.limits import limited
+from lofit.nodes.status import record_failure
+from lofit.plan.nodes import FitNode, TunedNode
+from lofit.plan.table import RunTable
+
+
+def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
+    """Write ``adapter/``, ``fit.json`` and ``run.json``.
+
+    ``adapter/`` holds a PEFT adapter, or a whole checkpoint where all weights were trained; after a fit that failed
+    for its own reason it is empty, and ``fit.json`` says why.
+
+    Args:
+        table: of the configuration.
+        node: what to fit.
+        killed: why it failed, of a node that could not say so itself; nothing is fitted.
+
+    Raises:
+        ConfigError: the method has nothing to fit, or the node is the choice among fits.
+    """
+    folder, method = table.run_dir(node), load_method(node.method)
+    if method.fit is None:
+        raise ConfigError(f"{node.id}: {node.method} has nothing to fit; use `lofit evaluate`")
+    if isinstance(node, TunedNode):
+        raise ConfigError(f"{node.id}: the best of several fits; use `lofit choose`")
+    with atomic_path(folder / "adapter") as adapter:
+        adapter.mkdir()
+        with record_failure() as report, limited(table.config.limits, table.config.device):
+            if killed:
+                raise FitError(killed)
+            report |= _fit(table, node, adapter)
+    write_json(folder / "run.json", node.identity)
+    write_json(folder / "fit.json", report)
+    save_point_file(table, node).unlink(missing_ok=True)
+
+
+def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
+    from lofit.interventions import parameter_counts
+    from lofit.models.adapters import checksums
+    from lofit.nodes.model_card import write_card
+
+    method = load_method(node.method)
+    assert method.fit is not None
+    context = open_context(table, node, f"{node.method} on {node.data.task}")
+    fitted = method.fit(context, method.Params.model_validate(node.params))
+    fitted.model.save_pretrained(str(adapter), safe_serialization=True)
+    _sort_sets(fitted.model, adapter / "adapter_config.json")
+    k = fitted.record["chosen"]["k"] if method.chooses_k else next(iter(node.k), None)
+    heads = context.heads(k) if k else None
+    write_card(adapter, node, heads)
+    return {
+        "n_heads": k,
+        "heads": heads,
+        **{f"{kind}_params": count for kind, count in parameter_counts(fitted.model, method.foldable).items()},
+        "sha256": checksums(adapter),
+        **fitted.record,
+        **environment(context.session.model),
+    }
+
+
+def _sort_sets(model: Any, file: Path) -> None:
+    """Write the sets of a saved PEFT configuration in order: PEFT's own order is another in every process."""
+    if file.is_file():
+        config = model.peft_config[model.active_adapter]
+        values = read_json(file)
+        write_json(file, {k: sorted(v) if isinstance(getattr(config, k, None), set) else v for k, v in values.items()})
+
+
+def summary_line(folder: Path) -> str:
+    """One line for the log: losses and cost."""
+    status = read_json(folder / "fit.json")
+    if status["status"] != "ok":
+        return f"failed: {status['reason']}"
+    losses = status["validation_loss"]
+    held_out = " -> ".join(f"{loss:.3f}" for loss in (losses[0], losses[-1]) if loss is not None) or "none"
+    chosen = ", ".join(f"{name} {value}" for name, value in status.get("chosen", {}).items())
+    return (
+        f"validation loss {held_out}; {f'chose {chosen}; ' if chosen else ''}"
+        f"{status['stored_params']} parameters; {status['seconds']:.0f} s"
+    )

@@ -1,0 +1,51 @@
+"""The localize node: rank the heads of one model on one split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lofit.errors import FitError
+from lofit.files import read_json, write_json
+from lofit.localizers import load_localizer
+from lofit.nodes.context import open_context, save_point_file
+from lofit.nodes.limits import limited
+from lofit.nodes.status import record_failure
+from lofit.plan.nodes import LocalizeNode
+from lofit.plan.table import RunTable
+from lofit.rankings.ranking import rank_heads, top_heads, write_ranking
+
+
+def run(table: RunTable, node: LocalizeNode, killed: str | None = None) -> None:
+    """Write ``heads.parquet``, ``localize.json`` and ``run.json``.
+
+    A localization that fails for its own reason leaves an empty ranking and a status that says why.
+
+    Args:
+        table: of the configuration.
+        node: what to rank.
+        killed: why it failed, of a node that could not say so itself; nothing is ranked.
+    """
+    folder, localizer = table.localize_dir(node), load_localizer(node.localizer)
+    ranking = rank_heads(np.zeros((0, 1)))
+    with record_failure() as report, limited(table.config.limits, table.config.device):
+        if killed:
+            raise FitError(killed)
+        context = open_context(table, node, f"{node.localizer} heads on {node.data.task}")
+        scores = localizer.score(context, localizer.Params.model_validate(node.params))
+        ranking = rank_heads(scores.values)
+        report |= scores.record
+    write_json(folder / "run.json", node.identity)
+    write_ranking(ranking, folder / "heads.parquet")
+    write_json(folder / "localize.json", report)
+    save_point_file(table, node).unlink(missing_ok=True)
+
+
+def summary_line(folder: Path) -> str:
+    """One line for the log: where the best heads are."""
+    status = read_json(folder / "localize.json")
+    if status["status"] != "ok":
+        return f"failed: {status['reason']}"
+    best = ", ".join(f"L{layer}H{head}" for layer, head in top_heads(folder / "heads.parquet", 5))
+    return f"best heads {best}; {status['seconds']:.0f} s"

@@ -1,0 +1,117 @@
+"""The model card of a fitted method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lofit.files import read_json, write_json, write_text
+from lofit.interventions import Head
+from lofit.interventions.hook import LOREFT
+from lofit.interventions.hook import NAME as LOFIT
+from lofit.plan.nodes import FitNode
+
+_TEXT = """\
+---
+base_model: {base}
+library_name: {library}
+tags: [lofit, {method}]
+---
+
+# {method} on {task}
+
+{kind} of `{base}`{revision}, fitted with LoFiT Bench:
+method `{method}`, task `{task}`, fold {fold}, seed {seed}.
+{heads}{metrics}
+```python
+{load}
+```
+"""
+_CHECKPOINT = """\
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("<this folder>")"""
+_ADAPTER = """\
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "<this folder>")"""
+_IMPORT = "import lofit  # registers this type of adapter with PEFT; without it loading fails with KeyError\n"
+_SPANS = """
+
+# The adapter acts at some positions only, and has to be told where the prompt is.
+from lofit.interventions.spans import generation_spans
+
+with generation_spans(inputs["attention_mask"]):  # padded on the left
+    model.generate(**inputs)"""
+
+
+def _how_to_load(folder: Path) -> str:
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        return _CHECKPOINT
+    settings = read_json(config)
+    ours = settings["peft_type"] in (LOFIT, LOREFT)
+    at_some_positions = settings["peft_type"] == LOREFT or settings.get("positions", "all") != "all"
+    return (_IMPORT if ours else "") + _ADAPTER + (_SPANS if at_some_positions else "")
+
+
+def base_name(node: FitNode) -> str:
+    """Where the base model is found: a hub id, a pinned wheel and its member, or the configured name."""
+    source = node.model_source
+    if source["kind"] == "hub":
+        return str(source["repo"])
+    return f"{source['requirement']}/{source['member']}" if source["kind"] == "pypi_gguf" else node.model
+
+
+def write_card(
+    folder: Path,
+    node: FitNode,
+    heads: Sequence[Head] | None = None,
+    metrics: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write ``README.md``, and in ``adapter_config.json`` the base model's name in place of its path here.
+
+    Args:
+        folder: of the adapter or checkpoint.
+        node: what was fitted.
+        heads: the heads it edits, if it edits selected ones.
+        metrics: test metrics, each with ``value`` and ``stderr``.
+    """
+    config = folder / "adapter_config.json"
+    is_adapter = config.is_file()
+    if is_adapter:
+        write_json(config, read_json(config) | {"base_model_name_or_path": base_name(node)})
+    revision = node.model_source.get("revision")
+    text = _TEXT.format(
+        base=base_name(node),
+        library="peft" if is_adapter else "transformers",
+        method=node.method,
+        task=node.data.task,
+        fold=node.data.fold,
+        seed=node.own_seed,
+        kind="Adapter" if is_adapter else "Checkpoint",
+        revision=f" at revision `{revision}`" if revision else "",
+        heads=_heads(node, heads or ()),
+        metrics=_metrics(metrics or {}),
+        load=_how_to_load(folder),
+    )
+    write_text(folder / "README.md", text)
+
+
+def _heads(node: FitNode, heads: Sequence[Head]) -> str:
+    if not heads or node.ranking is None:
+        return ""
+    named = ", ".join(f"L{layer}H{head}" for layer, head in heads)
+    source = f"ranked by `{node.ranking.localizer}` on `{node.ranking.data.task}`"
+    return f"\nEdited heads (layer and query head, from 0), {source}, best first: {named}.\n"
+
+
+def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    if not metrics:
+        return ""
+    lines = ["", "| test metric | value | standard error |", "|---|---|---|"]
+    for name, entry in sorted(metrics.items()):
+        error = "" if entry["stderr"] is None else f"{entry['stderr']:.4f}"
+        lines.append(f"| {name} | {entry['value']:.4f} | {error} |")
+    return "\n".join(lines) + "\n"

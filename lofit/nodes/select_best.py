@@ -1,0 +1,76 @@
+"""The choose node: of the settings that a search tried, keep the one that validation prefers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lofit.files import atomic_path, need, read_json, write_json
+from lofit.plan.nodes import FitNode, TunedNode
+from lofit.plan.table import RunTable
+
+
+def run(table: RunTable, node: TunedNode) -> None:
+    """Write ``adapter/``, ``fit.json`` and ``run.json`` as a fit node does, from the best of the candidates.
+
+    The best has the lowest validation loss of what was kept of it (the last epoch), the first of equals; nothing else
+    is looked at. ``fit.json`` is its own, with ``chosen`` (its point of the grid), ``chosen_run``, ``search`` (every
+    point with ``run``, ``validation_loss`` and ``reason`` if it failed) and ``seconds`` of all candidates and their
+    rankings together. If every candidate failed, so does the choice.
+    """
+    folder = table.run_dir(node)
+    reports = [_report(table, candidate) for candidate in node.candidates]
+    tried = [
+        {"run": candidate.id, "point": point, "validation_loss": _loss(report), "reason": report["reason"]}
+        for candidate, point, report in zip(node.candidates, node.points, reports, strict=True)
+    ]
+    known = [at for at, entry in enumerate(tried) if entry["validation_loss"] is not None]
+    with atomic_path(folder / "adapter") as adapter:
+        if known:
+            best = min(known, key=lambda at: tried[at]["validation_loss"])
+            # Links where the file system has them: a candidate may be a whole checkpoint.
+            shutil.copytree(table.run_dir(node.candidates[best]) / "adapter", adapter, copy_function=_link)
+            report = reports[best] | {"chosen": reports[best].get("chosen", {}) | node.points[best]}
+            report["chosen_run"] = node.candidates[best].id
+            report["seconds"] = _seconds(table, node, reports)
+        else:
+            adapter.mkdir()
+            first = next((entry["reason"] for entry in tried if entry["reason"]), "there are no validation rows")
+            report = {"status": "failed", "reason": f"none of {len(tried)} settings can be chosen; the first: {first}"}
+    write_json(folder / "run.json", node.identity)
+    write_json(folder / "fit.json", report | {"search": tried})
+
+
+def _report(table: RunTable, node: FitNode) -> dict[str, Any]:
+    report: dict[str, Any] = read_json(need(table.run_dir(node) / "fit.json", f"fit --run {node.id}"))
+    return report
+
+
+def _loss(report: dict[str, Any]) -> float | None:
+    loss: float | None = report["validation_loss"][-1] if report["status"] == "ok" else None
+    return loss
+
+
+def _seconds(table: RunTable, node: TunedNode, reports: list[dict[str, Any]]) -> float:
+    """Seconds of the whole search; of candidates that failed none are known."""
+    rankings = {ranking.id: ranking for candidate in node.candidates if (ranking := candidate.ranking)}
+    ranked = [read_json(table.localize_dir(ranking) / "localize.json") for ranking in rankings.values()]
+    return sum(report.get("seconds", 0.0) for report in [*reports, *ranked])
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def summary_line(folder: Path) -> str:
+    """One line for the log: how many were tried, and what was chosen."""
+    report = read_json(folder / "fit.json")
+    if report["status"] != "ok":
+        return f"failed: {report['reason']}"
+    chosen = ", ".join(f"{name} {value}" for name, value in report["chosen"].items())
+    return f"of {len(report['search'])} settings chose {chosen}; validation loss {report['validation_loss'][-1]:.3f}"

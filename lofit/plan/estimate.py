@@ -1,0 +1,140 @@
+"""What a configuration would take, before anything is downloaded: operations, and hours at a rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from lofit import methods
+from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode
+from lofit.plan.table import RunTable
+
+RATES = {"cpu": 0.157, "cuda": 125.0}
+"""Sustained TFLOP/s by configured device. CPU: 90% of the 174 GFLOP/s of matrix products of two cores, as measured for
+step A (benchmarks/results.md). GPU: 40% of the 312 TFLOP/s of an A100's datasheet, an assumption; measure your own with
+``python -m benchmarks.shapes``."""
+
+START_SECONDS = 10
+"""Of a node before it computes: config/smoke.yaml, whose nodes do little else, took 333 s for 34 nodes."""
+BYTES = 2
+"""Per parameter, in bfloat16."""
+GB_PER_SECOND = 1.0
+"""At which weights are read, an assumption."""
+
+FORWARD = 2
+"""Operations per parameter and token of a forward pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
+FROZEN = 4
+"""The same with the gradients of activations alone: the weights are frozen."""
+FULL = 6
+"""The same with the gradients of all weights."""
+
+
+ModelNode = ActivationsNode | LocalizeNode | FitNode | EvalNode
+"""A node that runs a model."""
+
+
+@cache
+def task_sizes() -> dict[str, dict[str, Any]]:
+    """Rows and mean tokens of every task that was counted (``lofit/tasks/sizes.yaml``)."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load(files("lofit.tasks").joinpath("sizes.yaml").read_text("utf-8"))
+    return found
+
+
+@dataclass
+class Cost:
+    """What the nodes of a kind take.
+
+    Attributes:
+        nodes: how many there are.
+        operations: floating-point operations of the model.
+        starting: seconds of starting Python and reading the weights.
+    """
+
+    nodes: int = 0
+    operations: float = 0.0
+    starting: float = 0.0
+
+    def hours(self, tflops: float) -> float:
+        """Hours on one device that sustains ``tflops`` TFLOP/s."""
+        return (self.operations / (1e12 * tflops) + self.starting) / 3600
+
+
+def costs(table: RunTable) -> tuple[dict[str, Cost], list[str]]:
+    """What every kind of node takes; only those that run a model have operations.
+
+    An upper estimate: nothing is subtracted for layers below the first trained one, whose outputs are kept, nor for
+    prompts that items share. Attention's own products, small at these lengths, are left out.
+
+    Returns:
+        By kind of node; and the names of models and tasks whose size is not known, whose nodes count as nothing.
+    """
+    found = {kind: Cost(nodes) for kind, nodes in table.counts().items()}
+    unknown: dict[str, None] = {}
+
+    def add(kind: str, nodes: Iterable[ModelNode]) -> None:
+        for node in nodes:
+            model = _model_of(node)
+            known = ((model, table.config.model_entry(model).billions), (node.data.task, _sizes(node.data)))
+            unknown.update({name: None for name, size in known if not size})
+            if cost := node_cost(table, node):
+                found[kind].operations += cost.operations
+                found[kind].starting += cost.starting
+
+    add("activations", table.activations.values())
+    add("localize", table.localize.values())
+    fits = (fit for fit in table.fits.values() if methods.load_method(fit.method).fit and fit.id not in table.tuned)
+    add("fit", fits)
+    add("evaluate", table.evaluations.values())
+    return found, list(unknown)
+
+
+def node_cost(table: RunTable, node: ModelNode) -> Cost | None:
+    """What one node that runs a model takes; None if the size of the model or of the task is not known."""
+    billions, task = table.config.model_entry(_model_of(node)).billions, _sizes(node.data)
+    if not billions or not task:
+        return None
+    if isinstance(node, EvalNode):
+        operations = FORWARD * task["test"] * task["item_tokens"]
+    elif isinstance(node, ActivationsNode):
+        operations = _reading(task)
+    else:
+        operations = _training(node, task)
+    return Cost(1, 1e9 * billions * operations, START_SECONDS + BYTES * billions / GB_PER_SECOND)
+
+
+def _model_of(node: ModelNode) -> str:
+    return node.fit.model if isinstance(node, EvalNode) else node.model
+
+
+def _reading(task: Mapping[str, float]) -> float:
+    return FORWARD * (task["train"] + task["validation"]) * task["row_tokens"]
+
+
+def _sizes(data: DataNode) -> dict[str, float] | None:
+    """Rows and tokens of one split: as counted, or fewer rows where the configuration says so."""
+    counted = task_sizes().get(data.task)
+    if counted is None or data.path:
+        return None
+    asked = {split: data.options.get(f"n_{split}") for split in ("train", "validation", "test")}
+    # A number that is asked for may be more than was counted under the task's defaults.
+    return {**counted, **{split: number for split, number in asked.items() if number}}
+
+
+def _training(node: LocalizeNode | FitNode, task: Mapping[str, float]) -> float:
+    """Operations per parameter of training with its validation, or of the grid that validation chooses from."""
+    validation = FORWARD * task["validation"] * task["row_tokens"]
+    if "epochs" in node.params:
+        cost = FULL if isinstance(node, FitNode) and node.method == "full" else FROZEN
+        epochs = node.params["epochs"]
+        return epochs * cost * task["train"] * task["row_tokens"] + (epochs + 1) * validation
+    if isinstance(node, LocalizeNode):
+        return 0.0  # computed from activations
+    method = methods.load_method(node.method)
+    points = math.prod(len(node.params[axis]) for axis in method.grid) * max(1, len(node.k))
+    return points * validation if method.grid else 0.0

@@ -1,0 +1,63 @@
+"""Which rankings of a configuration can be compared: those that differ in one thing alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+from lofit.config import LOCALIZERS
+from lofit.config.recipes import resolve
+from lofit.localizers import load_localizer
+from lofit.plan.nodes import LocalizeNode
+from lofit.plan.table import RunTable
+
+
+def setting(node: LocalizeNode) -> str:
+    """The localizer, with what the configuration sets otherwise than its recipe for the model and task."""
+    form = load_localizer(node.localizer).Params
+    recipe = resolve(LOCALIZERS / f"{node.localizer}.yaml", node.model, node.data.task, {})
+    usual = form.model_validate(recipe).model_dump(mode="json") if recipe else {}
+    set_here = [f"{name}={value}" for name, value in node.params.items() if usual.get(name) != value]
+    return f"{node.localizer} ({', '.join(set_here)})" if set_here else node.localizer
+
+
+def comparable_pairs(table: RunTable) -> Iterator[tuple[str, LocalizeNode, LocalizeNode]]:
+    """Pairs of rankings that differ in one thing alone, with what that is.
+
+    ``tasks``, ``folds``, ``subsets`` (seed of the training subset), ``seeds`` (subset and training), ``training seeds``
+    or ``localizers`` (or settings of one). Only rankings on the configured splits: not those on fewer examples.
+    """
+    configured = {fit.data.id for fit in [*table.comparison.values(), *table.transfers.values()]}
+    nodes = [node for node in table.localize.values() if node.data.id in configured or not configured]
+
+    def aspects(node: LocalizeNode) -> dict[str, Any]:
+        return {
+            "model": node.model,
+            "tasks": node.data.task,
+            "folds": node.data.fold,
+            "seeds": (node.data.seed, node.training_seed),
+            "localizers": setting(node),
+        }
+
+    known = [(node, aspects(node)) for node in nodes]
+    for kind in ("tasks", "folds", "seeds", "localizers"):
+        groups = defaultdict(list)
+        for node, found in known:
+            groups[tuple(value for name, value in found.items() if name != kind)].append(node)
+        for group in groups.values():
+            for one, other in combinations(group, 2):
+                yield _seeds(one, other) if kind == "seeds" else kind, one, other
+
+
+def _seeds(one: LocalizeNode, other: LocalizeNode) -> str:
+    """Which seeds two rankings on splits of one task differ in."""
+    if one.data.seed == other.data.seed:
+        return "training seeds"
+    return "seeds" if one.own_seed != other.own_seed else "subsets"
+
+
+def compares_tasks(table: RunTable) -> bool:
+    """Whether there are rankings that differ in their task alone."""
+    return any(kind == "tasks" for kind, _, _ in comparable_pairs(table))

@@ -1,0 +1,376 @@
+"""The run table: a configuration expanded to one row per node, with ids and paths.
+
+This is the only fan-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lofit import localizers, methods
+from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig, grid
+from lofit.config.recipes import resolve
+from lofit.errors import ConfigError
+from lofit.experiments import ArmConfig, ExperimentConfig
+from lofit.files import short_hash
+from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, ExperimentRun, FitNode, LocalizeNode, Node, TunedNode
+from lofit.spec.base import HeadsConfig, MethodConfig
+from lofit.spec.precision import DTYPES
+from lofit.spec.protocol import PAPER
+
+ALL, MAIN, TRANSFER = "all", "main", "transfer"
+"""Parts of the results that are collected, beside those of the experiments; see :meth:`RunTable.part`."""
+
+N = TypeVar("N", bound=Node)
+
+
+def scores_task(method: str, task: str) -> bool:
+    """Whether a method is defined for a task."""
+    only = methods.load_method(method).tasks
+    return not only or task in only
+
+
+def _unique(nodes: Iterable[N]) -> dict[str, N]:
+    return {node.id: node for node in nodes}
+
+
+class RunTable:
+    """All nodes of a configuration, each once, and where their files are."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.comparison = _unique(self._comparison())
+        self.transfers = _unique(self._transfer())
+        self.experiments = {name: list(self._experiment(name)) for name in config.experiments}
+        scored = self.comparison | self.transfers
+        for arms in self.experiments.values():
+            scored |= {arm.fit.id: arm.fit for arm in arms}
+        self.tuned = {fit.id: fit for fit in scored.values() if isinstance(fit, TunedNode)}
+        self.fits = _unique(node for fit in self.tuned.values() for node in fit.candidates) | scored
+        fits = list(self.fits.values())
+        self.localize = _unique(fit.ranking for fit in fits if fit.ranking)
+        users: list[LocalizeNode | FitNode] = [*self.localize.values(), *fits]
+        self.activations = _unique(node for node in map(self.activations_of, users) if node)
+        self.evaluations = _unique(found for fit in scored.values() for found in self.evaluations_of(fit))
+        self.data = _unique(node.data for node in [*users, *self.evaluations.values()])
+
+    def folds(self, task: str) -> list[int]:
+        """Configured folds of a task."""
+        return self._folds(task, self.config.tasks[task])
+
+    def _folds(self, task: str, entry: TaskConfig | None) -> list[int]:
+        return list(entry.folds if entry and entry.folds else self.config.task(task).folds)
+
+    def _data(self, task: str, fold: int, seed: int) -> DataNode:
+        return self._data_of(task, self.config.tasks[task], fold, seed)
+
+    def _data_of(self, task: str, entry: TaskConfig | None, fold: int, seed: int) -> DataNode:
+        entry = entry or TaskConfig()
+        options = self.config.task(task).Options.model_validate(entry.options)
+        path = str(entry.path) if entry.path else None
+        return DataNode(task, fold, seed, options.model_dump(mode="json"), path)
+
+    def evaluations_of(self, fit: FitNode) -> Iterable[EvalNode]:
+        """On what a fitted method is scored: its own task under every protocol, and what is to be retained.
+
+        The latter is asked of the configured methods only, not of runs that an experiment adds, nor of prompting, which
+        is the base model there. A task with several folds shares its questions among them, so a method fitted on one of
+        them, or with heads ranked on one, is scored on the test items of that one alone. What nothing is fitted for is
+        scored on another task once, and not for every split. Under which protocols a method is scored, it says itself.
+        """
+        method = methods.load_method(fit.method)
+        for protocol in self.config.protocols:
+            if self.config.task(fit.data.task).headline_under(protocol) and method.scored_under(protocol):
+                yield EvalNode(fit, fit.data, protocol, self.config.backend)
+        if fit.id not in self.comparison or method.shots:
+            return
+        for task, entry in self.config.retention.items():
+            if task == fit.data.task or not scores_task(fit.method, task):
+                continue
+            first = next(name for name in self.config.tasks if name != task)
+            if not method.fit and (fit.data.task, fit.data.fold) != (first, self.folds(first)[0]):
+                continue
+            ranked = fit.ranking.data if fit.ranking and fit.ranking.data.task == task else None
+            for fold in self._folds(task, entry):
+                if not ranked or fold == ranked.fold:
+                    yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
+
+    @cached_property
+    def dtype(self) -> str:
+        """Precision of the base."""
+        config = self.config
+        return config.dtype if config.dtype != "auto" else DTYPES[config.device]
+
+    def _source(self, model: str) -> dict[str, Any]:
+        return self.config.model_entry(model).source.model_dump(mode="json")
+
+    def _ranking(self, model: str, data: DataNode, method: str, entry: MethodConfig) -> LocalizeNode:
+        heads = entry.heads or HeadsConfig()
+        name = heads.localizer or methods.load_method(method).localizer
+        assert name is not None, f"{method} edits no selected heads"
+        values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, heads.params)
+        params = localizers.load_localizer(name).Params.model_validate(values).model_dump(mode="json")
+        return LocalizeNode(model, self._source(model), self.dtype, data, name, params)
+
+    def localizer_of(self, method: str) -> str:
+        """The localizer of a configured method that edits selected heads: the configured one, or its own."""
+        heads = self._entry(method).heads or HeadsConfig()
+        name = heads.localizer or methods.load_method(method).localizer
+        assert name is not None, f"{method} edits no selected heads"
+        return name
+
+    def _entry(self, method: str) -> MethodConfig:
+        return self.config.methods[method] or MethodConfig()
+
+    def activations_of(self, node: LocalizeNode | FitNode) -> ActivationsNode | None:
+        """The activations a node reads; None if it reads none."""
+        if isinstance(node, LocalizeNode):
+            used = localizers.load_localizer(node.localizer).uses_activations
+        else:
+            used = methods.load_method(node.method).uses_activations
+        return ActivationsNode(node.model, node.model_source, node.dtype, node.data) if used else None
+
+    def _fit(
+        self,
+        model: str,
+        data: DataNode,
+        name: str,
+        entry: MethodConfig,
+        ranking: LocalizeNode | None = None,
+        k: tuple[int, ...] = (),
+    ) -> FitNode:
+        values = resolve(METHODS / f"{name}.yaml", model, data.task, entry.params)
+        params = methods.load_method(name).Params.model_validate(values).model_dump(mode="json")
+        return FitNode(model, self._source(model), self.dtype, data, name, params, ranking, k)
+
+    def _comparison(self) -> Iterable[FitNode]:
+        """Every method on every task, with heads selected on the same split."""
+        for model in self.config.models:
+            for task in self.config.tasks:
+                for fold in self.folds(task):
+                    for seed in self.config.seeds:
+                        yield from self._methods(model, self._data(task, fold, seed))
+
+    def _methods(self, model: str, data: DataNode) -> Iterable[FitNode]:
+        for name in self.config.methods:
+            yield from self._runs(model, data, name, self._entry(name))
+
+    def _runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
+        """The runs of one method on one split: one per number of heads, unless it chooses that itself."""
+        method = methods.load_method(name)
+        if not method.seeded and data.seed != self.config.seeds[0]:
+            return  # every seed scores the same test items
+        if not scores_task(name, data.task):
+            return
+        if entry.search:
+            settings = grid.settings(entry, entry.search, self.config.search_points)
+            runs = [list(self._plain_runs(model, data, name, setting)) for _, setting in settings]
+            for tried in zip(*runs, strict=True):
+                shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
+                shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
+                yield TunedNode(**shared, candidates=tried, points=tuple(point for point, _ in settings))
+        else:
+            yield from self._plain_runs(model, data, name, entry)
+
+    def _plain_runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
+        method = methods.load_method(name)
+        if not method.localizer:
+            yield self._fit(model, data, name, entry)
+            return
+        heads = entry.heads or HeadsConfig()
+        ranking = self._ranking(model, self._head_data(data, heads.task or data.task), name, entry)
+        counts = sorted({self.config.head_count(model, k) for k in heads.k})
+        for k in [tuple(counts)] if method.chooses_k else [(count,) for count in counts]:
+            yield self._fit(model, data, name, entry, ranking, k)
+
+    def _experiment(self, name: str) -> Iterable[ExperimentRun]:
+        """The runs of an experiment: every arm, at every point of its axis, on every task, fold and seed."""
+        spec = self.config.experiment(name)
+        for model in self.config.models:
+            for task in spec.tasks or list(self.config.tasks):
+                for fold in self.folds(task):
+                    for seed in self.config.seeds:
+                        for label, arm in (spec.arms or {}).items():
+                            for x, entry, data in self._points(spec, arm, model, task, fold, seed):
+                                for fit in self._runs(model, data, arm.method, entry):
+                                    yield from (ExperimentRun(label, x, made) for made in self._reseeded(spec, fit))
+
+    def _reseeded(self, spec: ExperimentConfig, fit: FitNode) -> Iterable[FitNode]:
+        """The run, or one for each training seed of a ``variance`` experiment, by default the configured seeds."""
+        if spec.kind != "variance":
+            yield fit
+            return
+        for seed in spec.training_seeds or self.config.seeds:
+            if seed == fit.data.seed:
+                yield fit
+            else:
+                ranking = replace(fit.ranking, training_seed=seed) if fit.ranking else None
+                yield replace(fit, training_seed=seed, ranking=ranking)
+
+    def _points(
+        self, spec: ExperimentConfig, arm: ArmConfig, model: str, task: str, fold: int, seed: int
+    ) -> Iterable[tuple[float | None, MethodConfig, DataNode]]:
+        """Places on the axis of an experiment, with what an arm is run with there."""
+        entry = MethodConfig(heads=arm.heads, params=arm.params, search=arm.search)
+        task_entry = self.config.tasks[task] or TaskConfig()
+        if spec.k:
+            for k in spec.k:
+                heads = (arm.heads or HeadsConfig()).model_copy(update={"k": [k]})
+                place = self.config.head_count(model, k) if spec.counts_heads else k
+                yield place, entry.model_copy(update={"heads": heads}), self._data(task, fold, seed)
+        elif spec.n_train:
+            for n in spec.n_train:
+                sized = task_entry.model_copy(update={"options": {**task_entry.options, "n_train": n}})
+                yield n, entry, self._data_of(task, sized, fold, seed)
+        else:
+            yield None, entry, self._data(task, fold, seed)
+
+    def _head_data(self, data: DataNode, task: str) -> DataNode:
+        """The split of ``task`` on which heads for ``data`` are ranked: of the same fold where it has one."""
+        if task == data.task:
+            return data
+        fold = data.fold if data.fold in self.folds(task) else self.folds(task)[0]
+        return self._data(task, fold, data.seed)
+
+    def _transfer(self) -> Iterable[FitNode]:
+        """Offsets for each task on heads selected on every task (heads of the same fold where there is one)."""
+        transfer = self.config.transfer
+        if not transfer:
+            return
+        names = transfer.tasks or list(self.config.tasks)
+        for model in self.config.models:
+            k = (self.config.head_count(model, transfer.k),)
+            for task in names:
+                for fold in self.folds(task):
+                    for seed in self.config.seeds:
+                        data = self._data(task, fold, seed)
+                        for source in names:
+                            entry = self._entry(transfer.method)
+                            ranking = self._ranking(model, self._head_data(data, source), transfer.method, entry)
+                            yield self._fit(model, data, transfer.method, entry, ranking, k)
+
+    def head_counts(self) -> dict[str, list[int]]:
+        """Model to the numbers of heads that any of its runs may edit, ascending."""
+        return {
+            model: sorted({k for node in self.fits.values() if node.model == model for k in node.k})
+            for model in self.config.models
+        }
+
+    def find(self, nodes: dict[str, N], identifier: str) -> N:
+        """The node called ``identifier``.
+
+        Raises:
+            ConfigError: the configuration has no such node.
+        """
+        if identifier not in nodes:
+            raise ConfigError(
+                f"no node '{identifier}' in this configuration; `lofit plan` lists the fits, `snakemake -n` all nodes"
+            )
+        return nodes[identifier]
+
+    def model_dir(self, model: str) -> Path:
+        """A plain transformers folder; its name holds a hash of where the model comes from."""
+        return self.config.resources / "models" / f"{model}-{short_hash(self._source(model))}"
+
+    def data_dir(self, node: DataNode) -> Path:
+        """Folder of train, validation and test JSON lines and their manifest."""
+        return self.config.resources / "tasks" / node.id
+
+    def activations_dir(self, node: ActivationsNode) -> Path:
+        """Folder of the activations."""
+        return self.config.results / "activations" / node.id
+
+    def localize_dir(self, node: LocalizeNode) -> Path:
+        """Folder of the ranking."""
+        return self.config.results / "localize" / node.id
+
+    def run_dir(self, node: FitNode) -> Path:
+        """Folder of the adapter, its report and its evaluations."""
+        return self.config.results / "runs" / node.id
+
+    def eval_dir(self, node: EvalNode) -> Path:
+        """Folder of an evaluation."""
+        return self.config.results / "runs" / node.id
+
+    def evaluation(self, fit: FitNode, task: str | None, fold: int | None, protocol: str | None) -> EvalNode:
+        """The evaluation of a fitted method on a task, by default its own, under a protocol, by default the first.
+
+        Raises:
+            ConfigError: it is not configured, or the method was trained on what it would be scored on.
+        """
+        found = [
+            node
+            for node in self.evaluations_of(fit)
+            if node.data.task == (task or fit.data.task)
+            and (fold is None or node.data.fold == fold)
+            and (protocol is None or node.protocol == protocol)
+        ]
+        folds = {node.data.fold for node in found}
+        if len(folds) == 1:
+            return found[0]
+        wanted = f"{task or fit.data.task}{'' if fold is None else f', fold {fold}'}"
+        if folds:
+            raise ConfigError(f"{fit.id}: {wanted} has the folds {sorted(folds)}; name one with --fold")
+        if (task or fit.data.task) == fit.data.task and fold not in (None, fit.data.fold):
+            raise ConfigError(
+                f"{fit.id}: fitted on fold {fit.data.fold}, whose training questions are test questions of fold "
+                f"{fold}; score it on its own fold"
+            )
+        raise ConfigError(f"{fit.id}: not to be scored on {wanted} under {protocol or 'any protocol'}; see retention")
+
+    def parts(self) -> list[str]:
+        """The parts of the results that :meth:`part` knows."""
+        return [ALL, MAIN, *([TRANSFER] if self.config.transfer else []), *self.experiments]
+
+    def part(self, name: str) -> dict[str, EvalNode]:
+        """The evaluations that one output is made of, so that it needs no other.
+
+        Args:
+            name: :data:`ALL`, :data:`MAIN` (the configured methods, for the main tables and what else compares them),
+                :data:`TRANSFER`, or an experiment.
+        """
+        if name == ALL:
+            return self.evaluations
+        if name == MAIN:
+            return _unique(found for fit in self.comparison.values() for found in self.evaluations_of(fit))
+        fits = self.transfers if name == TRANSFER else _unique(arm.fit for arm in self.experiments[name])
+        own = [found for fit in fits.values() for found in self.evaluations_of(fit) if found.own]
+        return _unique(found for found in own if found.protocol == self.config.protocols[0])
+
+    def own_evaluation(self, fit: FitNode) -> EvalNode:
+        """The evaluation of a fitted method on its own task, under the first configured protocol."""
+        return next(node for node in self.evaluations_of(fit) if node.own)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The run table as plain rows, for ``lofit plan`` and for people."""
+        return [
+            {
+                "run": node.id,
+                "model": node.model,
+                "task": node.data.task,
+                "fold": node.data.fold,
+                "seed": node.seed,
+                "method": node.method,
+                "selector": node.ranking.localizer if node.ranking else None,
+                "head_task": node.ranking.data.task if node.ranking else None,
+                "k": "|".join(map(str, node.k)) or None,
+            }
+            for node in self.fits.values()
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Number of nodes of each kind."""
+        fitted = sum(methods.load_method(node.method).fit is not None for node in self.fits.values()) - len(self.tuned)
+        return {
+            "model": len(self.config.all_models),
+            "prepare": len(self.data),
+            "activations": len(self.activations),
+            "localize": len(self.localize),
+            "fit": fitted,
+            **({"choose": len(self.tuned)} if self.tuned else {}),
+            "evaluate": len(self.evaluations),
+        }

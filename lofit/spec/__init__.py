@@ -1,0 +1,1 @@
+"""What declarations of methods, tasks, sources and configurations are made of. Light to import."""

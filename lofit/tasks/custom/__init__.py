@@ -1,0 +1,237 @@
+"""Tasks of the user's own: JSON lines in a folder, or named by a YAML file."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+
+from lofit.errors import TaskError
+from lofit.files import read_jsonl
+from lofit.spec.base import Line, UserPath, first_problem
+from lofit.strict_yaml import read_yaml
+from lofit.tasks.answers import canonical, same_text
+from lofit.tasks.custom.utils import process_results
+from lofit.tasks.splits import cut_by, normalised, with_ids
+from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
+
+Kind = Literal["generate", "choose", "prefer"]
+FIELDS: dict[Kind, tuple[str, ...]] = {
+    "generate": ("prompt", "answer"),
+    "choose": ("prompt", "choices", "gold"),
+    "prefer": ("prompt", "chosen", "rejected"),
+}
+N_WRONG = 3
+"""Answers of other rows that serve as wrong ones, where a row of kind ``generate`` names none."""
+SEED = "own task"
+"""Seed of the cut of the validation rows and of the wrong answers; fixed, so that every run has the same."""
+
+
+class Description(BaseModel):
+    """What a YAML file says of a task; its paths are relative to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: UserPath = Path("train.jsonl")
+    validation: UserPath | None = None
+    test: UserPath = Path("test.jsonl")
+    summary: Line = "a task of one's own"
+    licence: Line = "not stated"
+    max_gen_toks: StrictInt = Field(default=32, ge=1)
+    until: list[str] = ["\n"]
+
+
+def own_task(name: str, path: Path) -> Task:
+    """Read a task from a folder of JSON lines, or from a YAML file that names them.
+
+    The folder holds ``train.jsonl``, ``test.jsonl`` and, if there is one, ``validation.jsonl``; without one a tenth of
+    the training prompts is set aside. The fields of the first training row say what kind of task it is: ``prompt`` and
+    ``answer`` (or ``answers``) are generated, ``prompt``, ``choices`` and ``gold`` chosen from, ``prompt``, ``chosen``
+    and ``rejected`` preferred. The rows themselves are checked when they are prepared.
+
+    Raises:
+        TaskError: there is no such folder or file, or it describes no task.
+    """
+    folder, about = _describe(path)
+    validation = about.validation or (Path("validation.jsonl") if (folder / "validation.jsonl").is_file() else None)
+    files = {"train": folder / about.train, "test": folder / about.test}
+    if validation:
+        files["validation"] = folder / validation
+    for file in files.values():
+        if not file.is_file():
+            raise TaskError(f"{path}: no file {file}; a task needs train.jsonl and test.jsonl, or a YAML naming them")
+    kind = _kind(files["train"])
+
+    def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Any) -> Splits:
+        fetcher.provenance.extend({"kind": "own", "origin": str(file)} for file in files.values())
+        return _prepare(name, kind, files, about.until)
+
+    return Task(
+        name=name,
+        summary=about.summary,
+        objective="dpo" if kind == "prefer" else "sft",
+        folds=(0,),
+        headline="exact_match" if kind == "generate" else "acc",
+        licence=about.licence,
+        Options=TaskOptions,
+        prepare=prepare,
+        definition=Path(__file__).with_name("generate.yaml" if kind == "generate" else "choose.yaml"),
+        overrides={"generation_kwargs": {"until": about.until, "max_gen_toks": about.max_gen_toks, "do_sample": False}}
+        if kind == "generate"
+        else {},
+        files=tuple(files.values()),
+    )
+
+
+def _describe(path: Path) -> tuple[Path, Description]:
+    """The folder that paths are relative to, and the description."""
+    if path.is_dir():
+        return path, Description()
+    try:
+        return path.parent, Description.model_validate(read_yaml(path, TaskError))
+    except ValidationError as error:
+        raise TaskError(f"{path}: {first_problem(error)}; fix the file") from None
+
+
+def _kind(train: Path) -> Kind:
+    rows = read_jsonl(train)
+    row = rows[0] if rows and isinstance(rows[0], dict) else {}
+    for kind, names in FIELDS.items():
+        if set(names) - {"answer"} <= set(row) and (kind != "generate" or {"answer", "answers"} & set(row)):
+            return kind
+    raise TaskError(
+        f"{train} row 0: needs prompt and answer, or prompt, choices and gold, or prompt, chosen and rejected; found "
+        f"{', '.join(map(str, row)) or 'nothing'}"
+    )
+
+
+def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]) -> Splits:
+    splits = ("test", "validation", "train")
+    items = {split: read_jsonl(files[split]) if split in files else [] for split in splits}
+    where = {split: [f"{files[split].name} row {i}" for i in range(len(items[split]))] for split in splits}
+    rows = {split: [_RENDER[kind](*pair) for pair in zip(items[split], where[split], strict=True)] for split in splits}
+    if kind == "generate":
+        for split in splits:
+            for row, item, place in zip(rows[split], items[split], where[split], strict=True):
+                _check_generated(row, _prompt(item, place)[1], until, place)
+        fitted = ("train", "validation")  # test rows are not contrasted
+        # One of each meaning, so that each right answer of a row rules out one of them at most.
+        pool = {_plain(row["answers"][0]): row["answers"][0] for split in fitted for row in rows[split]}
+        candidates = [pool[key] for key in sorted(pool)]
+        for split in fitted:
+            at = zip(rows[split], items[split], where[split], strict=True)
+            rows[split] = [row | {"contrast": _contrast(row, item, candidates, place)} for row, item, place in at]
+    seen: Counter[str] = Counter()
+    read = {split: with_ids(name, rows[split], seen) for split in splits}
+    if "validation" not in files:
+        prompts = len({normalised(row["prompt"]) for row in read["train"]})
+        if prompts < 2:
+            raise TaskError(
+                f"{files['train']}: too few different prompts to set some aside ({prompts}); give validation.jsonl"
+            )
+        share = max(0.1, 1 / prompts)  # one prompt at least
+        read["train"], read["validation"] = cut_by(read["train"], "prompt", (1 - share, share), SEED)
+    return Splits(**read)
+
+
+def _prompt(item: Row, where: str) -> tuple[str, str]:
+    """The prompt, and what stands between it and an answer that brings no blank of its own.
+
+    Blanks at the prompt's end are the answer's beginning: tokenizers join them with the word that follows, so a prompt
+    that ended with one would be another in training than in scoring. A line break stays where it is.
+    """
+    given = text_field(item, "prompt", where)
+    prompt = given.rstrip(" \t")
+    return prompt, given[len(prompt) :] or ("" if prompt[-1].isspace() else " ")
+
+
+def _after(between: str, answer: str) -> str:
+    return answer if answer[0].isspace() else between + answer
+
+
+def _plain(answer: str) -> str:
+    """The answer as far as it is compared."""
+    return canonical(answer).lower()
+
+
+def _texts(item: Row, name: str, where: str) -> list[str]:
+    texts = list_field(item, name, where)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise TaskError(f"{where}: '{name}' must be non-empty strings, found {texts!r}; mend or remove the row")
+    return texts
+
+
+def _generate(item: Row, where: str) -> Row:
+    prompt, between = _prompt(item, where)
+    answers = _texts(item, "answers", where) if "answers" in item else [text_field(item, "answer", where)]
+    return {"prompt": prompt, "target": _after(between, answers[0]), "answers": answers}
+
+
+def _check_generated(row: Row, between: str, until: Sequence[str], where: str) -> None:
+    """Raise TaskError if no answer of a generated row counts as right once generation has ended at a stop string."""
+    for answer in row["answers"]:
+        text = _after(between, answer)
+        for stop in until:
+            text = text.split(stop)[0] if stop else text
+        if process_results(row, [text])["exact_match"]:
+            return
+    stops = " or ".join(map(repr, until))
+    raise TaskError(
+        f"{where}: no output can match {row['answers'][0]!r}, since generation stops at {stops}; give other stop "
+        "strings (until, in the task's YAML file), or change the answer"
+    )
+
+
+def _contrast(row: Row, item: Row, candidates: Sequence[str], where: str) -> Row:
+    """The right answers of a generated row, and the wrong ones: those it names, else answers of other rows."""
+    if "wrong" in item:
+        wrong = _texts(item, "wrong", where)
+    else:
+        taken = {_plain(answer) for answer in row["answers"]}
+        drawn = random.Random(f"{SEED} {row['prompt']}").sample(candidates, min(N_WRONG + len(taken), len(candidates)))
+        wrong = [answer for answer in drawn if _plain(answer) not in taken][:N_WRONG]
+        if not wrong:
+            raise TaskError(f"{where}: no other row has another answer; name wrong ones under 'wrong'")
+    _, between = _prompt(item, where)
+    return contrast(row["prompt"], *([_after(between, text) for text in texts] for texts in (row["answers"], wrong)))
+
+
+def _choose(item: Row, where: str) -> Row:
+    (prompt, between), choices = _prompt(item, where), list_field(item, "choices", where)
+    gold = item.get("gold")
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices) or len({*map(canonical, choices)}) < 2:
+        raise TaskError(f"{where}: 'choices' must be two or more different texts, found {choices!r}; fix the row")
+    if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(choices):
+        raise TaskError(f"{where}: 'gold' must be the index of one of {len(choices)} choices, found {gold!r}")
+    following = [_after(between, choice) for choice in choices]
+    wrong = list(dict.fromkeys(text for text in following if not same_text(text, following[gold])))
+    return {
+        "prompt": prompt,
+        "target": following[gold],
+        "contrast": contrast(prompt, [following[gold]], wrong),
+        "choices": following,
+        "gold": gold,
+    }
+
+
+def _prefer(item: Row, where: str) -> Row:
+    prompt, between = _prompt(item, where)
+    pair = [_after(between, text_field(item, name, where)) for name in ("chosen", "rejected")]
+    if same_text(*pair):
+        raise TaskError(f"{where}: 'chosen' and 'rejected' are the same text {pair[0]!r}; fix or remove the row")
+    return {
+        "prompt": prompt,
+        "train_prompt": prompt,
+        "chosen": pair[0],
+        "rejected": pair[1],
+        "contrast": contrast(prompt, pair[:1], pair[1:]),
+        "choices": pair,
+        "gold": 0,
+    }
+
+
+_RENDER = {"generate": _generate, "choose": _choose, "prefer": _prefer}

@@ -1,0 +1,176 @@
+"""What a task is: options, splits, and the object that ties a task's parts together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lofit.errors import TaskError
+from lofit.spec.protocol import HARNESS, OPEN, Protocol
+
+if TYPE_CHECKING:
+    from lofit.sources.fetcher import Fetcher
+
+Row = dict[str, Any]
+Objective = Literal["sft", "dpo"]
+
+
+class TaskOptions(BaseModel):
+    """Options every task has; a task adds its own in a subclass.
+
+    Attributes:
+        n_train: training rows to draw with the run's seed; None takes all.
+        n_validation: validation rows to draw with the run's seed; None takes all.
+        n_test: test rows to draw with a fixed seed, the same for every run; None takes all.
+        overlap: what to do with a row whose overlap key (for most tasks the prompt) also occurs in a split used
+            later, i.e. training row in validation or test, or validation row in test. ``refuse`` stops with an
+            error, ``replace`` leaves such rows out (and draws others where a number was asked for), ``keep``
+            leaves the data as published.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    n_train: int | None = Field(default=None, ge=1)
+    n_validation: int | None = Field(default=None, ge=1)
+    n_test: int | None = Field(default=None, ge=1)
+    overlap: Literal["refuse", "replace", "keep"] = "refuse"
+
+
+@dataclass
+class Splits:
+    """The three splits of a task, as lists of rows.
+
+    A training row holds ``id``, the training fields (``prompt``, ``target`` for supervised fine-tuning;
+    ``train_prompt``, ``chosen``, ``rejected`` for preference optimisation) and ``contrast``, made by
+    :func:`contrast`. A test row holds ``id`` and the evaluation fields (``prompt`` with ``answers``, or with
+    ``choices`` and ``gold`` or ``labels``). A validation row holds all of them. An evaluation-only task has test rows
+    alone.
+    """
+
+    train: list[Row] = field(default_factory=list)
+    validation: list[Row] = field(default_factory=list)
+    test: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Harness:
+    """lm-eval's own definitions of a task.
+
+    Attributes:
+        definitions: paths of YAML files below ``lm_eval/tasks``.
+        headline: metric shown in tables; with several definitions, ``<lm-eval task>.<metric>``.
+    """
+
+    definitions: tuple[str, ...]
+    headline: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark task.
+
+    Attributes:
+        name: folder name; the lm-eval task is called ``lofit_<name>``.
+        summary: one line for listings.
+        objective: how training rows are used, ``sft`` or ``dpo``; None if the task is for evaluation only.
+        folds: fold numbers; (0,) for a task with one split.
+        headline: metric shown in tables, in [0, 1], higher is better.
+        licence: licence of the data.
+        Options: pydantic model of the task's options.
+        prepare: (options, fold, seed, fetcher) -> Splits, everything that is available, before any draw.
+        overlap_key: row field that must not be shared between splits.
+        harness: lm-eval's own definitions, whose fields the test rows hold under ``item``; None if there are none.
+        definition: the lm-eval definition; None for ``task.yaml`` in the task's folder.
+        open_definition: an lm-eval definition in which the model words its answer itself, which judges may then read;
+            None if there is none.
+        overrides: keys of the definition to replace.
+        files: the user's own files that the rows are read from.
+        plain_text: whether the rows are texts (``id`` and ``text``) that are scored as such, not through lm-eval; the
+            headline is then in nats per token, and lower is better.
+    """
+
+    name: str
+    summary: str
+    objective: Objective | None
+    folds: tuple[int, ...]
+    headline: str
+    licence: str
+    Options: type[TaskOptions]
+    prepare: Callable[[Any, int, int, Fetcher], Splits]
+    overlap_key: str = "prompt"
+    harness: Harness | None = None
+    definition: Path | None = None
+    open_definition: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    plain_text: bool = False
+
+    def headline_under(self, protocol: Protocol) -> str | None:
+        """Metric shown in the tables of a protocol; None if the task is not scored under it."""
+        if protocol == HARNESS:
+            return self.harness.headline if self.harness else None
+        if protocol == OPEN:
+            return "rouge1_acc" if self.open_definition else None
+        return self.headline
+
+
+def contrast(prompt: str, right: list[str], wrong: list[str]) -> Row:
+    """Return right and wrong answers to one question, from which ITI and RepE estimate their directions.
+
+    Args:
+        prompt: text in front of each answer.
+        right: the right answers as they follow the prompt, blanks in front included; at least one.
+        wrong: the wrong ones, likewise.
+    """
+    return {"prompt": prompt, "right": right, "wrong": wrong}
+
+
+def choice_row(prompt: str, choices: list[str], gold: int, **fields: Any) -> Row:
+    """Return a row, still without an id, in which one of several texts follows the prompt after a blank.
+
+    The target is the right choice; the contrast is it against each of the others.
+
+    Args:
+        prompt: text in front.
+        choices: without the blank.
+        gold: index of the right one.
+        **fields: further fields of the row.
+    """
+    right = f" {choices[gold]}"
+    wrong = list(dict.fromkeys(f" {choice}" for choice in choices if choice != choices[gold]))
+    return {
+        "prompt": prompt,
+        "target": right,
+        "contrast": contrast(prompt, [right], wrong),
+        "choices": choices,
+        "gold": gold,
+        **fields,
+    }
+
+
+def text_field(row: Row, name: str, where: str) -> str:
+    """Return the non-empty string ``row[name]``, unchanged.
+
+    Raises:
+        TaskError: the field is missing, not a string, or blank; ``where`` says which row.
+    """
+    value = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        raise TaskError(f"{where}: field {name!r} must be a non-empty string, found {value!r}; mend or remove the row")
+    return value
+
+
+def list_field(row: Row, name: str, where: str, *, empty: bool = False) -> list[Any]:
+    """Return the list ``row[name]``.
+
+    Raises:
+        TaskError: the field is missing or not a list, or it is empty and ``empty`` is False.
+    """
+    value = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, list) or not (value or empty):
+        raise TaskError(f"{where}: field {name!r} must be a list, found {value!r}; mend or remove the row")
+    return value

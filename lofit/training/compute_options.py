@@ -1,0 +1,45 @@
+"""Gradient checkpointing and compilation of a model's layers, for the time of a training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from lofit.interventions.spans import resumed
+from lofit.packing.patch import patched_forward
+from lofit.spec.hyperparameters import ComputeParams
+from lofit.training.cached_prefix import decoder_layers, first_trained_layer
+
+
+@contextlib.contextmanager
+def economical(model: Any, compute: ComputeParams) -> Iterator[None]:
+    """Within this, the trained layers but the last are computed as asked for.
+
+    The last one stays as it is: it computes scored positions only, and there checkpointing would spare next to nothing.
+
+    Args:
+        model: with its adapters.
+        compute: what is asked for.
+    """
+    layers = decoder_layers(model)
+    with contextlib.ExitStack() as stack:
+        for layer in list(layers or ())[first_trained_layer(model) : -1]:
+            if compute.compile:
+                stack.enter_context(patched_forward(layer, torch.compile(layer.forward, dynamic=True)))
+            if compute.checkpointing:
+                stack.enter_context(patched_forward(layer, _checkpointed(layer.forward)))
+        yield
+
+
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        spans = resumed()
+        return checkpoint(
+            forward, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), spans), **kwargs
+        )
+
+    return twice

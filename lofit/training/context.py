@@ -1,0 +1,72 @@
+"""What a localizer or a method works with; each part is loaded when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lofit.activations.store import Activations, read_activations
+from lofit.errors import FitError
+from lofit.files import need, read_json
+from lofit.interventions import Head
+from lofit.models.session import Session
+from lofit.rankings.ranking import top_heads
+
+
+@dataclass
+class FitContext:
+    """The inputs of one localize or fit node.
+
+    Attributes:
+        title: what progress bars say.
+        name: model, task and fold, such as ``llama-2-7b/truthfulqa/fold1``.
+        seed: seed of everything random in the node.
+        n_layers, n_heads: shape of the model.
+        k: numbers of heads: one, or those a method may choose from; empty for a method without heads.
+        load_session: opens the model, its tokenizer and the rows.
+        activations_dir: folder of the activations node, for those that use it.
+        ranking_dir: folder of the localize node, for methods with heads.
+    """
+
+    title: str
+    name: str
+    seed: int
+    n_layers: int
+    n_heads: int
+    load_session: Callable[[], Session]
+    k: tuple[int, ...] = ()
+    activations_dir: Path | None = None
+    ranking_dir: Path | None = None
+
+    @cached_property
+    def session(self) -> Session:
+        """The loaded model with its data."""
+        return self.load_session()
+
+    @cached_property
+    def activations(self) -> Activations:
+        """Last-token activations of the training and validation questions' answers.
+
+        Raises:
+            FitError: computing them failed.
+        """
+        assert self.activations_dir is not None, f"{self.title} does not declare that it uses activations"
+        need(
+            self.activations_dir / "activations.json", f"activations --run {'/'.join(self.activations_dir.parts[-4:])}"
+        )
+        return read_activations(self.activations_dir)
+
+    def heads(self, k: int) -> list[Head]:
+        """The ``k`` best heads of the ranking, best first.
+
+        Raises:
+            FitError: ranking them failed.
+        """
+        assert self.ranking_dir is not None, f"{self.title} does not declare that it uses heads"
+        node_id = "/".join(self.ranking_dir.parts[-5:])
+        status = read_json(need(self.ranking_dir / "localize.json", f"localize --run {node_id}"))
+        if status["status"] != "ok":
+            raise FitError(f"localization failed: {status['reason']}")
+        return top_heads(self.ranking_dir / "heads.parquet", k)

@@ -1,0 +1,74 @@
+"""Losses: supervised fine-tuning on the answer, and direct preference optimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from lofit.models.encoding import Row
+from lofit.training.forward import Forward
+
+
+class Objective(Protocol):
+    """A loss over rows of examples."""
+
+    def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
+        """Compute once what the loss needs of the unmodified model, which ``forward`` runs when this is called."""
+
+    def terms(self, rows: Sequence[Row]) -> int:
+        """Number of terms of the sum over the rows."""
+
+    def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
+        """Sum of the loss over the rows, a float32 scalar; the mean loss is this by the number of terms."""
+
+
+class SftObjective:
+    """Token-mean cross-entropy over the batch's answer tokens (LoFiT section 3; fc2869/lo-fit, utils/trainers.py)."""
+
+    def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
+        """Nothing is needed of the unmodified model."""
+
+    def terms(self, rows: Sequence[Row]) -> int:
+        """Number of answer tokens, end-of-sequence included."""
+        return sum(example.n_answer for (example,) in rows)
+
+    def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
+        """Sum of -log p over all answer tokens."""
+        return -forward.log_probs(rows).sum()
+
+
+class DpoObjective:
+    """Sigmoid DPO loss (Rafailov et al. 2023, eq. 7): -log sigmoid(beta * (margin - reference margin)).
+
+    A margin is log p(chosen) - log p(rejected), each the sum over answer tokens and end-of-sequence. The reference
+    is the unmodified model: the authors' code takes it after the random initialisation for training and after the
+    first epoch for evaluation, which is not reproduced.
+    """
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+        self._reference: dict[Row, torch.Tensor] = {}
+
+    def margins(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
+        """Log p(chosen) - log p(rejected) of each row: float32 [rows]."""
+        chosen, rejected = forward.log_probs(rows).T
+        return chosen - rejected
+
+    def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
+        """Reference margins, once per pair."""
+        with torch.no_grad():
+            for start in range(0, len(rows), batch_size):
+                part = rows[start : start + batch_size]
+                self._reference.update(zip(part, self.margins(forward, part), strict=True))
+
+    def terms(self, rows: Sequence[Row]) -> int:
+        """Number of pairs."""
+        return len(rows)
+
+    def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
+        """Sum over the pairs."""
+        reference = torch.stack([self._reference[row] for row in rows])
+        return -functional.logsigmoid(self.beta * (self.margins(forward, rows) - reference)).sum()

@@ -1,0 +1,407 @@
+"""The training loop, shared by every trained method and localizer, and the loss by which all methods are tuned."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from lofit.errors import EditError, FitError, TaskError
+from lofit.models.encoding import Row, encode_rows
+from lofit.models.meter import Meter
+from lofit.packing.forward import answer_logits
+from lofit.packing.rows import PAD, unpacked
+from lofit.progress import track
+from lofit.training.cached_prefix import GB
+from lofit.training.compute_options import economical
+from lofit.training.forward import Forward
+from lofit.training.objectives import DpoObjective, Objective, SftObjective
+from lofit.training.savepoint import SavePoint, fingerprint
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+    from lofit.models.session import Session
+    from lofit.spec.hyperparameters import LossParams, TrainParams
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What a method adds to the training loss.
+
+    Attributes:
+        value: called with the number of the step, from 0; returns a scalar with gradient.
+        draw: called before every step; draws what is random in it, the same for all its passes.
+        generator: that ``draw`` draws from.
+    """
+
+    value: Callable[[int], torch.Tensor]
+    draw: Callable[[], None]
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model, with the record of how it came about.
+
+    Attributes:
+        model: the PEFT model, adapter active, or the transformers model itself where all its weights are trained; in
+            evaluation mode.
+        record: what ``fit.json`` tells of it, such as losses, seconds without evaluation, and memory.
+    """
+
+    model: Any
+    record: dict[str, Any]
+
+
+def make_objective(session: Session, params: LossParams) -> Objective:
+    """The objective of the session's task."""
+    return SftObjective() if session.objective == "sft" else DpoObjective(params.beta)
+
+
+class Validation:
+    """The objective's mean loss on the validation rows: per answer token (SFT) or per preference pair (DPO).
+
+    Made while the session's model is the unmodified one, which DPO takes as its reference.
+
+    Raises:
+        EditError: the model already has an adapter.
+    """
+
+    def __init__(self, session: Session, params: LossParams) -> None:
+        if any(isinstance(module, BaseTunerLayer) for module in session.model.modules()):
+            raise EditError("the session's model already has an adapter; open a new session, or unload the adapter")
+        self.objective = make_objective(session, params)
+        self.rows = encode_rows(
+            session.tokenizer,
+            session.validation,
+            session.objective,
+            params.max_length,
+            session.window,
+            session.vocabulary,
+        )
+        self.batch_size = params.batch_size
+        self.objective.prepare(self.forward(session.model), self.rows, self.batch_size)
+
+    def forward(self, model: nn.Module, others: Sequence[Row] = ()) -> Forward:
+        """The forward pass of a model on the validation rows, and on others."""
+        return Forward(model, [*self.rows, *others], PAD)
+
+    @torch.no_grad()
+    def loss(self, forward: Forward) -> float | None:
+        """The mean loss of a model; None without validation rows.
+
+        Raises:
+            FitError: it is not finite.
+        """
+        parts = (self.rows[start : start + self.batch_size] for start in range(0, len(self.rows), self.batch_size))
+        total = float(sum(self.objective.total(forward, part) for part in parts))
+        if not math.isfinite(total):
+            raise FitError(f"validation loss is {total}; the edit is too large, lower the learning rate")
+        return total / self.objective.terms(self.rows) if self.rows else None
+
+
+def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[list[Row]]:
+    """One epoch: the rows in a random order, ``size`` at a time; the last batch may be smaller.
+
+    The batch with most tokens comes first, so that a want of memory shows at once.
+    """
+    order = torch.randperm(len(rows), generator=generator).tolist()
+    drawn = [[rows[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
+    largest = max(range(len(drawn)), key=lambda i: sum(len(text.ids) for row in drawn[i] for text in row))
+    return [drawn.pop(largest), *drawn]
+
+
+def train(
+    session: Session,
+    config: PeftConfig | None,
+    params: TrainParams,
+    title: str,
+    penalty: Callable[[PeftModel], Penalty] | None = None,
+) -> Fitted:
+    """Fit an adapter, or all weights of the model, on the session's training rows. Uses the session's model up.
+
+    AdamW, linear decay to zero, gradient-norm clipping; the L1 penalty is the *sum* of absolute values over all
+    trained parameters (fc2869/lo-fit, utils/trainers.py) and is part of the training loss only. The last epoch's
+    weights are kept. Dropout is off. With ``session.save_to`` training goes on from a save point that a killed one left
+    there.
+
+    Args:
+        session: model, tokenizer and rows.
+        config: the adapter to train; None trains the model itself.
+        params: hyperparameters.
+        title: what the progress bar says.
+        penalty: called once with the fresh adapter model; the value of what it returns is added to the loss of every
+            step.
+
+    Raises:
+        FitError: a loss, a gradient or a trained value is not finite.
+        EditError: the edit has no effect, the disabled adapter is not the unmodified model, or the session was used
+            before.
+    """
+    validation = Validation(session, params)
+    rows = encode_rows(
+        session.tokenizer, session.train, session.objective, params.max_length, session.window, session.vocabulary
+    )
+    if not rows:
+        raise TaskError("there are no training rows; raise n_train")
+    live = EffectCheck(session, rows[0])
+    meter = Meter(session.model.device)
+    validation.objective.prepare(validation.forward(session.model, rows), rows, params.batch_size)
+    model = wrap(session, config) if config else session.model.requires_grad_(True)
+    forward = validation.forward(model, rows)
+    compute = session.compute
+    memory, disk = compute.prefix_memory_gb * GB, compute.prefix_disk_gb * GB
+    forward.keep_prefix([*rows, *validation.rows], params.batch_size, memory, disk)
+    extra = penalty(model) if penalty else None  # type: ignore[arg-type]
+    with economical(model, compute):
+        texts = [[text.ids for text in row] for row in [*rows, *validation.rows]]
+        start = fingerprint(live.base, texts)
+        save_point = SavePoint(session.save_to, start, compute.save_minutes)
+        record = _loop(session, forward, rows, validation, params, meter, title, extra, save_point)
+    record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if config is None:  # frozen, as it was when it was measured: torch rounds differently for weights that are not
+        model.requires_grad_(False)
+    live.check(model)
+    return Fitted(model, record)
+
+
+def wrap(session: Session, config: PeftConfig) -> PeftModel:
+    """Put a fresh adapter on the session's model; its random initialisation depends on the seed alone.
+
+    Raises:
+        EditError: the method cannot be put on models of this family.
+    """
+    from peft import get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(session.seed)  # PEFT's own tuners initialise from the global generator
+        try:
+            model = get_peft_model(session.model, config)
+        except EditError:
+            raise
+        except (TypeError, ValueError) as error:
+            family = type(session.model).__name__
+            raise EditError(f"{type(config).__name__} does not fit {family}: {error}") from None
+    return model.eval()
+
+
+def _loop(
+    session: Session,
+    forward: Forward,
+    rows: list[Row],
+    validation: Validation,
+    params: TrainParams,
+    meter: Meter,
+    title: str,
+    penalty: Penalty | None,
+    save_point: SavePoint,
+) -> dict[str, Any]:
+    trained = MasterWeights([p for p in forward.model.parameters() if p.requires_grad])
+    objective, part_size = validation.objective, session.compute.micro_batch or params.batch_size
+    steps = params.epochs * math.ceil(len(rows) / params.batch_size)
+    optimizer = torch.optim.AdamW(
+        trained.masters, lr=params.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=params.weight_decay
+    )
+    device = session.model.device
+    warmup = round(params.warmup * steps)
+    order = torch.Generator().manual_seed(session.seed)
+    drawn = penalty.generator if penalty else None
+    state: dict[str, Any] = {
+        "train_loss": [],
+        "validation_loss": [],
+        "tokens": 0,
+        "seconds": 0.0,
+        "deterministic": True,
+    }
+    losses: list[float] = state["train_loss"]
+    away = 0.0  # seconds spent on validation and on saving, which are not part of the cost of training
+
+    def validate() -> None:
+        nonlocal away
+        before = meter.seconds()
+        state["validation_loss"].append(validation.loss(forward))
+        away += meter.seconds() - before
+        meter.forget()
+
+    def save() -> None:
+        nonlocal away
+        before = meter.seconds()
+        save_point.save(trained.masters, optimizer, drawn, state | {"seconds": state["seconds"] + before - away})
+        away += meter.seconds() - before
+
+    if found := save_point.load(trained.masters, optimizer, drawn):
+        trained.round()
+        state.update(found)
+        losses = state["train_loss"]
+        print(f"{title}: going on from step {len(losses)} of {steps}", file=sys.stderr, flush=True)
+    else:
+        validate()
+    done = len(losses)
+    with track(title, steps, session.progress, done) as advance:
+        for epoch in range(params.epochs):
+            for number, batch in enumerate(batches(rows, params.batch_size, order)):
+                step = epoch * steps // params.epochs + number
+                if step < done:
+                    continue
+                optimizer.param_groups[0]["lr"] = params.lr * learning_rate_factor(step, steps, warmup)
+                if penalty:
+                    penalty.draw()
+
+                def gradient(batch: list[Row] = batch, step: int = step) -> torch.Tensor:
+                    """The loss of the step, with its gradient at the trained values."""
+                    trained.clear()
+                    count, loss = objective.terms(batch), torch.zeros((), dtype=torch.float64, device=device)
+                    for start in range(0, len(batch), part_size):
+                        part = objective.total(forward, batch[start : start + part_size]) / count
+                        part.backward()
+                        loss += part.detach()
+                    if params.l1 or penalty:
+                        rest = params.l1 * torch.stack([p.abs().sum().to(device) for p in trained.values]).sum()
+                        if penalty:
+                            rest = rest + penalty.value(step)
+                        rest.backward()
+                        loss += rest.detach()
+                    return loss
+
+                try:
+                    with only_deterministic(state["deterministic"]):
+                        total = gradient()
+                except RuntimeError as error:
+                    if not state["deterministic"] or "deterministic" not in str(error):
+                        raise
+                    state["deterministic"] = False  # an operation of this family has no such form on this device
+                    total = gradient()
+                length = torch.nn.utils.clip_grad_norm_(trained.collect(), params.max_grad_norm)
+                # One wait for a GPU in every step.
+                loss, norm = torch.stack([total, length.to(device, torch.float64)]).tolist()
+                losses.append(loss)
+                if not math.isfinite(loss):
+                    raise FitError(f"loss is {loss} at step {len(losses)} of {steps}; lower the learning rate")
+                if not math.isfinite(norm):
+                    raise FitError(
+                        f"norm of the gradient is {norm} at step {len(losses)} of {steps}; lower the learning rate"
+                    )
+                _step(optimizer, f"step {len(losses)} of {steps}")
+                trained.round()
+                meter.sample()
+                state["tokens"] += sum(len(example.ids) - 1 for row in batch for example in row)
+                advance(f"loss {losses[-1]:.3f}")
+                if save_point.due:
+                    save()
+            if len(state["validation_loss"]) <= epoch + 1:
+                validate()
+    if not all(p.isfinite().all() for p in trained.values):
+        raise FitError(f"a trained value is not finite after {steps} steps; lower the learning rate")
+    cost = meter.report()
+    cost["seconds"] += state["seconds"] - away
+    return {
+        "train_loss": losses,
+        "validation_loss": state["validation_loss"],
+        "steps": steps,
+        "tokens_per_second": state["tokens"] / cost["seconds"],
+        "deterministic": state["deterministic"],
+        **cost,
+    }
+
+
+class MasterWeights:
+    """What the optimizer updates: the trained values, or float32 copies of those in a lower precision.
+
+    bfloat16 cannot hold a change of less than 0.4%, and most updates of a trained weight are smaller: they would be
+    rounded away (Micikevicius et al. 2018, arXiv 1710.03740, section 3.1).
+
+    Attributes:
+        values: the model's own parameters.
+        masters: for each of them itself, or its copy.
+    """
+
+    def __init__(self, values: list[nn.Parameter]) -> None:
+        self.values = values
+        self.masters = [p if p.dtype.itemsize >= 4 else nn.Parameter(p.detach().float()) for p in values]
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for parameter in [*self.values, *self.masters]:
+            parameter.grad = None
+
+    def collect(self) -> list[nn.Parameter]:
+        """The masters, with the gradients of the values moved to them."""
+        for value, master in zip(self.values, self.masters, strict=True):
+            if master is not value and value.grad is not None:
+                master.grad, value.grad = value.grad.float(), None
+        return self.masters
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """Give the values what their masters hold, in their own precision."""
+        for value, master in zip(self.values, self.masters, strict=True):
+            if master is not value:
+                value.copy_(master)
+
+
+@contextlib.contextmanager
+def only_deterministic(only: bool) -> Iterator[None]:
+    """Within this an operation without a deterministic form is an error, where it would otherwise be a warning.
+
+    Kernels of attention decide by this whether their backward pass is deterministic (PyTorch 2.13, aten/native/
+    transformers/cuda/attention_backward.cu). Nothing changes where determinism was not asked for, or ``only`` is false.
+    """
+    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(enabled, warn_only=warns and not only)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
+
+
+def _step(optimizer: torch.optim.Optimizer, name: str) -> None:
+    try:
+        optimizer.step()
+    except RuntimeError as error:  # a rate that float32 cannot hold, divided by the bias correction
+        if "without overflow" not in str(error):
+            raise
+        raise FitError(f"an update of the weights overflows at {name}; lower the learning rate") from None
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at ``step``: linear up over ``warmup`` steps, then linear down to 0."""
+    return step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
+
+
+class EffectCheck:
+    """Checks on one training text that an edit changes the outputs, and that switched off it does not.
+
+    Made while the session's model is the unmodified one.
+    """
+
+    def __init__(self, session: Session, row: Row) -> None:
+        self._probe = unpacked([row[0]], pad_id=row[0].ids[0], device=session.model.device)
+        self.base = self._logits(session.model)
+
+    @torch.no_grad()
+    def _logits(self, model: nn.Module) -> torch.Tensor:
+        return answer_logits(model, self._probe)
+
+    def check(self, model: Any) -> None:
+        """Check a fitted model, an adapter model or the trained model itself.
+
+        Raises:
+            EditError: it gives the unmodified model's outputs, or its adapter cannot be switched off.
+        """
+        if torch.equal(self._logits(model), self.base):
+            raise EditError(
+                "the fitted edit has no effect on the model's output: its layers are not where they were looked for, "
+                f"or it is smaller than what {str(self.base.dtype).removeprefix('torch.')} can tell"
+            )
+        if hasattr(model, "disable_adapter"):
+            with model.disable_adapter():
+                if not torch.equal(self._logits(model), self.base):
+                    raise EditError("with the adapter switched off the model is not the unmodified one")
