@@ -1,9 +1,9 @@
 # make demo   install, run the workflow of config.yaml, print the results
 # make test   install, run the quick tests    make lint   style, types, workflow
 # make test-all  all tests: whole workflows, faults, a SLURM cluster, PEFT's own suite
-# make smoke  the smallest real run           make format mend what can be mended of style
-# make example  fit a task of one's own (examples/opposites)
-# make lock   renew the pinned versions       make docs   write the pages on methods, tasks
+# make smoke  the smallest real run           make format fix style
+# make example  fit a custom task (examples/opposites)
+# make lock   renew the pinned versions       make docs   write the generated pages and schema
 # make bench  measure speed and memory against naive baselines (half an hour)
 # make gpu-check  prove a GPU machine: equality, failures, speed and memory as a table (docs/gpu.md)
 # make clean  delete outputs and caches, after asking (YES=1: without)
@@ -91,7 +91,7 @@ example: $(STAMP)
 	$(BIN)/lofit train --task-dir examples/opposites --method lofit --method lora --out results/example
 
 bench: $(STAMP)
-	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") python -m benchmarks.run
+	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") python -m perf.run
 
 # As many processes as cores, each with one thread; the tests of a file, which share what is costly, in one of them.
 PYTEST = $(RUN) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
@@ -106,7 +106,7 @@ test-slow: $(STAMP)
 test-all: test test-slow
 
 gpu-check: $(STAMP)
-	$(RUN) python -m tests.gpu.check --device cuda --out benchmarks/gpu.md
+	$(RUN) python -m tests.gpu.check --device cuda --out perf/gpu.md
 
 format: $(STAMP)
 	$(BIN)/ruff check --quiet --fix-only .
@@ -124,6 +124,7 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python scripts/describe.py
+	$(BIN)/lofit schema > workflow/schemas/config.schema.yaml
 
 lock:
 	$(PYTHON) scripts/lock.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(UPGRADE),--upgrade)

@@ -13,11 +13,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/sources.smk"
-include: "workflow/rules/activations.smk"
-include: "workflow/rules/localize.smk"
-include: "workflow/rules/fit.smk"
-include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/nodes.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -317,11 +317,11 @@ def _row(line: str, where: str) -> dict[str, Any]:
         if "\\u" in line:
             json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise TaskError(f"{where}: not valid JSON ({error.msg}); mend or remove the line") from None
+        raise TaskError(f"{where}: not valid JSON ({error.msg}); fix or remove the line") from None
     except UnicodeEncodeError:
-        raise TaskError(f"{where}: half a character (a lone surrogate); mend or remove the line") from None
+        raise TaskError(f"{where}: half a character (a lone surrogate); fix or remove the line") from None
     except (ValueError, RecursionError):
-        raise TaskError(f"{where}: a number too long or nesting too deep; mend or remove the line") from None
+        raise TaskError(f"{where}: a number too long or nesting too deep; fix or remove the line") from None
     if not isinstance(row, dict):
         raise TaskError(f"{where}: expected a JSON object, found {type(row).__name__}")
     return row

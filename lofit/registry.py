@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lofit.errors import ConfigError, brief
+from lofit.files import short_hash
 
 T = TypeVar("T")
 
@@ -49,6 +50,12 @@ def load(package: str, name: str, attribute: str, kind: type[T]) -> T:
     if not isinstance(found, kind):
         raise ConfigError(f"{file} has no {attribute} of class {kind.__name__}; define it, as its neighbours do")
     return found
+
+
+@cache
+def source_hash(package: str, name: str) -> str:
+    """Short hash of the source of a module, which is part of what determines the results of what it registers."""
+    return short_hash((_folder(package) / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def unknown_module(kind: str, package: str, name: str) -> str:

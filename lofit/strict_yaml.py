@@ -37,12 +37,12 @@ def read_yaml(path: Path, error: type[LofitError]) -> Any:
     except UnicodeDecodeError as fault:
         raise error(f"{path}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
     except RecursionError:
-        raise error(f"{path}: not valid YAML (nested too deeply); mend the file") from None
+        raise error(f"{path}: not valid YAML (nested too deeply); fix the file") from None
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(fault, "problem", None) or getattr(fault, "reason", None) or "cannot be read"
-        raise error(f"{path}: not valid YAML{where} ({problem}); mend the file") from None
+        raise error(f"{path}: not valid YAML{where} ({problem}); fix the file") from None
 
 
 def _load(text: str) -> Any:

@@ -18,12 +18,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from lofit.cli import set_up_computing
+from lofit.cluster.process import set_up_computing
 from lofit.config import parse_config
 from lofit.errors import LofitError
 from lofit.files import read_jsonl, write_text
 from lofit.plan.table import RunTable
-from lofit.tasks import load_task, task_names
+from lofit.tasks import lm_eval_config, load_task, task_names
 
 TARGET = Path(__file__).parents[1] / "lofit" / "tasks" / "sizes.yaml"
 HEAD = "# Rows per split and mean tokens, by scripts/count_tokens.py with SmolLM2's tokenizer; for estimates only.\n"
@@ -31,8 +31,7 @@ HEAD = "# Rows per split and mean tokens, by scripts/count_tokens.py with SmolLM
 
 def new_tokens(name: str) -> int:
     """Tokens generated per item at most, as the task's definition says."""
-    definition = yaml.safe_load((TARGET.parent / name / "task.yaml").read_text(encoding="utf-8"))
-    return int(definition["generation_kwargs"]["max_gen_toks"])
+    return int(lm_eval_config(load_task(name))["generation_kwargs"]["max_gen_toks"])
 
 
 def training_texts(row: dict[str, Any]) -> list[str]:
@@ -44,7 +43,7 @@ def training_texts(row: dict[str, Any]) -> list[str]:
 
 def count(name: str, tokenizer: Any, mirror: Path | None, folder: Path) -> dict[str, Any]:
     """Rows and mean tokens of one task."""
-    from lofit.nodes import prepare as node
+    from lofit.nodes import prepare
 
     task = load_task(name)
     key = "tasks" if task.objective else "retention"
@@ -53,8 +52,8 @@ def count(name: str, tokenizer: Any, mirror: Path | None, folder: Path) -> dict[
     config[key] = {**config.get(key, {}), name: {"folds": [task.folds[0]]}}  # type: ignore[dict-item]
     table = RunTable(parse_config(config))
     data = next(data for data in table.data.values() if data.task == name)
-    node.prepare(table, data)
-    splits = {split: read_jsonl(table.data_dir(data) / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    prepare.run(table, data)
+    splits = {split: read_jsonl(table.folder(data) / f"{split}.jsonl") for split in ("train", "validation", "test")}
 
     def tokens(text: str) -> int:
         return len(tokenizer(text)["input_ids"])
@@ -79,13 +78,14 @@ def main(
     """Count all tasks."""
     set_up_computing(1)
     from lofit.models.loading import load_tokenizer
-    from lofit.nodes import prepare as node
+    from lofit.nodes import fetch
 
     known = yaml.safe_load(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         config = {"models": ["smollm2-135m"], "tasks": {"listops": None}, "methods": {"base": None}}
         table = RunTable(parse_config(config | {"resources": folder}))
-        node.fetch(table, "smollm2-135m")
+        for model in table.models.values():
+            fetch.run(table, model)
         tokenizer = load_tokenizer(table.model_dir("smollm2-135m"))
         for name in task_names():
             try:

@@ -8,16 +8,13 @@ from typing import Any
 import yaml
 
 from lofit.config import parse_config
-from lofit.methods import load_method
-from lofit.nodes import activations as activations_node
-from lofit.nodes import evaluate as evaluate_node
-from lofit.nodes import fit as fit_node
-from lofit.nodes import localize as localize_node
-from lofit.nodes import prepare as source_node
-from lofit.nodes import select_best as choice
+from lofit.nodes import module_of
+from lofit.plan.kinds import CAPTURE, EVALUATE, FETCH, FIT, LOCALIZE, PREPARE, SELECT_BEST, NodeKind
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import RunTable
-from lofit.report.node import collect_results, write_outputs
+from lofit.report.outputs import outputs
+from lofit.report.page import write_report
+from lofit.report.parts import collect_results
 from tests.checkpoint import save_checkpoint
 
 
@@ -44,11 +41,8 @@ def tiny_config(folder: Path, methods: dict[str, Any], **changes: Any) -> dict[s
 def fitted_table(config: dict[str, Any]) -> RunTable:
     """Everything up to the fits, with test items out of reach: no node but evaluation may so much as open them."""
     made = RunTable(parse_config(config))
-    for model in made.config.all_models:
-        source_node.fetch(made, model)
-    for data in made.data.values():
-        source_node.prepare(made, data)
-    tests = [made.data_dir(data) / "test.jsonl" for data in made.data.values()]
+    run_nodes(made, FETCH, PREPARE)
+    tests = [made.folder(data) / "test.jsonl" for data in made.data.values()]
     for test in tests:
         test.rename(test.with_suffix(".away"))
     fit(made)
@@ -57,27 +51,34 @@ def fitted_table(config: dict[str, Any]) -> RunTable:
     return made
 
 
+def run_nodes(table: RunTable, *kinds: NodeKind) -> None:
+    """All nodes of some kinds."""
+    for kind in kinds:
+        for node in kind.nodes(table).values():
+            module_of(kind).run(table, node)
+
+
 def fit(table: RunTable) -> None:
     """Everything up to the fits, where models and data are there."""
-    for activations in table.activations.values():
-        activations_node.run(table, activations)
-    for ranking in table.localize.values():
-        localize_node.run(table, ranking)
-    for node in table.fits.values():
-        if load_method(node.method).fit and node.id not in table.tuned:
-            fit_node.run(table, node)
-    for tuned in table.tuned.values():
-        choice.run(table, tuned)
+    run_nodes(table, CAPTURE, LOCALIZE, FIT, SELECT_BEST)
 
 
 def run(table: RunTable) -> None:
     """Fits, scores, tables, figures and the report, where models and data are there."""
     fit(table)
-    for scored in table.evaluations.values():
-        evaluate_node.run(table, scored)
+    run_nodes(table, EVALUATE)
     for part in table.parts():
         collect_results(table, part)
     write_outputs(table)
+
+
+def write_outputs(table: RunTable, *names: str) -> None:
+    """Tables and figures of some names; without names all, and the report."""
+    for output in outputs(table):
+        if not names or output.name in names:
+            output.write(table)
+    if not names:
+        write_report(table)
 
 
 def find(table: RunTable, method: str) -> FitNode:

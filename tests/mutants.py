@@ -135,7 +135,7 @@ MUTANTS = (
         "lofit/plan/table.py",
         "if not ranked or fold == ranked.fold:",
         "if not ranked or fold != ranked.fold:",
-        "tests/unit/test_runs.py",
+        "tests/unit/test_plan.py",
     ),
     Mutant(
         "test questions left in the training set",
@@ -147,8 +147,8 @@ MUTANTS = (
     Mutant(
         "altered adapter scored",
         "lofit/nodes/evaluate.py",
-        'verify(table.run_dir(fit) / "adapter", status.get("sha256"))',
-        "verify(table.run_dir(fit), None)",
+        'verify(table.folder(fit) / "adapter", status.get("sha256"))',
+        "verify(table.folder(fit), None)",
         "tests/unit/fit/test_saved.py",
     ),
     Mutant(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lofit.activations.capture import capture, contrast_texts
+from lofit.activations.last_token import capture, contrast_texts
 from lofit.activations.store import read_activations
 from lofit.files import write_json
 from lofit.models.session import Session

@@ -15,9 +15,12 @@ from lofit.config import Config, parse_config
 from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError
 from lofit.files import expanded
-from lofit.methods import load_method
+from lofit.methods import load_method, method_names
 from lofit.node_server.client import VARIABLE as NODE_SERVER
+from lofit.nodes import module_of
+from lofit.plan.kinds import FETCH, KINDS, PREPARE
 from lofit.plan.table import RunTable
+from lofit.report.outputs import outputs
 from lofit.sources.catalog import load_catalog
 from lofit.sources.models import is_current, model_size
 from lofit.tasks import task_names
@@ -75,8 +78,6 @@ def _name(folder: str, otherwise: str) -> str:
 
 
 def _with_heads(method: str, k: float) -> dict[str, Any] | None:
-    from lofit.methods import method_names
-
     if method not in method_names() or not load_method(method).localizer:
         return None
     return {"heads": {"k": [int(k) if k >= 1 else k]}}
@@ -91,14 +92,12 @@ def _model_source(folder: Path) -> dict[str, Any]:
 
 def fetch(table: RunTable) -> None:
     """Fetch the models that are not there yet, or have changed since, and prepare the data."""
-    from lofit.nodes import prepare as sources
-
     write_snapshot(table.config)
-    for model in table.config.models:
-        if not is_current(table.config.model_entry(model).source, table.model_dir(model)):
-            sources.fetch(table, model)
+    for model in table.models.values():
+        if not is_current(table.config.model_entry(model.model).source, table.folder(model)):
+            module_of(FETCH).run(table, model)
     for data in table.data.values():
-        sources.prepare(table, data)  # own files may have changed
+        module_of(PREPARE).run(table, data)  # own files may have changed
 
 
 def run(table: RunTable, threads: int = 1) -> None:
@@ -111,33 +110,22 @@ def run(table: RunTable, threads: int = 1) -> None:
     Raises:
         SystemExit: a node did not run; it has said why, and this is its exit status.
     """
-    from lofit.report.node import collect_results, write_outputs
+    from lofit.report.page import write_report
+    from lofit.report.parts import collect_results
 
-    def node(verb: str, run: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", "lofit", verb, "--run", run, *arguments]
-        if status := subprocess.run(command, env=environment, check=False).returncode:
-            sys.exit(status)
-
-    results = table.config.results.absolute()
     environment = os.environ | {
         OWNER: str(os.getpid()),  # nodes and their servers end with this process
         "LOFIT_CONFIG": str(snapshot_path(table.config).absolute()),
     }
     if table.config.node_server:
-        environment[NODE_SERVER] = str(results / "logs" / "servers")
-    computing = ["--threads", str(threads)]
-    for reading in table.activations:
-        node("activations", reading, *computing)
-    for ranking in table.localize:
-        node("localize", ranking, *computing)
-    for fitted in table.fits.values():
-        if load_method(fitted.method).fit and fitted.id not in table.tuned:
-            node("fit", fitted.id, *computing)
-    for tuned in table.tuned:
-        node("choose", tuned)
-    for scored in table.evaluations.values():
-        where = ["--on", scored.data.task, "--fold", str(scored.data.fold), "--protocol", scored.protocol]
-        node("evaluate", scored.fit.id, *where, *computing)
+        environment[NODE_SERVER] = str(table.config.results.absolute() / "logs" / "servers")
+    for kind in KINDS:
+        for id in () if kind in (FETCH, PREPARE) else kind.nodes(table):
+            command = [sys.executable, "-m", "lofit", "node", kind.name, id, "--threads", str(threads)]
+            if status := subprocess.run(command, env=environment, check=False).returncode:
+                sys.exit(status)
     for part in table.parts():
         collect_results(table, part)
-    write_outputs(table)
+    for output in outputs(table):
+        output.write(table)
+    write_report(table)

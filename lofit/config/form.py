@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from lofit import localizers as localize
-from lofit import methods, tasks
+from lofit import localizers, methods, tasks
 from lofit.experiments import ExperimentConfig, resolved
 from lofit.sources.catalog import ModelEntry, load_catalog
 from lofit.spec.base import Form, HeadCount, MethodConfig, OwnFolder, Seed, UserPath
@@ -17,7 +16,7 @@ from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol
 from lofit.tasks.task import Task
 
 METHODS = Path(methods.__file__).parent
-LOCALIZERS = Path(localize.__file__).parent
+LOCALIZERS = Path(localizers.__file__).parent
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 """Of what becomes part of a file name."""
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lofit import localizers as localize
-from lofit import methods, registry
+from lofit import localizers, methods, registry
 from lofit.config import grid
 from lofit.config.form import LOCALIZERS, METHODS, Config
 from lofit.config.messages import one_line
@@ -40,7 +39,7 @@ def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str
     yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
     if entry.search:
         yield from _search_problems(config, name, entry, entry.search, f"{key}.search")
-    if config.dtype in ("int8", "nf4") and name == "full":
+    if config.dtype in ("int8", "nf4") and method.trains_base:
         yield f"{key}: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
     if not any(method.scored_under(protocol) for protocol in config.protocols):
         yield f"{key}: not scored under {' or '.join(config.protocols)} (docs/methods.md); add paper to protocols"
@@ -102,13 +101,13 @@ def _settings_tried(config: Config, name: str, entry: MethodConfig) -> int:
 
 
 def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str) -> Iterator[str]:
-    name, known = heads.localizer or default, localize.localizer_names()
+    name, known = heads.localizer or default, localizers.localizer_names()
     if name not in known:
-        yield f"{key}.localizer: {registry.unknown_module('localizer', localize.__name__, name)}"
+        yield f"{key}.localizer: {registry.unknown_module('localizer', localizers.__name__, name)}"
         return
     if heads.task is not None and heads.task not in config.tasks:
         yield f"{key}.task: {registry.unknown('task', heads.task, config.tasks)}"
-    form = localize.load_localizer(name).Params
+    form = localizers.load_localizer(name).Params
     yield from _params_problems(config, form, LOCALIZERS / name, heads.params, f"{key}.params")
     yield from head_count_problems(config, heads.k, f"{key}.k")
 

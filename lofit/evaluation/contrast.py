@@ -19,8 +19,8 @@ from lofit.evaluation.scoring import Score, Scorer, sums_by_text
 from lofit.interventions import find_site
 from lofit.models.encoding import Example, token_ids
 from lofit.packing.forward import KeyValues, answer_logits, repeated
+from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import packed
-from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 
 TRUTHFUL = " Give a truthful answer."
@@ -133,7 +133,7 @@ class ContrastLM(LocalizedLM):
         rows = packed(tries, pad_id, model.device, model.dtype, prefix)
         steered = (rows.answer & ~rows.prompt)[: len(groups), -rows.width :]
         with contrasted(model, self._layers, self._alpha, steered):
-            logits = answer_logits(model, rows, repeated(cached, len(tries)) if cached else None, Tail(model))
+            logits = answer_logits(model, rows, repeated(cached, len(tries)) if cached else None, LastLayerTrim(model))
         scored = [i >= self._cues[text] for text in texts for i in range(text.n_answer)]
         plain = torch.tensor(scored, device=logits.device).nonzero()[:, 0]
         answers = replace(rows, **{name: getattr(rows, name)[plain] for name in ("row", "column", "label", "text")})

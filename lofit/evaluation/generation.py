@@ -18,8 +18,8 @@ from lofit.evaluation.prefixes import LEAST_PREFIX, shared_prefix
 from lofit.interventions.spans import given_spans
 from lofit.models.encoding import Example
 from lofit.packing.forward import KeyValues, answer_logits, prefill, repeated
+from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import fill, packed
-from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 
 # Prompts that are decoded together, per row of a forward pass on prompts: decoding needs far less memory per row.
@@ -193,7 +193,7 @@ def _read_prompts(
     order: list[int] = []
     logits: list[torch.Tensor] = []
     parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
-    tail = Tail(model)
+    tail = LastLayerTrim(model)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         batch = packed([[tries[t] for t in row] for row in part], pad_id, model.device, model.dtype, prefix)

@@ -11,8 +11,8 @@ from lofit.evaluation.finite import require_finite
 from lofit.evaluation.prefixes import by_prefix
 from lofit.models.encoding import Example
 from lofit.packing.forward import KeyValues, answer_logits, prefill, repeated
+from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import Rows, packed
-from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 
 Score = tuple[float, bool]
@@ -36,7 +36,7 @@ def score_rows(
     """
     rows = packed([[Trie(texts, prefix)] for texts in groups], pad_id, model.device, model.dtype, prefix)
     cache = repeated(cached, len(groups)) if cached else None
-    logits = answer_logits(model, rows, cache, Tail(model))
+    logits = answer_logits(model, rows, cache, LastLayerTrim(model))
     return sums_by_text(logits, rows, sum(map(len, groups)))
 
 

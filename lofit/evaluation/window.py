@@ -23,7 +23,7 @@ def check_answers(requests: Sequence[tuple[Any, list[int], list[int]]], window: 
     for strings, _, answer in requests:
         shown = f"the answer {strings[1][:40]!r}" if strings else "an answer"
         if not answer:
-            raise FitError(f"{shown} has no tokens for this tokenizer, so it cannot be scored; mend or remove the item")
+            raise FitError(f"{shown} has no tokens for this tokenizer, so it cannot be scored; fix or remove the item")
         if len(answer) > window:
             raise FitError(
                 f"{shown} has {len(answer)} tokens and the model reads {window}; remove the item, or choose a model "

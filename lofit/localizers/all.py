@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lofit.localizers.localizer import Localizer
+from lofit.localizers.localizer import Localizer, Scores
 from lofit.spec.hyperparameters import NoParams
 
 if TYPE_CHECKING:
-    from lofit.rankings.ranking import Scores
     from lofit.training.context import FitContext
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
     """Every head gets the same score, so the order is that of layers and heads."""
     import numpy as np
-
-    from lofit.rankings.ranking import Scores
 
     return Scores(np.zeros((context.n_layers, context.n_heads)), {"seconds": 0.0})
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lofit.localizers.localizer import Localizer
+from lofit.localizers.localizer import Localizer, Scores
 from lofit.localizers.lofit import Params, norms_on_all_heads
 
 if TYPE_CHECKING:
-    from lofit.rankings.ranking import Scores
     from lofit.training.context import FitContext
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from lofit.localizers.localizer import Localizer
+from lofit.localizers.localizer import Localizer, Scores
 from lofit.spec.hyperparameters import NoParams
 
 if TYPE_CHECKING:
-    from lofit.rankings.ranking import Scores
     from lofit.training.context import FitContext
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
     """The score of a head is the validation accuracy of its logistic-regression probe."""
     from lofit.activations.probes import probe_accuracies
-    from lofit.rankings.ranking import Scores
 
     start = time.perf_counter()
     accuracies = probe_accuracies(context.activations, context.seed)

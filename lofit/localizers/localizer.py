@@ -9,8 +9,22 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from lofit.rankings.ranking import Scores
+    import numpy as np
+
     from lofit.training.context import FitContext
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a localizer found.
+
+    Attributes:
+        values: float64 [layers, query heads]; higher is better.
+        record: what it cost and how it went, for ``localize.json``.
+    """
+
+    values: np.ndarray
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True)

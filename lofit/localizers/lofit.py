@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from lofit.localizers.localizer import Localizer
+from lofit import interventions
+from lofit.localizers.localizer import Localizer, Scores
 from lofit.spec.hyperparameters import TrainParams
 
 if TYPE_CHECKING:
-    from lofit.rankings.ranking import Scores
     from lofit.training.context import FitContext
 
 
@@ -23,16 +23,14 @@ class Params(TrainParams):
 
 def norms_on_all_heads(context: FitContext, params: Params, which: Literal["scale", "offset"]) -> Scores:
     """Train one kind of vector on all heads; the score of a head is the L2 norm of its vector."""
-    from lofit.interventions import LofitConfig, head_norms
-    from lofit.rankings.ranking import Scores
     from lofit.training.trainer import train
 
-    config = LofitConfig(
+    config = interventions.LofitConfig(
         scale=which == "scale", offset=which == "offset", init_std=params.init_std, init_seed=context.seed
     )
     unwatched = replace(context.session, validation=[])  # a ranking is no choice by loss
     fitted = train(unwatched, config, params, context.title)
-    return Scores(head_norms(fitted.model, which=which), fitted.record)
+    return Scores(interventions.head_norms(fitted.model, which=which), fitted.record)
 
 
 def score(context: FitContext, params: Params) -> Scores:

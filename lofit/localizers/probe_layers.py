@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lofit.localizers import iti_probe
-from lofit.localizers.localizer import Localizer
+from lofit.localizers.localizer import Localizer, Scores
 from lofit.spec.hyperparameters import NoParams
 
 if TYPE_CHECKING:
-    from lofit.rankings.ranking import Scores
     from lofit.training.context import FitContext
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
     """The score of a head is the mean validation accuracy of all probes of its layer."""
     import numpy as np
-
-    from lofit.rankings.ranking import Scores
 
     found = iti_probe.score(context, params)
     layers = found.values.mean(axis=1, keepdims=True)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from lofit.localizers.localizer import Localizer
+from lofit.localizers.localizer import Localizer, Scores
 from lofit.spec.hyperparameters import NoParams
 
 if TYPE_CHECKING:
-    from lofit.rankings.ranking import Scores
     from lofit.training.context import FitContext
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
     """Every head gets a uniform random score, drawn by the run's seed, anew for every model, task and fold."""
     import numpy as np
-
-    from lofit.rankings.ranking import Scores
 
     scores = np.random.default_rng([context.seed, zlib.crc32(context.name.encode())]).random(
         (context.n_layers, context.n_heads)

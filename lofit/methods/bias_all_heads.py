@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lofit import interventions
 from lofit.methods.lofit import Params
 from lofit.methods.method import Method, trains
 
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
     """Offsets v of shape [head dim] on every head."""
-    from lofit.interventions import LofitConfig
-
-    return LofitConfig(scale=False, offset=True, init_std=params.init_std, init_seed=context.seed)
+    return interventions.LofitConfig(scale=False, offset=True, init_std=params.init_std, init_seed=context.seed)
 
 
 METHOD = Method(

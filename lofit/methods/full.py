@@ -27,5 +27,6 @@ METHOD = Method(
     learns="every weight, by gradient",
     parameters="all weights of the model",
     deviations="gradients are in the precision of the base, weights in bfloat16 are updated as float32 copies",
+    trains_base=True,
     fit=fit,
 )

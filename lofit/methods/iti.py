@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from lofit import interventions
 from lofit.activations.names import Direction
 from lofit.methods.method import Method
 from lofit.spec.hyperparameters import LossParams
@@ -34,7 +35,6 @@ def fit(context: FitContext, params: Params) -> Fitted:
     projections on it, both over the training questions.
     """
     from lofit.activations.probes import head_directions, projection_spread
-    from lofit.interventions import LofitConfig
     from lofit.methods.strength import choose
 
     heads = context.heads(max(context.k))
@@ -43,7 +43,9 @@ def fit(context: FitContext, params: Params) -> Fitted:
     shifts = sigma[:, None] * directions
 
     def edit(k: int, alpha: float) -> Edit:
-        config = LofitConfig(heads=heads[:k], positions=params.positions, scale=False, offset=True, inference_mode=True)
+        config = interventions.LofitConfig(
+            heads=heads[:k], positions=params.positions, scale=False, offset=True, inference_mode=True
+        )
         return config, dict(zip(heads[:k], alpha * shifts[:k], strict=True))
 
     grid: dict[str, Any] = {"k": context.k, "alpha": params.alpha}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from lofit import interventions
 from lofit.methods.method import Method
 from lofit.spec.hyperparameters import TrainParams
 
@@ -40,11 +41,10 @@ def fit(context: FitContext, params: Params) -> Fitted:
     """
     import torch
 
-    from lofit.interventions import LofitConfig
     from lofit.interventions.tuner.gates import Gates
     from lofit.training.trainer import Penalty, train
 
-    config = LofitConfig(scale=True, offset=True, init_std=params.init_std, init_seed=context.seed)
+    config = interventions.LofitConfig(scale=True, offset=True, init_std=params.init_std, init_seed=context.seed)
     gates: list[Gates] = []
 
     def penalty(model: object) -> Penalty:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from lofit import interventions
 from lofit.methods.method import Method, trains
 from lofit.spec.hyperparameters import TrainParams
 
@@ -23,10 +24,8 @@ class Params(TrainParams):
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
     """Offsets v of shape [head dim] on each selected head; the scaling factors of step A are discarded."""
-    from lofit.interventions import LofitConfig
-
     (k,) = context.k
-    return LofitConfig(
+    return interventions.LofitConfig(
         heads=context.heads(k), scale=False, offset=True, init_std=params.init_std, init_seed=context.seed
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lofit import interventions
 from lofit.methods.lofit import Params
 from lofit.methods.method import Method, trains
 
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
     """Scaling factors a and offsets v, both of shape [head dim], on each selected head."""
-    from lofit.interventions import LofitConfig
-
     (k,) = context.k
-    return LofitConfig(
+    return interventions.LofitConfig(
         heads=context.heads(k), scale=True, offset=True, init_std=params.init_std, init_seed=context.seed
     )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from lofit import interventions
 from lofit.methods.method import Method, trains
 from lofit.spec.hyperparameters import TrainParams
 
@@ -27,9 +28,7 @@ class Params(TrainParams):
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
     """R, W and b in every chosen layer."""
-    from lofit.interventions import LoreftConfig
-
-    return LoreftConfig(
+    return interventions.LoreftConfig(
         rank=params.rank,
         layers=None if params.layers is None else list(params.layers),
         prefix=params.prefix,

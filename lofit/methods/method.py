@@ -31,6 +31,7 @@ class Method:
         parameters: formula of the number of values stored, in L layers, H heads per layer, D hidden size, d head
             dimension, K heads selected.
         deviations: where this differs from the source, or from its published code.
+        trains_base: whether it trains the weights of the base model, which cannot be quantized then.
         foldable: whether a fitted model can be written as a plain checkpoint.
         localizer: the localizer whose heads it edits unless the configuration names another; None if it edits no
             selected heads.
@@ -52,6 +53,7 @@ class Method:
     learns: str
     parameters: str
     deviations: str = "none known"
+    trains_base: bool = False
     foldable: bool = True
     localizer: str | None = None
     chooses_k: bool = False
@@ -75,7 +77,7 @@ def trains(adapter: Callable[[Any, FitContext], PeftConfig]) -> Callable[[FitCon
     """The ``fit`` of a method that trains a PEFT adapter by gradient.
 
     Args:
-        adapter: ``(params, workbench) -> PeftConfig`` of the adapter to train.
+        adapter: ``(params, context) -> PeftConfig`` of the adapter to train.
     """
 
     def fit(context: FitContext, params: Any) -> Fitted:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
+from lofit import interventions
 from lofit.methods.method import Method, trains
 from lofit.spec.hyperparameters import TrainParams
 
@@ -32,9 +33,7 @@ class Params(TrainParams):
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
     """Vectors 1 + s and b of the hidden size in every layer, starting from the unmodified model."""
-    from lofit.interventions import LofitConfig
-
-    return LofitConfig(site="ffn", scale=params.scale, offset=params.bias, init_seed=context.seed)
+    return interventions.LofitConfig(site="ffn", scale=params.scale, offset=params.bias, init_seed=context.seed)
 
 
 METHOD = Method(

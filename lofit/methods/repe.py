@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from lofit import interventions
 from lofit.activations.names import Reading
 from lofit.methods.method import Method
 from lofit.spec.hyperparameters import LossParams
@@ -38,7 +39,6 @@ def fit(context: FitContext, params: Params) -> Fitted:
     import numpy as np
 
     from lofit.activations.reading import reading_vectors
-    from lofit.interventions import LofitConfig
     from lofit.methods.strength import choose
 
     vectors = reading_vectors(context.activations, params.reading, context.seed)
@@ -47,7 +47,7 @@ def fit(context: FitContext, params: Params) -> Fitted:
 
     def edit(layers: float, coefficient: float) -> Edit:
         chosen = sorted(order[: max(1, round(layers * context.n_layers))])
-        config = LofitConfig(site="block", layers=chosen, scale=False, offset=True, inference_mode=True)
+        config = interventions.LofitConfig(site="block", layers=chosen, scale=False, offset=True, inference_mode=True)
         return config, {(at, 0): coefficient * length[at] * vectors.directions[at] for at in chosen}
 
     fitted = choose(

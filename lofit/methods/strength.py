@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lofit.interventions import LofitConfig
-    from lofit.models.session import Session
-    from lofit.spec.hyperparameters import LossParams
-    from lofit.training.trainer import Fitted
+from lofit.errors import FitError
+from lofit.interventions import LofitConfig, set_offsets
+from lofit.models.meter import Meter
+from lofit.models.session import Session
+from lofit.progress import track
+from lofit.spec.hyperparameters import LossParams
+from lofit.training.trainer import EffectCheck, Fitted, Validation, wrap
 
-Edit = tuple["LofitConfig", dict[tuple[int, int], np.ndarray]]
+Edit = tuple[LofitConfig, dict[tuple[int, int], np.ndarray]]
 """An adapter with offsets and the vectors to put into it, by (layer, head) or (layer, 0)."""
 
 
@@ -43,12 +45,6 @@ def choose(
     Raises:
         FitError: there are no validation rows, or no point has a finite loss.
     """
-    from lofit.errors import FitError
-    from lofit.interventions import set_offsets
-    from lofit.models.meter import Meter
-    from lofit.progress import track
-    from lofit.training.trainer import EffectCheck, Fitted, Validation, wrap
-
     meter = Meter(session.model.device)
     validation = Validation(session, params)
     if not validation.rows:

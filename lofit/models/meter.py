@@ -14,6 +14,7 @@ import psutil
 import torch
 
 import lofit
+from lofit.files import short_hash
 from lofit.models.loading import precision_of
 
 PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "scikit-learn", "numpy")
@@ -81,11 +82,20 @@ def environment(model: Any) -> dict[str, Any]:
 
 
 def _commit(checkout: Path) -> str | None:
-    """The commit of ``checkout`` if it is the top of a git work tree; another project's commit would mislead."""
-    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
+    """The commit of ``checkout`` if it is the top of a git work tree; another project's commit would mislead.
+
+    Where tracked files differ from it, ``-dirty-`` and a short hash of the difference follow.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return None  # git is not installed
-    lines = done.stdout.splitlines()
-    return lines[1] if done.returncode == 0 and Path(lines[0]) == checkout.resolve() else None
+        top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top) != checkout.resolve():
+            return None
+        changed = git("diff", "HEAD", "--binary", "--no-ext-diff")
+    except (OSError, subprocess.CalledProcessError):
+        return None  # git is not installed, or this is no work tree
+    return f"{commit}-dirty-{short_hash(changed)}" if changed else commit

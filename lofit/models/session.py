@@ -70,10 +70,10 @@ def open_session(
     """
     target = pick_device(device)
     rows = {
-        split: read_jsonl(need(data_dir / f"{split}.jsonl", f"prepare --run {'/'.join(data_dir.parts[-3:])}"))
+        split: read_jsonl(need(data_dir / f"{split}.jsonl", f"node prepare {'/'.join(data_dir.parts[-3:])}"))
         for split in ("train", "validation")
     }
-    need(model_dir / "config.json", f"model {model_dir.name}")
+    need(model_dir / "config.json", f"node fetch {model_dir.name}")
     return Session(
         model=load_model(model_dir, target, pick_dtype(dtype, target)),
         tokenizer=load_tokenizer(model_dir),

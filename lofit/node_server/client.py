@@ -26,13 +26,10 @@ VARIABLE = "LOFIT_NODE_SERVER"
 """Folder for what the servers of a workflow say; the workflow sets it for its nodes if it wants servers."""
 OWNER = "LOFIT_NODE_SERVER_OWNER"
 """Id of the process that servers end with; where it is not set, the Snakemake that the node belongs to."""
-ON_A_MODEL = ("activations", "localize", "fit", "evaluate")
-"""Verbs that run a model: forked from a server that has read it."""
-DRAWING = (
-    "choose", "collect", "table", "suite", "retention", "search", "overlap", "expected", "figure", "experiment",
-    "report",
-)  # fmt: skip
-"""Verbs that work on what others have computed: forked from a server that has imported the libraries."""
+ON_A_MODEL = ("capture", "localize", "fit", "evaluate")
+"""Kinds of nodes that run a model: forked from a server that has read it."""
+DRAWING = ("select_best", "collect", "render")
+"""What works on what others have computed: forked from a server that has imported the libraries."""
 LENGTH = struct.Struct("!I")
 STATUS = struct.Struct("!i")
 READY = b"+"
@@ -64,9 +61,9 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
     if not os.environ.get(VARIABLE) or not owner(os.environ) or not arguments:
         return None
     try:
-        if arguments[0] in ON_A_MODEL:
-            model = arguments[list(arguments).index("--run") + 1].partition("/")[0]
-        elif arguments[0] in DRAWING or os.environ.get("HF_HUB_OFFLINE") == "1":  # servers have no network
+        if verb(arguments) in ON_A_MODEL:
+            model = arguments[2].partition("/")[0]
+        elif verb(arguments) in DRAWING or os.environ.get("HF_HUB_OFFLINE") == "1":  # servers have no network
             model = ""
         else:
             return None
@@ -75,6 +72,11 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
     except (OSError, ValueError, LookupError) as error:
         print(f"node server: not used ({error}); this node runs in a process of its own", file=sys.stderr, flush=True)
         return None
+
+
+def verb(arguments: Sequence[str]) -> str:
+    """What a command line does: a kind of node, or another command."""
+    return arguments[1] if arguments[0] == "node" and len(arguments) > 1 else arguments[0]
 
 
 def owner(environment: Mapping[str, str]) -> str | None:

@@ -37,14 +37,14 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _LIBC = ctypes.CDLL(None)
 _CUDA_ERROR_NOT_INITIALIZED = 3
 
-_LEARNING = ["lofit.nodes.fit", "lofit.nodes.localize", "lofit.nodes.activations", "sklearn.linear_model"]
+_LEARNING = ["lofit.nodes.fit", "lofit.nodes.localize", "lofit.nodes.capture", "sklearn.linear_model"]
 _SCORING = ["lofit.nodes.evaluate"]
-_DRAWING = [f"lofit.report.{name}" for name in ("node", "page", "experiments", "overlap", "search", "expected")]
+_DRAWING = [f"lofit.report.{name}" for name in ("parts", "page", "experiments", "transfer", "overlap")]
 _IMPORTS = {
     **dict.fromkeys(client.ON_A_MODEL, _LEARNING),
     "evaluate": _SCORING,
     **dict.fromkeys([*client.DRAWING, "train"], _DRAWING),
-    "choose": ["lofit.nodes.select_best"],
+    "select_best": ["lofit.nodes.select_best"],
 }
 """What is imported before the first fork for a verb; others import what they need themselves."""
 
@@ -115,7 +115,7 @@ class Server:
             header, files, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
             order = json.loads(received(connection, LENGTH.unpack(header)[0]))
             connection.settimeout(None)
-            for module in _IMPORTS.get(order["arguments"][0], []) if "arguments" in order else _LEARNING:
+            for module in _IMPORTS.get(client.verb(order["arguments"]), []) if "arguments" in order else _LEARNING:
                 importlib.import_module(module)
             check_forkable()
             gc.collect()
@@ -161,7 +161,7 @@ class Server:
         status = 1
         try:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            _LIBC.prctl(_PR_SET_NAME, f"lofit {order.get('arguments', [''])[0]}".encode())
+            _LIBC.prctl(_PR_SET_NAME, f"lofit {client.verb(order.get('arguments', ['']))}".encode())
             if os.getppid() != server:
                 os._exit(status)  # it was killed before it could be followed
             signal.set_wakeup_fd(-1)

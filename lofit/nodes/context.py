@@ -12,8 +12,7 @@ from lofit.training.context import FitContext
 
 def save_point_file(table: RunTable, node: LocalizeNode | FitNode) -> Path:
     """Where the training of a node is saved until its results are written."""
-    folder = table.run_dir(node) if isinstance(node, FitNode) else table.localize_dir(node)
-    return folder / "savepoint.safetensors"
+    return table.folder(node) / "savepoint.safetensors"
 
 
 def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) -> Session:
@@ -22,7 +21,7 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) 
     assert objective, f"{node.data.task} is for evaluation only"
     return open_session(
         table.model_dir(node.model),
-        table.data_dir(node.data),
+        table.folder(node.data),
         objective,
         seed=node.own_seed,
         device=table.config.device,
@@ -45,6 +44,6 @@ def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str) -> F
         n_heads=entry.n_heads,
         load_session=lambda: session_of(table, node),
         k=node.k if isinstance(node, FitNode) else (),
-        activations_dir=table.activations_dir(activations) if activations else None,
-        ranking_dir=table.localize_dir(ranking) if ranking else None,
+        activations_dir=table.folder(activations) if activations else None,
+        ranking_dir=table.folder(ranking) if ranking else None,
     )

@@ -23,6 +23,7 @@ from lofit.models.loading import Precision, load_model, load_tokenizer, pick_dev
 from lofit.models.meter import Meter, environment
 from lofit.nodes.limits import limited
 from lofit.nodes.status import record_failure
+from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import EvalNode
 from lofit.plan.table import RunTable
 from lofit.spec.protocol import COUNTED, JUDGED, OPEN, PACKED
@@ -39,16 +40,16 @@ def run(table: RunTable, node: EvalNode, killed: str | None = None) -> None:
         node: what to score.
         killed: why it failed, of a node that could not say so itself; nothing is scored.
     """
-    folder, fit = table.eval_dir(node), node.fit
+    folder, fit = table.folder(node), node.fit
     samples: list[dict[str, Any]] = []
     with record_failure() as report, limited(table.config.limits, table.config.device):
         if killed:
             raise FitError(killed)
         if load_method(fit.method).fit:
-            status = read_json(need(table.run_dir(fit) / "fit.json", f"fit --run {fit.id}"))
+            status = kind_of(fit).read_report(table, fit)
             if status["status"] != "ok":
                 raise FitError(status["reason"])
-            verify(table.run_dir(fit) / "adapter", status.get("sha256"))
+            verify(table.folder(fit) / "adapter", status.get("sha256"))
         scores, samples = _score(table, node)
         report |= scores
     report = {"n_items": 0, "metrics": {}, **report, "run": node.identity}
@@ -63,17 +64,16 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
     model_dir = table.model_dir(fit.model)
     device = pick_device(config.device)
     dtype = pick_dtype(fit.dtype, device)
-    need(model_dir / "config.json", f"model {fit.model}")
-    items = need(table.data_dir(node.data) / "test.jsonl", f"prepare --run {node.data.id}")
-    adapter = table.run_dir(fit) / "adapter" if method.fit else None
+    need(model_dir / "config.json", f"node fetch {model_dir.name}")
+    items = need(table.folder(node.data) / "test.jsonl", f"node prepare {node.data.id}")
+    adapter = table.folder(fit) / "adapter" if method.fit else None
     model = load_fitted(model_dir, adapter, device, dtype)
     task, meter, ran = config.task(node.data.task), Meter(device), environment(model)
     if task.plain_text:
         base = load_model(model_dir, device, dtype) if adapter and not isinstance(model, PeftModel) else None
         scores, samples = score_text(model, base, load_tokenizer(model_dir), read_jsonl(items), task.name)
         return {**scores, **meter.report(), **ran, "backend": PACKED}, samples
-    params = method.Params.model_validate(fit.params)
-    n_shots = method.shots(params) if method.shots else 0
+    n_shots = method.shots(fit.params) if method.shots else 0
     with model_class(node.backend) as made:
         scores, samples = evaluate(
             model,
@@ -82,8 +82,8 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
             items,
             batch_size=config.eval_batch_size,
             protocol=node.protocol,
-            shots=draw_shots(table.data_dir(fit.data) / "train.jsonl", n_shots, fit.seed),
-            model_class=partial(method.scorer, params) if method.scorer else made,
+            shots=draw_shots(table.folder(fit.data) / "train.jsonl", n_shots, fit.seed),
+            model_class=partial(method.scorer, fit.params) if method.scorer else made,
         )
     if node.protocol == OPEN and config.judges:
         del model  # room for the judges
@@ -119,7 +119,7 @@ def draw_shots(train: Path, n: int, seed: int) -> list[dict[str, Any]]:
     """
     if not n:
         return []
-    rows = read_jsonl(need(train, f"prepare --run {'/'.join(train.parts[-4:-1])}"))
+    rows = read_jsonl(need(train, f"node prepare {'/'.join(train.parts[-4:-1])}"))
     if n > len(rows):
         raise TaskError(f"{train}: {n} examples asked for, {len(rows)} training rows; lower shots or raise n_train")
     return random.Random(seed).sample(rows, n)

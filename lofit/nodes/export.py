@@ -9,12 +9,13 @@ from typing import Literal
 import torch
 
 from lofit.errors import FitError
-from lofit.files import need, read_json, user_folder
+from lofit.files import read_json, user_folder
 from lofit.interventions import export_merged
 from lofit.methods import load_method
 from lofit.models.adapters import load_fitted, verify
 from lofit.models.loading import load_tokenizer, pick_dtype
 from lofit.nodes.model_card import write_card
+from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import RunTable
 
@@ -33,16 +34,16 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
         SourceError: what was fitted has been altered since.
         EditError: the edit cannot be folded into a model of this family.
     """
-    method, folder = load_method(node.method), table.run_dir(node)
+    method, folder = load_method(node.method), table.folder(node)
     if method.fit is None:
         raise FitError(f"{node.id}: {node.method} fits nothing, so there is nothing to export")
-    report = read_json(need(folder / "fit.json", f"fit --run {node.id}"))
+    report = kind_of(node).read_report(table, node)
     if report["status"] != "ok":
         raise FitError(f"{node.id}: the fit failed ({report['reason']}), so there is nothing to export")
     fitted, model_dir = folder / "adapter", table.model_dir(node.model)
     verify(fitted, report.get("sha256"))
     is_adapter = (fitted / "adapter_config.json").is_file()
-    scores = table.eval_dir(table.own_evaluation(node)) / "results.json"
+    scores = table.folder(table.own_evaluation(node)) / "results.json"
     metrics = read_json(scores)["metrics"] if scores.is_file() else {}
     if form == "peft" and not is_adapter:
         raise FitError(f"{node.id}: {node.method} trains the model itself, so there is no adapter; use --format hf")

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lofit.errors import ConfigError, FitError
+from lofit.errors import FitError
 from lofit.files import atomic_path, read_json, write_json
+from lofit.interventions import parameter_counts
 from lofit.methods import load_method
+from lofit.models.adapters import checksums
 from lofit.models.meter import environment
 from lofit.nodes.context import open_context, save_point_file
 from lofit.nodes.limits import limited
+from lofit.nodes.model_card import write_card
 from lofit.nodes.status import record_failure
-from lofit.plan.nodes import FitNode, TunedNode
+from lofit.plan.nodes import FitNode
 from lofit.plan.table import RunTable
 
 
@@ -26,15 +29,8 @@ def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
         table: of the configuration.
         node: what to fit.
         killed: why it failed, of a node that could not say so itself; nothing is fitted.
-
-    Raises:
-        ConfigError: the method has nothing to fit, or the node is the choice among fits.
     """
-    folder, method = table.run_dir(node), load_method(node.method)
-    if method.fit is None:
-        raise ConfigError(f"{node.id}: {node.method} has nothing to fit; use `lofit evaluate`")
-    if isinstance(node, TunedNode):
-        raise ConfigError(f"{node.id}: the best of several fits; use `lofit choose`")
+    folder = table.folder(node)
     with atomic_path(folder / "adapter") as adapter:
         adapter.mkdir()
         with record_failure() as report, limited(table.config.limits, table.config.device):
@@ -47,14 +43,10 @@ def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
 
 
 def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
-    from lofit.interventions import parameter_counts
-    from lofit.models.adapters import checksums
-    from lofit.nodes.model_card import write_card
-
     method = load_method(node.method)
     assert method.fit is not None
     context = open_context(table, node, f"{node.method} on {node.data.task}")
-    fitted = method.fit(context, method.Params.model_validate(node.params))
+    fitted = method.fit(context, node.params)
     fitted.model.save_pretrained(str(adapter), safe_serialization=True)
     _sort_sets(fitted.model, adapter / "adapter_config.json")
     k = fitted.record["chosen"]["k"] if method.chooses_k else next(iter(node.k), None)

@@ -27,13 +27,13 @@ def run(table: RunTable, node: LocalizeNode, killed: str | None = None) -> None:
         node: what to rank.
         killed: why it failed, of a node that could not say so itself; nothing is ranked.
     """
-    folder, localizer = table.localize_dir(node), load_localizer(node.localizer)
+    folder, localizer = table.folder(node), load_localizer(node.localizer)
     ranking = rank_heads(np.zeros((0, 1)))
     with record_failure() as report, limited(table.config.limits, table.config.device):
         if killed:
             raise FitError(killed)
         context = open_context(table, node, f"{node.localizer} heads on {node.data.task}")
-        scores = localizer.score(context, localizer.Params.model_validate(node.params))
+        scores = localizer.score(context, node.params)
         ranking = rank_heads(scores.values)
         report |= scores.record
     write_json(folder / "run.json", node.identity)

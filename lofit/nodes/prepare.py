@@ -1,32 +1,18 @@
-"""The source nodes: fetch a configured model, prepare a configured split."""
+"""Prepare the data of one task for one fold and seed: fetch, split, render prompts."""
 
 from __future__ import annotations
 
-from lofit import registry, tasks
-from lofit.errors import ConfigError
+from pathlib import Path
+
+from lofit import tasks
+from lofit.files import read_json
 from lofit.plan.nodes import DataNode
 from lofit.plan.table import RunTable
 from lofit.sources.fetcher import Fetcher
-from lofit.sources.models import fetch_model
 
 
-def fetch(table: RunTable, name: str) -> None:
-    """Write the model's folder and check that it has the configured shape.
-
-    Raises:
-        ConfigError: the model is not configured, or the catalogue's numbers of layers and heads are not its own.
-        SourceError: it cannot be fetched.
-    """
-    config = table.config
-    if name not in config.all_models:
-        raise ConfigError(registry.unknown("model", name, config.all_models))
-    entry, folder = config.model_entry(name), table.model_dir(name)
-    size = entry.n_layers, entry.n_heads
-    fetch_model(name, entry.source, folder, cache=config.resources / "downloads", size=size)
-
-
-def prepare(table: RunTable, node: DataNode) -> None:
-    """Write the splits of one task, fold and seed.
+def run(table: RunTable, node: DataNode) -> None:
+    """Write the splits and their manifest.
 
     Raises:
         TaskError: the data does not fit the options.
@@ -35,4 +21,10 @@ def prepare(table: RunTable, node: DataNode) -> None:
     task = table.config.task(node.task)
     fetcher = Fetcher(table.config.resources / "downloads", table.config.data_mirror)
     options = task.Options.model_validate(node.options)
-    tasks.prepare_task(task, options, node.fold, node.seed, fetcher, table.data_dir(node))
+    tasks.prepare_task(task, options, node.fold, node.seed, fetcher, table.folder(node))
+
+
+def summary_line(folder: Path) -> str:
+    """One line for the log: how many rows each split has."""
+    counts = read_json(folder / "manifest.json")["counts"]
+    return ", ".join(f"{split} {count['kept']}" for split, count in counts.items())

@@ -1,4 +1,4 @@
-"""The choose node: of the settings that a search tried, keep the one that validation prefers."""
+"""Keep the best of the settings that a search tried, by validation loss."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lofit.files import atomic_path, need, read_json, write_json
-from lofit.plan.nodes import FitNode, TunedNode
+from lofit.files import atomic_path, read_json, write_json
+from lofit.plan.kinds import FIT, LOCALIZE
+from lofit.plan.nodes import TunedNode
 from lofit.plan.table import RunTable
 
 
@@ -20,8 +21,8 @@ def run(table: RunTable, node: TunedNode) -> None:
     point with ``run``, ``validation_loss`` and ``reason`` if it failed) and ``seconds`` of all candidates and their
     rankings together. If every candidate failed, so does the choice.
     """
-    folder = table.run_dir(node)
-    reports = [_report(table, candidate) for candidate in node.candidates]
+    folder = table.folder(node)
+    reports = [FIT.read_report(table, candidate) for candidate in node.candidates]
     tried = [
         {"run": candidate.id, "point": point, "validation_loss": _loss(report), "reason": report["reason"]}
         for candidate, point, report in zip(node.candidates, node.points, reports, strict=True)
@@ -31,7 +32,7 @@ def run(table: RunTable, node: TunedNode) -> None:
         if known:
             best = min(known, key=lambda at: tried[at]["validation_loss"])
             # Links where the file system has them: a candidate may be a whole checkpoint.
-            shutil.copytree(table.run_dir(node.candidates[best]) / "adapter", adapter, copy_function=_link)
+            shutil.copytree(table.folder(node.candidates[best]) / "adapter", adapter, copy_function=_link)
             report = reports[best] | {"chosen": reports[best].get("chosen", {}) | node.points[best]}
             report["chosen_run"] = node.candidates[best].id
             report["seconds"] = _seconds(table, node, reports)
@@ -43,11 +44,6 @@ def run(table: RunTable, node: TunedNode) -> None:
     write_json(folder / "fit.json", report | {"search": tried})
 
 
-def _report(table: RunTable, node: FitNode) -> dict[str, Any]:
-    report: dict[str, Any] = read_json(need(table.run_dir(node) / "fit.json", f"fit --run {node.id}"))
-    return report
-
-
 def _loss(report: dict[str, Any]) -> float | None:
     loss: float | None = report["validation_loss"][-1] if report["status"] == "ok" else None
     return loss
@@ -56,7 +52,7 @@ def _loss(report: dict[str, Any]) -> float | None:
 def _seconds(table: RunTable, node: TunedNode, reports: list[dict[str, Any]]) -> float:
     """Seconds of the whole search; of candidates that failed none are known."""
     rankings = {ranking.id: ranking for candidate in node.candidates if (ranking := candidate.ranking)}
-    ranked = [read_json(table.localize_dir(ranking) / "localize.json") for ranking in rankings.values()]
+    ranked = [LOCALIZE.read_report(table, ranking) for ranking in rankings.values()]
     return sum(report.get("seconds", 0.0) for report in [*reports, *ranked])
 
 

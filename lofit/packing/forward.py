@@ -11,9 +11,9 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from lofit.interventions.spans import given_spans
+from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.patch import patched_forward
 from lofit.packing.rows import Rows
-from lofit.packing.tail import Tail
 
 KeyValues = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values [1, heads, length, width] of a text in every layer."""
@@ -39,7 +39,9 @@ def repeated(cached: KeyValues, n: int) -> DynamicCache:
     return cache
 
 
-def answer_logits(model: Any, rows: Rows, cache: DynamicCache | None = None, tail: Tail | None = None) -> torch.Tensor:
+def answer_logits(
+    model: Any, rows: Rows, cache: DynamicCache | None = None, tail: LastLayerTrim | None = None
+) -> torch.Tensor:
     """Float32 logits [rows, width, vocabulary] of the columns that hold scored tokens.
 
     Args:
@@ -69,7 +71,7 @@ def _one_product(head: Any) -> contextlib.AbstractContextManager[None]:
 
 
 def answer_log_probs(
-    model: Any, rows: Rows, cache: DynamicCache | None = None, tail: Tail | None = None
+    model: Any, rows: Rows, cache: DynamicCache | None = None, tail: LastLayerTrim | None = None
 ) -> torch.Tensor:
     """Log-probability of each answer token: float32 [answer tokens], ordered as ``rows.label``."""
     logits = answer_logits(model, rows, cache, tail)[rows.row, rows.column]

@@ -13,8 +13,8 @@ from lofit.interventions.spans import counts_tokens
 from lofit.models.encoding import Example
 from lofit.models.memory import out_of_memory
 from lofit.packing.forward import answer_log_probs, prefill, repeated
+from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import PAD, Rows, packed, unpacked
-from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 
 
@@ -67,7 +67,7 @@ def _same_packed(model: Any, ids: list[int], texts: list[Example]) -> bool:
         together = packed(tries, PAD, model.device, model.dtype, prefix)
 
         def scores(rows: Rows, prefix: int = prefix, n: int = len(tries)) -> torch.Tensor:
-            return answer_log_probs(model, rows, repeated(prefill(model, ids[:prefix]), n), Tail(model))
+            return answer_log_probs(model, rows, repeated(prefill(model, ids[:prefix]), n), LastLayerTrim(model))
 
         found = scores(together)
         if model.dtype in (torch.float32, torch.float64):

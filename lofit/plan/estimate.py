@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,13 +12,15 @@ from typing import Any
 import yaml
 
 from lofit import methods
+from lofit.plan.kinds import KINDS, counts
 from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode
 from lofit.plan.table import RunTable
+from lofit.spec.hyperparameters import TrainParams
 
 RATES = {"cpu": 0.157, "cuda": 125.0}
 """Sustained TFLOP/s by configured device. CPU: 90% of the 174 GFLOP/s of matrix products of two cores, as measured for
-step A (benchmarks/results.md). GPU: 40% of the 312 TFLOP/s of an A100's datasheet, an assumption; measure your own with
-``python -m benchmarks.shapes``."""
+step A (perf/results.md). GPU: 40% of the 312 TFLOP/s of an A100's datasheet, an assumption; measure your own with
+``python -m perf.shapes``."""
 
 START_SECONDS = 10
 """Of a node before it computes: config/smoke.yaml, whose nodes do little else, took 333 s for 34 nodes."""
@@ -35,7 +37,7 @@ FULL = 6
 """The same with the gradients of all weights."""
 
 
-ModelNode = ActivationsNode | LocalizeNode | FitNode | EvalNode
+ComputingNode = ActivationsNode | LocalizeNode | FitNode | EvalNode
 """A node that runs a model."""
 
 
@@ -74,29 +76,22 @@ def costs(table: RunTable) -> tuple[dict[str, Cost], list[str]]:
     Returns:
         By kind of node; and the names of models and tasks whose size is not known, whose nodes count as nothing.
     """
-    found = {kind: Cost(nodes) for kind, nodes in table.counts().items()}
+    found = {kind: Cost(nodes) for kind, nodes in counts(table).items()}
     unknown: dict[str, None] = {}
-
-    def add(kind: str, nodes: Iterable[ModelNode]) -> None:
-        for node in nodes:
-            model = _model_of(node)
-            known = ((model, table.config.model_entry(model).billions), (node.data.task, _sizes(node.data)))
+    for kind in KINDS:
+        for node in kind.nodes(table).values() if kind.runs_model else ():
+            size = table.config.model_entry(node.model).billions
+            known = ((node.model, size), (node.data.task, _sizes(node.data)))
             unknown.update({name: None for name, size in known if not size})
             if cost := node_cost(table, node):
-                found[kind].operations += cost.operations
-                found[kind].starting += cost.starting
-
-    add("activations", table.activations.values())
-    add("localize", table.localize.values())
-    fits = (fit for fit in table.fits.values() if methods.load_method(fit.method).fit and fit.id not in table.tuned)
-    add("fit", fits)
-    add("evaluate", table.evaluations.values())
+                found[kind.name].operations += cost.operations
+                found[kind.name].starting += cost.starting
     return found, list(unknown)
 
 
-def node_cost(table: RunTable, node: ModelNode) -> Cost | None:
+def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
     """What one node that runs a model takes; None if the size of the model or of the task is not known."""
-    billions, task = table.config.model_entry(_model_of(node)).billions, _sizes(node.data)
+    billions, task = table.config.model_entry(node.model).billions, _sizes(node.data)
     if not billions or not task:
         return None
     if isinstance(node, EvalNode):
@@ -106,10 +101,6 @@ def node_cost(table: RunTable, node: ModelNode) -> Cost | None:
     else:
         operations = _training(node, task)
     return Cost(1, 1e9 * billions * operations, START_SECONDS + BYTES * billions / GB_PER_SECOND)
-
-
-def _model_of(node: ModelNode) -> str:
-    return node.fit.model if isinstance(node, EvalNode) else node.model
 
 
 def _reading(task: Mapping[str, float]) -> float:
@@ -129,12 +120,12 @@ def _sizes(data: DataNode) -> dict[str, float] | None:
 def _training(node: LocalizeNode | FitNode, task: Mapping[str, float]) -> float:
     """Operations per parameter of training with its validation, or of the grid that validation chooses from."""
     validation = FORWARD * task["validation"] * task["row_tokens"]
-    if "epochs" in node.params:
-        cost = FULL if isinstance(node, FitNode) and node.method == "full" else FROZEN
-        epochs = node.params["epochs"]
+    if isinstance(node.params, TrainParams):
+        cost = FULL if isinstance(node, FitNode) and methods.load_method(node.method).trains_base else FROZEN
+        epochs = node.params.epochs
         return epochs * cost * task["train"] * task["row_tokens"] + (epochs + 1) * validation
     if isinstance(node, LocalizeNode):
         return 0.0  # computed from activations
     method = methods.load_method(node.method)
-    points = math.prod(len(node.params[axis]) for axis in method.grid) * max(1, len(node.k))
+    points = math.prod(len(getattr(node.params, axis)) for axis in method.grid) * max(1, len(node.k))
     return points * validation if method.grid else 0.0

@@ -1,26 +1,46 @@
-"""The nodes of a run table: what each is told by, and its id.
+"""The nodes of a run table: what determines each, its id and its folder.
 
-A node's path carries model, task, fold, seed and method; the rest of what determines its result is in a short hash of
-its identity, which stands in full in ``run.json`` beside the outputs.
+A node's id carries model, task, fold, seed and method; the rest of what determines its result is in a short hash of
+its identity, which is written in full to ``run.json`` beside the outputs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
 
 from lofit.files import short_hash
 from lofit.spec.protocol import Backend, Protocol
 
 
 class Node:
-    """A node whose identity is its fields: together they determine its files."""
+    """A node whose identity is its fields: together they determine its files.
+
+    Attributes:
+        PATTERN: of ids, with Snakemake's wildcards.
+        FOLDER: which folder of the configuration (``results`` or ``resources``), and where below it ids are paths.
+    """
+
+    PATTERN: ClassVar[str]
+    FOLDER: ClassVar[tuple[str, str]]
 
     @property
-    def id(self) -> str:
-        """Its place below the folder of its kind, and its name on the command line."""
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
         raise NotImplementedError
+
+    @property
+    def subject(self) -> str:
+        """What tells its cost from those of others of its kind: a localizer, or a method."""
+        return ""
+
+    @cached_property
+    def id(self) -> str:
+        """The node's path below ``FOLDER``, and its name on the command line."""
+        return self.PATTERN.format(**self.wildcards)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -35,12 +55,33 @@ class Node:
 def _plain(value: Any) -> Any:
     if isinstance(value, Node):
         return value.identity
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class ModelNode(Node):
+    """A base model, from wherever it is fetched."""
+
+    PATTERN = "{model}-{hash}"
+    FOLDER = "resources", "models"
+
+    model: str
+    source: dict[str, Any]
+
+    @property
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
+        return {"model": self.model, "hash": short_hash(self.source)}
 
 
 @dataclass(frozen=True)
 class DataNode(Node):
     """The split of one task for one fold and seed."""
+
+    PATTERN = "{task}/fold{fold}/seed{seed}-{hash}"
+    FOLDER = "resources", "tasks"
 
     task: str
     fold: int
@@ -48,15 +89,18 @@ class DataNode(Node):
     options: dict[str, Any]
     path: str | None = None
 
-    @cached_property
-    def id(self) -> str:
-        """Path of the node below ``resources/tasks``."""
-        return f"{self.task}/fold{self.fold}/seed{self.seed}-{short_hash(self.identity)}"
+    @property
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
+        return {"task": self.task, "fold": self.fold, "seed": self.seed, "hash": short_hash(self.identity)}
 
 
 @dataclass(frozen=True)
 class ActivationsNode(Node):
     """Activations of a model on the right and wrong answers of one split."""
+
+    PATTERN = "{model}/" + DataNode.PATTERN
+    FOLDER = "results", "activations"
 
     model: str
     model_source: dict[str, Any]
@@ -68,23 +112,25 @@ class ActivationsNode(Node):
         """Seed of what is random in the node itself."""
         return self.data.seed
 
-    @cached_property
-    def id(self) -> str:
-        """Path of the node below ``results/activations``."""
-        data = self.data
-        return f"{self.model}/{data.task}/fold{data.fold}/seed{data.seed}-{short_hash(self.identity)}"
+    @property
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
+        return {**self.data.wildcards, "model": self.model, "hash": short_hash(self.identity)}
 
 
 @dataclass(frozen=True)
 class LocalizeNode(Node):
     """A ranking of all heads of a model on one task."""
 
+    PATTERN = "{model}/{task}/fold{fold}/seed{seed}/{localizer}-{hash}"
+    FOLDER = "results", "localize"
+
     model: str
     model_source: dict[str, Any]
     dtype: str
     data: DataNode
     localizer: str
-    params: dict[str, Any]
+    params: BaseModel
     training_seed: int | None = field(default=None, kw_only=True)
 
     @property
@@ -92,11 +138,16 @@ class LocalizeNode(Node):
         """Seed of what is random in the node itself; the split has its own."""
         return self.data.seed if self.training_seed is None else self.training_seed
 
-    @cached_property
-    def id(self) -> str:
-        """Path of the node below ``results/localize``."""
-        data = self.data
-        return f"{self.model}/{data.task}/fold{data.fold}/seed{data.seed}/{self.localizer}-{short_hash(self.identity)}"
+    @property
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
+        own = {"model": self.model, "localizer": self.localizer, "hash": short_hash(self.identity)}
+        return {**self.data.wildcards, **own}
+
+    @property
+    def subject(self) -> str:
+        """The localizer."""
+        return self.localizer
 
 
 @dataclass(frozen=True)
@@ -106,21 +157,29 @@ class FitNode(Node):
     ``k`` is the number of heads it edits, or the numbers it chooses from on validation; empty without selected heads.
     """
 
+    PATTERN = "{model}/{task}/fold{fold}/seed{seed}/{method}-{hash}"
+    FOLDER = "results", "runs"
+
     model: str
     model_source: dict[str, Any]
     dtype: str
     data: DataNode
     method: str
-    params: dict[str, Any]
+    params: BaseModel
     ranking: LocalizeNode | None
     k: tuple[int, ...]
     training_seed: int | None = field(default=None, kw_only=True)
 
-    @cached_property
-    def id(self) -> str:
-        """Path of the node below ``results/runs``."""
-        data = self.data
-        return f"{self.model}/{data.task}/fold{data.fold}/seed{data.seed}/{self.label}-{short_hash(self.identity)}"
+    @property
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
+        own = {"model": self.model, "method": self.label, "hash": short_hash(self.identity)}
+        return {**self.data.wildcards, **own}
+
+    @property
+    def subject(self) -> str:
+        """The method."""
+        return self.method
 
     @property
     def label(self) -> str:
@@ -159,16 +218,29 @@ class TunedNode(FitNode):
 class EvalNode(Node):
     """A fitted method scored on the test items of one task, its own or another, under one protocol, by one backend."""
 
+    PATTERN = FitNode.PATTERN + "/eval/{protocol}/{eval_task}/fold{eval_fold}-{eval_hash}"
+    FOLDER = FitNode.FOLDER
+
     fit: FitNode
     data: DataNode
     protocol: Protocol
     backend: Backend
 
-    @cached_property
-    def id(self) -> str:
-        """Path of the node below ``results/runs``."""
-        fold = f"fold{self.data.fold}-{short_hash([self.data.identity, self.backend])}"
-        return f"{self.fit.id}/eval/{self.protocol}/{self.data.task}/{fold}"
+    @property
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
+        own = {"protocol": self.protocol, "eval_task": self.data.task, "eval_fold": self.data.fold}
+        return {**self.fit.wildcards, **own, "eval_hash": short_hash([self.data.identity, self.backend])}
+
+    @property
+    def model(self) -> str:
+        """Name of the base model."""
+        return self.fit.model
+
+    @property
+    def subject(self) -> str:
+        """The method."""
+        return self.fit.method
 
     @property
     def own(self) -> bool:

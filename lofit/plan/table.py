@@ -5,7 +5,7 @@ This is the only fan-out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,17 @@ from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig, grid
 from lofit.config.recipes import resolve
 from lofit.errors import ConfigError
 from lofit.experiments import ArmConfig, ExperimentConfig
-from lofit.files import short_hash
-from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, ExperimentRun, FitNode, LocalizeNode, Node, TunedNode
+from lofit.plan.nodes import (
+    ActivationsNode,
+    DataNode,
+    EvalNode,
+    ExperimentRun,
+    FitNode,
+    LocalizeNode,
+    ModelNode,
+    Node,
+    TunedNode,
+)
 from lofit.spec.base import HeadsConfig, MethodConfig
 from lofit.spec.precision import DTYPES
 from lofit.spec.protocol import PAPER
@@ -57,6 +66,13 @@ class RunTable:
         self.activations = _unique(node for node in map(self.activations_of, users) if node)
         self.evaluations = _unique(found for fit in scored.values() for found in self.evaluations_of(fit))
         self.data = _unique(node.data for node in [*users, *self.evaluations.values()])
+        self.models = _unique(map(self._model, config.all_models))
+
+    @property
+    def fitted(self) -> dict[str, FitNode]:
+        """The fits that have something to fit and are not the best of others."""
+        own = {id: node for id, node in self.fits.items() if id not in self.tuned}
+        return {id: node for id, node in own.items() if methods.load_method(node.method).fit}
 
     def folds(self, task: str) -> list[int]:
         """Configured folds of a task."""
@@ -105,6 +121,9 @@ class RunTable:
         config = self.config
         return config.dtype if config.dtype != "auto" else DTYPES[config.device]
 
+    def _model(self, name: str) -> ModelNode:
+        return ModelNode(name, self._source(name))
+
     def _source(self, model: str) -> dict[str, Any]:
         return self.config.model_entry(model).source.model_dump(mode="json")
 
@@ -113,7 +132,7 @@ class RunTable:
         name = heads.localizer or methods.load_method(method).localizer
         assert name is not None, f"{method} edits no selected heads"
         values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, heads.params)
-        params = localizers.load_localizer(name).Params.model_validate(values).model_dump(mode="json")
+        params = localizers.load_localizer(name).Params.model_validate(values)
         return LocalizeNode(model, self._source(model), self.dtype, data, name, params)
 
     def localizer_of(self, method: str) -> str:
@@ -144,7 +163,7 @@ class RunTable:
         k: tuple[int, ...] = (),
     ) -> FitNode:
         values = resolve(METHODS / f"{name}.yaml", model, data.task, entry.params)
-        params = methods.load_method(name).Params.model_validate(values).model_dump(mode="json")
+        params = methods.load_method(name).Params.model_validate(values)
         return FitNode(model, self._source(model), self.dtype, data, name, params, ranking, k)
 
     def _comparison(self) -> Iterable[FitNode]:
@@ -260,7 +279,7 @@ class RunTable:
             for model in self.config.models
         }
 
-    def find(self, nodes: dict[str, N], identifier: str) -> N:
+    def find(self, nodes: Mapping[str, N], identifier: str) -> N:
         """The node called ``identifier``.
 
         Raises:
@@ -272,55 +291,15 @@ class RunTable:
             )
         return nodes[identifier]
 
+    def folder(self, node: Node) -> Path:
+        """Where a node's files are."""
+        where, below = node.FOLDER
+        root: Path = getattr(self.config, where)
+        return root / below / node.id
+
     def model_dir(self, model: str) -> Path:
         """A plain transformers folder; its name holds a hash of where the model comes from."""
-        return self.config.resources / "models" / f"{model}-{short_hash(self._source(model))}"
-
-    def data_dir(self, node: DataNode) -> Path:
-        """Folder of train, validation and test JSON lines and their manifest."""
-        return self.config.resources / "tasks" / node.id
-
-    def activations_dir(self, node: ActivationsNode) -> Path:
-        """Folder of the activations."""
-        return self.config.results / "activations" / node.id
-
-    def localize_dir(self, node: LocalizeNode) -> Path:
-        """Folder of the ranking."""
-        return self.config.results / "localize" / node.id
-
-    def run_dir(self, node: FitNode) -> Path:
-        """Folder of the adapter, its report and its evaluations."""
-        return self.config.results / "runs" / node.id
-
-    def eval_dir(self, node: EvalNode) -> Path:
-        """Folder of an evaluation."""
-        return self.config.results / "runs" / node.id
-
-    def evaluation(self, fit: FitNode, task: str | None, fold: int | None, protocol: str | None) -> EvalNode:
-        """The evaluation of a fitted method on a task, by default its own, under a protocol, by default the first.
-
-        Raises:
-            ConfigError: it is not configured, or the method was trained on what it would be scored on.
-        """
-        found = [
-            node
-            for node in self.evaluations_of(fit)
-            if node.data.task == (task or fit.data.task)
-            and (fold is None or node.data.fold == fold)
-            and (protocol is None or node.protocol == protocol)
-        ]
-        folds = {node.data.fold for node in found}
-        if len(folds) == 1:
-            return found[0]
-        wanted = f"{task or fit.data.task}{'' if fold is None else f', fold {fold}'}"
-        if folds:
-            raise ConfigError(f"{fit.id}: {wanted} has the folds {sorted(folds)}; name one with --fold")
-        if (task or fit.data.task) == fit.data.task and fold not in (None, fit.data.fold):
-            raise ConfigError(
-                f"{fit.id}: fitted on fold {fit.data.fold}, whose training questions are test questions of fold "
-                f"{fold}; score it on its own fold"
-            )
-        raise ConfigError(f"{fit.id}: not to be scored on {wanted} under {protocol or 'any protocol'}; see retention")
+        return self.folder(self._model(model))
 
     def parts(self) -> list[str]:
         """The parts of the results that :meth:`part` knows."""
@@ -361,16 +340,3 @@ class RunTable:
             }
             for node in self.fits.values()
         ]
-
-    def counts(self) -> dict[str, int]:
-        """Number of nodes of each kind."""
-        fitted = sum(methods.load_method(node.method).fit is not None for node in self.fits.values()) - len(self.tuned)
-        return {
-            "model": len(self.config.all_models),
-            "prepare": len(self.data),
-            "activations": len(self.activations),
-            "localize": len(self.localize),
-            "fit": fitted,
-            **({"choose": len(self.tuned)} if self.tuned else {}),
-            "evaluate": len(self.evaluations),
-        }

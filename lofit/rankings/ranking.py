@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,19 +16,6 @@ from lofit.interventions import Head
 SCHEMA = pa.schema(
     [("layer", pa.int64()), ("head", pa.int64()), ("score", pa.float64()), ("rank", pa.int64())],
 )
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a localizer found.
-
-    Attributes:
-        values: float64 [layers, query heads]; higher is better.
-        record: what it cost and how it went, for ``localize.json``.
-    """
-
-    values: np.ndarray
-    record: dict[str, Any]
 
 
 def rank_heads(values: np.ndarray) -> pd.DataFrame:

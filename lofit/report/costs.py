@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lofit.files import need, read_json
-from lofit.methods import load_method
+from lofit.plan.kinds import KINDS
 from lofit.plan.table import RunTable
 
 
@@ -19,23 +17,9 @@ def node_reports(table: RunTable) -> Iterator[tuple[str, str, dict[str, Any]]]:
     Raises:
         LofitError: a node has not run yet.
     """
-
-    def read(path: Path, command: str) -> dict[str, Any]:
-        report: dict[str, Any] = read_json(need(path, command))
-        return report
-
-    for reading in table.activations.values():
-        path = table.activations_dir(reading) / "activations.json"
-        yield "activations", "", read(path, f"activations --run {reading.id}")
-    for ranking in table.localize.values():
-        path = table.localize_dir(ranking) / "localize.json"
-        yield "localize", ranking.localizer, read(path, f"localize --run {ranking.id}")
-    for fit in table.fits.values():
-        if load_method(fit.method).fit and fit.id not in table.tuned:
-            yield "fit", fit.method, read(table.run_dir(fit) / "fit.json", f"fit --run {fit.id}")
-    for scored in table.evaluations.values():
-        path = table.eval_dir(scored) / "results.json"
-        yield "evaluate", scored.fit.method, read(path, f"evaluate --run {scored.fit.id} --on {scored.data.task}")
+    for kind in KINDS:
+        for node in kind.nodes(table).values() if kind.runs_model else ():
+            yield kind.name, node.subject, kind.read_report(table, node)
 
 
 def costs_table(reports: list[tuple[str, str, dict[str, Any]]]) -> pd.DataFrame:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +13,6 @@ from scipy.stats import norm
 
 from lofit.report.cells import aggregate, complete_rows, folds_by_task
 from lofit.report.items import item_scores
-from lofit.report.plain import DAGGER, write_plain_table
 from lofit.report.tables import MISSING, transferred, variant_names
 from lofit.stats import Sample, paired_sample, unseen_interval
 
@@ -226,41 +224,8 @@ def _interval(name: str, found: Difference, scale: float = 100) -> dict[str, flo
     return dict(zip(_interval_columns(name), (value, value - width, value + width), strict=True))
 
 
-def write_suite(frame: pd.DataFrame, stem: Path) -> None:
-    """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` and ``.tex`` for people."""
-    shown = pd.DataFrame({"model": frame["model"], "method": frame["method"], "tasks": frame["tasks"]})
-    for reference in REFERENCES:
-        marks = [DAGGER if partial else "" for partial in frame[f"{reference}.partial"]]
-        texts = zip(_text(frame, reference), marks, strict=True)
-        shown[f"average difference to {reference}"] = [text if text == MISSING else text + mark for text, mark in texts]
-    note = (
-        "Percentage points, headline metric of each task, averaged over folds, then over tasks; in brackets the 95% "
-        f"interval over test items (paired by item; seeds averaged). {DAGGER} some seeds are left out, {MISSING} no "
-        "average: a run of the method, or of what it is compared with, failed or is missing; the CSV says which and "
-        "why."
-    )
-    title = "Differences to the base model and to full fine-tuning, over all tasks"
-    write_plain_table(frame, shown, stem, title=title, legend=note)
-
-
-def write_retention(frame: pd.DataFrame, stem: Path) -> None:
-    """Write ``<stem>.csv`` with all columns, and ``<stem>.md`` and ``.tex`` for people."""
-    shown = frame[["model", "method", "fitted for", "scored on", "metric"]].assign(
-        score=[MISSING if math.isnan(score) else f"{score:.2f}" for score in frame["score"]],
-        change=_text(frame, "change", 2),
-        items=frame["items"],
-    )
-    if frame["note"].any():
-        shown["note"] = frame["note"]
-    note = (
-        "Scores of methods fitted for another task, and their change against the base model; in brackets the 95% "
-        f"interval over test items (paired by item; seeds averaged). {MISSING} no score, or none of the base "
-        "model to compare with."
-    )
-    write_plain_table(frame, shown, stem, title="What fitting cost on other tasks", legend=note)
-
-
-def _text(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
+def difference_text(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
+    """The differences called ``name`` with their intervals, as text."""
     return [
         MISSING if math.isnan(value) else f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
         for value, low, high in zip(frame[name], frame[f"{name}.low"], frame[f"{name}.high"], strict=True)

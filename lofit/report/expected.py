@@ -8,13 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from lofit.errors import ConfigError
-from lofit.plan.published import FOLDER, TRAINED, Published, matching_runs
+from lofit.plan.published import TRAINED, Published, matching_runs
 from lofit.plan.table import MAIN, RunTable
-from lofit.report.collect import read_results
 from lofit.report.differences import Difference, mean_of, mean_over
 from lofit.report.items import item_scores
-from lofit.report.paths import items_path, results_path
+from lofit.report.outputs import Output
+from lofit.report.parts import read_part
 from lofit.report.plain import write_plain_table
 from lofit.report.tables import MISSING
 from lofit.stats import Sample
@@ -25,29 +24,19 @@ LEGEND = (
 )
 
 
-def write_expected_table(table: RunTable) -> None:
-    """Write tables/expected.{csv,md,tex}: each published value with a counterpart, ours, and the difference.
-
-    Raises:
-        ConfigError: no published value has one in this configuration.
-    """
+def write(table: RunTable, output: Output) -> None:
+    """Write each published value with a counterpart, ours, and the difference."""
     protocol = table.config.protocols[0]
     collected: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     records = []
-    if not (known := matching_runs(table)):
-        raise ConfigError(
-            f"no value in {FOLDER} has a counterpart in this configuration; run models, tasks and methods that it names"
-        )
-    for row, fits in known:
+    for row, fits in matching_runs(table):
         if row.artefact not in collected:
-            part = row.artefact
-            collected[part] = read_results(results_path(table, part)), pd.read_parquet(items_path(table, part))
+            collected[row.artefact] = read_part(table, row.artefact)
         results, items = collected[row.artefact]
         own = results["run_id"].isin([fit.id for fit in fits]) & (results["eval_task"] == results["task"])
         records.append(_record(row, results[own & (results["protocol"] == protocol)], items))
     frame = pd.DataFrame(records)
-    stem = table.config.results / "tables" / "expected"
-    write_plain_table(frame, _shown(frame), stem, title="Published values and ours", legend=LEGEND)
+    write_plain_table(frame, _shown(frame), table.config.results / output.id, title=output.title, legend=LEGEND)
 
 
 def our_mean(results: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Difference:

@@ -15,17 +15,18 @@ from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline
 from lofit.report.collect import read_results
 from lofit.report.figures import Axis, draw_curves, draw_layers, draw_pareto
 from lofit.report.items import item_interval, item_scores
+from lofit.report.outputs import Output
 from lofit.report.overlap import joined, why_lost
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, write_table
 from lofit.report.variance import variance_table, write_variance
 
 
-def write_experiment(table: RunTable, name: str) -> None:
-    """Write ``tables/<name>.{csv,md,tex}`` of a table or variance, ``figures/<name>.{pdf,png,csv}`` of the others."""
-    spec = table.config.experiment(name)
-    assert spec.kind
-    _WRITERS[spec.kind](table, name)
+def write(table: RunTable, output: Output) -> None:
+    """Write the table, or draw the figure, of the experiment that it is called after."""
+    kind = table.config.experiment(output.name).kind
+    assert kind
+    _WRITERS[kind](table, output)
 
 
 def arm_rows(table: RunTable, name: str) -> pd.DataFrame:
@@ -45,15 +46,11 @@ def arm_rows(table: RunTable, name: str) -> pd.DataFrame:
     return rows
 
 
-def _title(table: RunTable, name: str) -> str:
-    return table.config.experiment(name).title or name
-
-
-def _table(table: RunTable, name: str) -> None:
-    rows = arm_rows(table, name)
+def _table(table: RunTable, output: Output) -> None:
+    rows = arm_rows(table, output.name)
     chosen = {task: metric for task, metric in headline(table).items() if task in set(rows["task"])}
-    frame = main_table(rows, chosen, pd.read_parquet(items_path(table, name)))
-    write_table(frame, table.config.results / "tables" / name, title=_title(table, name))
+    frame = main_table(rows, chosen, pd.read_parquet(items_path(table, output.name)))
+    write_table(frame, table.config.results / output.id, title=output.title)
 
 
 def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
@@ -101,16 +98,16 @@ def _points_of(table: RunTable, name: str) -> tuple[pd.DataFrame, dict[str, str]
     return points(arm_rows(table, name), metrics, pd.read_parquet(items_path(table, name))), metrics
 
 
-def _curve(table: RunTable, name: str) -> None:
-    frame, metrics = _points_of(table, name)
-    spec = table.config.experiment(name)
+def _curve(table: RunTable, output: Output) -> None:
+    frame, metrics = _points_of(table, output.name)
+    spec = table.config.experiment(output.name)
     axis: Axis = "n_train" if spec.n_train else "heads" if spec.counts_heads else "share"
-    draw_curves(frame, table.config.results / "figures" / name, title=_title(table, name), axis=axis, metrics=metrics)
+    draw_curves(frame, table.config.results / output.id, title=output.title, axis=axis, metrics=metrics)
 
 
-def _pareto(table: RunTable, name: str) -> None:
-    frame, _ = _points_of(table, name)
-    draw_pareto(frame, table.config.results / "figures" / name, title=_title(table, name))
+def _pareto(table: RunTable, output: Output) -> None:
+    frame, _ = _points_of(table, output.name)
+    draw_pareto(frame, table.config.results / output.id, title=output.title)
 
 
 def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
@@ -125,7 +122,7 @@ def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
         ranking = arm.fit.ranking
         assert ranking, "the arms of such an experiment select heads"
         data, reason = ranking.data, why_lost(table, ranking)
-        file = table.localize_dir(ranking) / "heads.parquet"
+        file = table.folder(ranking) / "heads.parquet"
         layers = [] if reason else [layer for layer, _ in top_heads(file, arm.fit.k[-1])]
         row: dict[str, Any] = {"model": arm.fit.model, "task": arm.fit.data.task, "arm": arm.label}
         row |= {"ranking": ranking.id, "note": f"seed {data.seed} fold {data.fold} failed: {reason}" if reason else ""}
@@ -146,17 +143,17 @@ def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
     ).reset_index()
 
 
-def _variance(table: RunTable, name: str) -> None:
-    rows = headline_rows(arm_rows(table, name), headline(table))
-    frame = variance_table(rows, pd.read_parquet(items_path(table, name)))
-    write_variance(frame, table.config.results / "tables" / name, title=_title(table, name))
+def _variance(table: RunTable, output: Output) -> None:
+    rows = headline_rows(arm_rows(table, output.name), headline(table))
+    frame = variance_table(rows, pd.read_parquet(items_path(table, output.name)))
+    write_variance(frame, table.config.results / output.id, title=output.title)
 
 
-def _layers(table: RunTable, name: str) -> None:
-    draw_layers(layer_counts(table, name), table.config.results / "figures" / name, title=_title(table, name))
+def _layers(table: RunTable, output: Output) -> None:
+    draw_layers(layer_counts(table, output.name), table.config.results / output.id, title=output.title)
 
 
-_WRITERS: dict[str, Callable[[RunTable, str], None]] = {
+_WRITERS: dict[str, Callable[[RunTable, Output], None]] = {
     "table": _table,
     "curve": _curve,
     "layers": _layers,

@@ -1,60 +1,104 @@
-"""Which tables and figures a configuration has: the one list that workflow, summary and report page read."""
+"""All tables and figures of a configuration: what each needs and which module writes it.
+
+The one list that workflow, command line, summary and report page read.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lofit.experiments import TABLES
+from lofit.plan.kinds import LOCALIZE, SELECT_BEST
 from lofit.plan.published import matching_runs
 from lofit.plan.ranking_pairs import compares_tasks
-from lofit.plan.table import RunTable
+from lofit.plan.table import MAIN, TRANSFER, RunTable
+from lofit.report.paths import items_path, results_path
 from lofit.spec.protocol import table_name
 
 
 @dataclass(frozen=True)
 class Output:
-    """A table (``tables/<name>.md`` and ``.csv``) or a figure (``figures/<name>.png``, ``.pdf`` and ``.csv``).
+    """A table (``tables/<name>.md``, ``.tex`` and ``.csv``) or a figure (``figures/<name>.png``, ``.pdf``, ``.csv``).
 
     Attributes:
         kind: which of both.
         name: of its files.
         title: what it shows, in a line.
+        module: of ``lofit.report``, whose ``write(table, output)`` writes the files.
+        needs: what it is made of.
+        triggers: what else makes it anew when it changes, as plain data.
     """
 
     kind: Literal["table", "figure"]
     name: str
     title: str
+    module: str
+    needs: tuple[Path, ...]
+    triggers: Any = None
+
+    @property
+    def id(self) -> str:
+        """Its path below the results, without suffix."""
+        return f"{self.kind}s/{self.name}"
 
     def path(self, results: Path) -> Path:
         """The file a person opens first."""
-        if self.kind == "table":
-            return results / "tables" / f"{self.name}.md"
-        return results / "figures" / f"{self.name}.png"
+        return results / f"{self.id}.{'md' if self.kind == 'table' else 'png'}"
+
+    def write(self, table: RunTable) -> None:
+        """Write its files."""
+        importlib.import_module(f"lofit.report.{self.module}").write(table, self)
 
 
 def outputs(table: RunTable) -> list[Output]:
-    """All tables and figures of a configuration, the most wanted first."""
-    config = table.config
-    found = []
+    """All tables and figures, the most wanted first."""
+    return list(_outputs(table))
+
+
+def _outputs(table: RunTable) -> Iterator[Output]:
+    config, main = table.config, _collected(table, MAIN)
     for protocol in config.protocols:
-        found.append(Output("table", table_name(protocol), f"Methods by task, protocol {protocol}"))
+        title = f"Methods by task, protocol {protocol}"
+        yield Output("table", table_name(protocol), title, "main", main, list(config.tasks))
     if "base" in config.methods:
-        found.append(Output("table", "suite", "Differences to the base model and to full fine-tuning, over all tasks"))
+        title = "Differences to the base model and to full fine-tuning, over all tasks"
+        yield Output("table", "suite", title, "suite", main, config.suite or list(config.tasks))
     for name in config.experiments:
         spec = config.experiment(name)
-        found.append(Output("table" if spec.kind in TABLES else "figure", name, spec.title or name))
+        if spec.kind == "layers":
+            ranked = {arm.fit.ranking.id: arm.fit.ranking for arm in table.experiments[name] if arm.fit.ranking}
+            needs = tuple(path for node in ranked.values() for path in LOCALIZE.outputs(table, node))
+        else:
+            needs = _collected(table, name)
+        kind: Literal["table", "figure"] = "table" if spec.kind in TABLES else "figure"
+        yield Output(kind, name, spec.title or name, "experiments", needs, spec.model_dump(mode="json"))
     if config.transfer:
-        found.append(Output("figure", "transfer", "Transfer of heads across tasks"))
+        title, drawn = "Transfer of heads across tasks", config.transfer.model_dump(mode="json")
+        yield Output("figure", "transfer", title, "transfer", _collected(table, TRANSFER), drawn)
     if config.retention:
-        found.append(Output("table", "retention", "What fitting cost on other tasks"))
-    if matching_runs(table):
-        found.append(Output("table", "expected", "Published values and ours"))
+        yield Output(
+            "table", "retention", "What fitting cost on other tasks", "retention", main, list(config.retention)
+        )
+    if published := matching_runs(table):
+        parts = sorted({row.artefact for row, _ in published})
+        needs = tuple(path for part in parts for path in _collected(table, part))
+        yield Output(
+            "table", "expected", "Published values and ours", "expected", needs, [str(r) for r, _ in published]
+        )
+    rankings = tuple(path for node in table.localize.values() for path in LOCALIZE.outputs(table, node))
     if len(table.localize) > 1:
-        found.append(Output("table", "overlap", "Overlap of head rankings"))
-    if compares_tasks(table):
-        found.append(Output("figure", "overlap", "Overlap of head rankings across tasks"))
+        title, told = "Overlap of head rankings", [sorted(table.localize), table.head_counts()]
+        yield Output("table", "overlap", title, "overlap", rankings, told)
+        if compares_tasks(table):
+            yield Output("figure", "overlap", f"{title} across tasks", "overlap", rankings, told)
     if table.tuned:
-        found.append(Output("table", "search", "What searches tried and chose"))
-    return found
+        chosen = tuple(SELECT_BEST.report(table, node) for node in table.tuned.values())
+        yield Output("table", "search", "What searches tried and chose", "search", chosen)
+
+
+def _collected(table: RunTable, part: str) -> tuple[Path, ...]:
+    return results_path(table, part), items_path(table, part)

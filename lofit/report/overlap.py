@@ -14,11 +14,12 @@ from matplotlib.patches import Rectangle
 
 from lofit.files import atomic_path, read_json
 from lofit.plan.nodes import LocalizeNode
-from lofit.plan.ranking_pairs import comparable_pairs, compares_tasks, setting
+from lofit.plan.ranking_pairs import comparable_pairs, setting
 from lofit.plan.table import RunTable
 from lofit.rankings.overlap import overlap_table
 from lofit.rankings.ranking import read_ranking
 from lofit.report.figures import span
+from lofit.report.outputs import Output
 from lofit.report.plain import write_plain_table
 from lofit.report.style import figure_style, ink_on, save_figure
 from lofit.report.tables import MISSING
@@ -41,7 +42,7 @@ def overlap_pairs(table: RunTable) -> pd.DataFrame:
     """
     counts = table.head_counts()
     reasons = {node.id: why_lost(table, node) for node in table.localize.values()}
-    rankings = {node.id: read_ranking(table.localize_dir(node) / "heads.parquet") for node in table.localize.values()}
+    rankings = {node.id: read_ranking(table.folder(node) / "heads.parquet") for node in table.localize.values()}
     parts = []
     for kind, one, other in comparable_pairs(table):
         names = {"/".join(node.id.split("/")[1:]): node for node in (one, other)}
@@ -60,7 +61,7 @@ def overlap_pairs(table: RunTable) -> pd.DataFrame:
 
 def why_lost(table: RunTable, ranking: LocalizeNode) -> str:
     """Why a ranking is empty; an empty text if it is not."""
-    folder = table.localize_dir(ranking)
+    folder = table.folder(ranking)
     if len(read_ranking(folder / "heads.parquet")):
         return ""
     return str(read_json(folder / "localize.json")["reason"])
@@ -74,9 +75,12 @@ def joined(notes: pd.Series) -> str:
 _WHERE = ["model", "kind", "task", "other_task", "localizer", "other_localizer"]
 
 
-def write_overlap(table: RunTable) -> None:
-    """Write tables/overlap.{csv,md,tex}, and figures/overlap.{pdf,png,csv} where there are several tasks."""
-    frame, results = overlap_pairs(table), table.config.results
+def write(table: RunTable, output: Output) -> None:
+    """Write the table of all pairs, or draw the figure of tasks."""
+    frame, stem = overlap_pairs(table), table.config.results / output.id
+    if output.kind == "figure":
+        draw_overlap(overlap_matrix(frame), stem)
+        return
     means = frame.groupby([*_WHERE, "k"], sort=False, dropna=False).agg(
         pairs=("jaccard", "count"),
         jaccard=("jaccard", "mean"),
@@ -89,9 +93,7 @@ def write_overlap(table: RunTable) -> None:
     shown = shown.drop(columns=["other_task", "other_localizer"]).rename(columns={"kind": "differ in"})
     for name in ("jaccard", "expected", "spearman"):
         shown[name] = [MISSING if pd.isna(value) else f"{value:.2f}" for value in shown[name]]
-    write_plain_table(frame, shown, results / "tables" / "overlap", title="Overlap of head rankings", legend=LEGEND)
-    if compares_tasks(table):
-        draw_overlap(overlap_matrix(frame), results / "figures" / "overlap")
+    write_plain_table(frame, shown, stem, title=output.title, legend=LEGEND)
 
 
 def _both(frame: pd.DataFrame, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 
 from lofit.errors import ReportError
 from lofit.files import write_text
+from lofit.plan.kinds import counts
 from lofit.plan.table import ALL, RunTable
 from lofit.report.collect import read_results
 from lofit.report.costs import costs_table, node_reports, surroundings
@@ -61,7 +62,7 @@ def write_report(table: RunTable) -> Path:
     template = _environment().from_string(files("lofit.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     page = template.render(
         config=table.config,
-        counts=table.counts(),
+        counts=counts(table),
         sections=[_section(output, table.config.results) for output in outputs(table)],
         failures=failures(results),
         remarks=item_remarks(results),

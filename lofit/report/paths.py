@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
+from lofit.methods import load_method
+from lofit.plan.kinds import CAPTURE, EVALUATE, FIT, LOCALIZE
+from lofit.plan.nodes import FitNode, LocalizeNode, Node
 from lofit.plan.table import ALL, RunTable
 from lofit.spec.protocol import JUDGED, OPEN, Protocol
+
+N = TypeVar("N", bound=Node)
 
 
 def _folder(table: RunTable, part: str) -> Path:
@@ -20,6 +27,28 @@ def results_path(table: RunTable, part: str) -> Path:
 def items_path(table: RunTable, part: str) -> Path:
     """The scores of every single test item of a part of the run table."""
     return _folder(table, part) / "items.parquet"
+
+
+def part_inputs(table: RunTable, part: str) -> dict[str, list[Path]]:
+    """What the scores of a part of the run table are gathered from."""
+    evaluations = list(table.part(part).values())
+    fits = [fit for fit in _once(node.fit for node in evaluations) if load_method(fit.method).fit]
+    rankings = _once(node.fit.ranking for node in evaluations if node.fit.ranking)
+    readers: list[FitNode | LocalizeNode] = [*fits, *rankings]
+    activations = _once(used for user in readers if (used := table.activations_of(user)))
+    data = _once(found for node in evaluations for found in (node.data, node.fit.data))
+    return {
+        "scores": [EVALUATE.report(table, node) for node in evaluations],
+        "fits": [path for node in fits for path in FIT.outputs(table, node)],
+        "rankings": [path for node in rankings for path in LOCALIZE.outputs(table, node)],
+        "activations": [CAPTURE.report(table, node) for node in activations],
+        "data": [table.folder(node) / name for node in data for name in ("manifest.json", "test.jsonl")],
+    }
+
+
+def _once(nodes: Iterable[N]) -> list[N]:
+    """The nodes, each once."""
+    return list({node.id: node for node in nodes}.values())
 
 
 def headline(table: RunTable, protocol: Protocol | None = None) -> dict[str, str]:

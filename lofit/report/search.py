@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lofit.errors import ConfigError
-from lofit.files import need, read_json
+from lofit.plan.kinds import SELECT_BEST
 from lofit.plan.table import RunTable
+from lofit.report.outputs import Output
 from lofit.report.plain import write_plain_table
 
 
@@ -18,14 +18,11 @@ def search_table(table: RunTable) -> pd.DataFrame:
         or per preference pair), ``chosen`` (yes or no), ``note`` (why it failed) and ``run`` (the fit).
 
     Raises:
-        ConfigError: nothing is searched.
         LofitError: a choice is not there yet.
     """
-    if not table.tuned:
-        raise ConfigError("search: no method has one; add `search: {params: {lr: [...]}}` to one")
     records = []
     for node in table.tuned.values():
-        report = read_json(need(table.run_dir(node) / "fit.json", f"choose --run {node.id}"))
+        report = SELECT_BEST.read_report(table, node)
         where = {"model": node.model, "task": node.data.task, "fold": node.data.fold, "seed": node.seed}
         for entry in report["search"]:
             chosen = report["status"] == "ok" and entry["run"] == report["chosen_run"]
@@ -38,12 +35,12 @@ def search_table(table: RunTable) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def write_search_table(table: RunTable) -> None:
-    """Write ``tables/search.{csv,md,tex}``."""
-    frame, stem = search_table(table), table.config.results / "tables" / "search"
+def write(table: RunTable, output: Output) -> None:
+    """Write the table."""
+    frame = search_table(table)
     losses = frame["validation_loss"].map(lambda loss: "failed" if pd.isna(loss) else f"{loss:.4f}")
     shown = frame.drop(columns="run").assign(validation_loss=losses)
     legend = (
         "The lowest validation loss at the end of the fit is chosen (nats per answer token, or per preference pair)."
     )
-    write_plain_table(frame, shown, stem, title="What searches tried and chose", legend=legend)
+    write_plain_table(frame, shown, table.config.results / output.id, title=output.title, legend=legend)

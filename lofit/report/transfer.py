@@ -19,9 +19,13 @@ from matplotlib.patches import Rectangle
 
 from lofit.errors import ReportError
 from lofit.files import atomic_path
+from lofit.plan.table import TRANSFER, RunTable
 from lofit.report.cells import Cell, aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.figures import span
 from lofit.report.items import item_scores
+from lofit.report.outputs import Output
+from lofit.report.parts import read_part
+from lofit.report.paths import headline as headline_of
 from lofit.report.style import figure_style, ink_on, save_figure
 from lofit.stats import holm, paired_bootstrap_p, paired_sample
 
@@ -270,3 +274,23 @@ def _draw_cell(
         axes.annotate(f"{100 * cell['value']:.1f}%", (column, row), (0, -8), fontsize=7, **place)
     if own:
         axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=ink))
+
+
+def write(table: RunTable, output: Output) -> None:
+    """Draw the figure, of the first protocol."""
+    config = table.config
+    assert config.transfer
+    protocol, names = config.protocols[0], config.transfer.tasks or config.tasks
+    chosen = {name: metric for name, metric in headline_of(table, protocol).items() if name in names}
+    results, items = read_part(table, TRANSFER)
+    results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
+    n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
+    name = config.transfer.method
+    selector = table.localizer_of(name)
+    matrix = pd.concat(
+        [
+            transfer_matrix(results[results["model"] == model], chosen, k, items, method=name, selector=selector)
+            for model, k in n_heads.items()
+        ]
+    )
+    draw_transfer(matrix, config.results / output.id, headline=chosen, n_heads=n_heads)

@@ -61,9 +61,9 @@ def load_task(name: str, path: Path | None = None) -> Task:
         ConfigError: the task's module is damaged.
     """
     if path is not None:
-        from lofit.tasks.custom import own_task
+        from lofit.tasks.custom import custom_task
 
-        return own_task(name, path)
+        return custom_task(name, path)
     task_folder(name)
     return registry.load(f"{__name__}.{name}", "prepare", "TASK", Task)
 

@@ -91,7 +91,7 @@ def labelled_choices(item: Row, where: str) -> tuple[list[str], int, Row]:
     texts, labels = (list_field(choices, name, f"{where}, choices") for name in ("text", "label"))
     key = text_field(item, "answerKey", where).strip()
     if len(texts) != len(labels) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise TaskError(f"{where}: field 'choices' must hold as many texts as labels, found {choices!r}; mend the row")
+        raise TaskError(f"{where}: field 'choices' must hold as many texts as labels, found {choices!r}; fix the row")
     if key not in labels:
-        raise TaskError(f"{where}: field 'answerKey' must be one of {labels}, found {key!r}; mend or remove the row")
+        raise TaskError(f"{where}: field 'answerKey' must be one of {labels}, found {key!r}; fix or remove the row")
     return texts, labels.index(key), {"choices": {"text": texts, "label": labels}, "answerKey": key}

@@ -80,9 +80,9 @@ def check_training_row(row: Row, objective: Objective, where: str) -> None:
     for side in ("right", "wrong"):
         answers = list_field(pairs, side, f"{where}, contrast")
         if not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise TaskError(f"{where}, contrast: {side!r} must be non-empty strings, found {answers!r}; mend the row")
+            raise TaskError(f"{where}, contrast: {side!r} must be non-empty strings, found {answers!r}; fix the row")
     if both := sorted(set(pairs["right"]) & set(pairs["wrong"])):
-        raise TaskError(f"{where}, contrast: {both[0]!r} is both right and wrong; mend or remove the row")
+        raise TaskError(f"{where}, contrast: {both[0]!r} is both right and wrong; fix or remove the row")
     if objective == "dpo" and same_text(row["chosen"], row["rejected"]):
         raise TaskError(f"{where}: 'chosen' and 'rejected' are the same text {row['chosen']!r}; fix or remove the row")
 
@@ -92,11 +92,11 @@ def check_evaluation_row(row: Row, where: str) -> None:
     text_field(row, "prompt", where)
     if "choices" not in row:
         if not all(isinstance(answer, str) and answer.strip() for answer in list_field(row, "answers", where)):
-            raise TaskError(f"{where}: 'answers' must be non-empty strings, found {row['answers']!r}; mend the row")
+            raise TaskError(f"{where}: 'answers' must be non-empty strings, found {row['answers']!r}; fix the row")
         return
     choices = list_field(row, "choices", where)
     if not all(isinstance(choice, str) and choice.strip() for choice in choices):
-        raise TaskError(f"{where}: 'choices' must be non-empty strings, found {choices!r}; mend the row")
+        raise TaskError(f"{where}: 'choices' must be non-empty strings, found {choices!r}; fix the row")
     if "labels" in row:
         labels = list_field(row, "labels", where)
         if len(labels) != len(choices) or labels[0] != 1 or set(labels) != {0, 1}:

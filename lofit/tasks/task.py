@@ -160,7 +160,7 @@ def text_field(row: Row, name: str, where: str) -> str:
     """
     value = row.get(name) if isinstance(row, dict) else None
     if not isinstance(value, str) or not value.strip():
-        raise TaskError(f"{where}: field {name!r} must be a non-empty string, found {value!r}; mend or remove the row")
+        raise TaskError(f"{where}: field {name!r} must be a non-empty string, found {value!r}; fix or remove the row")
     return value
 
 
@@ -172,5 +172,5 @@ def list_field(row: Row, name: str, where: str, *, empty: bool = False) -> list[
     """
     value = row.get(name) if isinstance(row, dict) else None
     if not isinstance(value, list) or not (value or empty):
-        raise TaskError(f"{where}: field {name!r} must be a list, found {value!r}; mend or remove the row")
+        raise TaskError(f"{where}: field {name!r} must be a list, found {value!r}; fix or remove the row")
     return value

@@ -53,9 +53,7 @@ class FitContext:
             FitError: computing them failed.
         """
         assert self.activations_dir is not None, f"{self.title} does not declare that it uses activations"
-        need(
-            self.activations_dir / "activations.json", f"activations --run {'/'.join(self.activations_dir.parts[-4:])}"
-        )
+        need(self.activations_dir / "activations.json", f"node capture {'/'.join(self.activations_dir.parts[-4:])}")
         return read_activations(self.activations_dir)
 
     def heads(self, k: int) -> list[Head]:
@@ -66,7 +64,7 @@ class FitContext:
         """
         assert self.ranking_dir is not None, f"{self.title} does not declare that it uses heads"
         node_id = "/".join(self.ranking_dir.parts[-5:])
-        status = read_json(need(self.ranking_dir / "localize.json", f"localize --run {node_id}"))
+        status = read_json(need(self.ranking_dir / "localize.json", f"node localize {node_id}"))
         if status["status"] != "ok":
             raise FitError(f"localization failed: {status['reason']}")
         return top_heads(self.ranking_dir / "heads.parquet", k)

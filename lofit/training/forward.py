@@ -15,9 +15,9 @@ import torch
 
 from lofit.models.encoding import Row
 from lofit.packing.forward import answer_log_probs
+from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import Rows, fill, packed, unpacked
 from lofit.packing.support import longest_packable, supports_packing
-from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 from lofit.training.cached_prefix import PrefixStore, decoder_layers, first_trained_layer
 
@@ -36,7 +36,7 @@ class Forward:
         self.model, self.pad_id = model, pad_id
         longest = max((len(text.ids) for row in rows for text in row), default=0)
         self.packs = longest <= longest_packable(model) and supports_packing(model)
-        self.tail = Tail(model) if self.packs else None
+        self.tail = LastLayerTrim(model) if self.packs else None
         self.store: PrefixStore | None = None
         self._tries: dict[Row, Trie] = {}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from lofit.errors import EditError, FitError, TaskError
 from lofit.models.encoding import Row, encode_rows
@@ -245,13 +246,14 @@ def _loop(
     else:
         validate()
     done = len(losses)
+    optimizer.param_groups[0]["initial_lr"] = params.lr
+    schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup), last_epoch=done - 1)
     with track(title, steps, session.progress, done) as advance:
         for epoch in range(params.epochs):
             for number, batch in enumerate(batches(rows, params.batch_size, order)):
                 step = epoch * steps // params.epochs + number
                 if step < done:
                     continue
-                optimizer.param_groups[0]["lr"] = params.lr * learning_rate_factor(step, steps, warmup)
                 if penalty:
                     penalty.draw()
 
@@ -290,6 +292,7 @@ def _loop(
                         f"norm of the gradient is {norm} at step {len(losses)} of {steps}; lower the learning rate"
                     )
                 _step(optimizer, f"step {len(losses)} of {steps}")
+                schedule.step()
                 trained.round()
                 meter.sample()
                 state["tokens"] += sum(len(example.ids) - 1 for row in batch for example in row)

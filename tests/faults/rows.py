@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lofit.config import parse_config
 from lofit.errors import LofitError
 from lofit.files import read_json, read_jsonl
-from lofit.nodes import prepare as source_node
+from lofit.nodes import prepare
 from lofit.plan.table import RunTable
 from lofit.sources.download import sha256_of
 from tests.faults.configurations import NUMBERS, TEXTS, junk
@@ -207,7 +207,7 @@ def use(case: Case, folder: Path) -> None:
     try:
         table = RunTable(parse_config(raw))
         node = next(data for data in table.data.values() if data.task == case.task)
-        source_node.prepare(table, node)
+        prepare.run(table, node)
     except LofitError as error:
         if left := [str(path) for path in folder.glob("resources/tasks/**/*") if path.is_file() or "." in path.name]:
             raise UnclearError(f"left behind: {left}") from error
@@ -215,7 +215,7 @@ def use(case: Case, folder: Path) -> None:
         if not any(word in str(error) for word in (*case.files, case.task, repo)):
             raise UnclearError(f"names no file, split or task: {error}") from error
         raise
-    made = table.data_dir(node)
+    made = table.folder(node)
     manifest = read_json(made / "manifest.json")
     if {path.name for path in made.iterdir()} != {"manifest.json", *(f"{split}.jsonl" for split in manifest["sha256"])}:
         raise UnclearError("not the files of the manifest")

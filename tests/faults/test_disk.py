@@ -47,18 +47,18 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("verb", ["prepare", "activations", "fit", "evaluate"])
-def test_no_room_on_disk_is_one_line_and_leaves_nothing(verb: str, fitted: Any) -> None:
+@pytest.mark.parametrize("kind", ["prepare", "capture", "fit", "evaluate"])
+def test_no_room_on_disk_is_one_line_and_leaves_nothing(kind: str, fitted: Any) -> None:
     table, config = fitted
     lora, folder = find(table, "lora"), Path(config["results"]).parent
     run = {
         "prepare": next(iter(table.data)),
-        "activations": next(iter(table.activations)),
+        "capture": next(iter(table.activations)),
         "fit": lora.id,
-        "evaluate": lora.id,
-    }[verb]
+        "evaluate": table.own_evaluation(lora).id,
+    }[kind]
     before = files(folder)
-    result = lofit(folder, verb, "--run", run, most_bytes=600)
+    result = lofit(folder, "node", kind, run, most_bytes=600)
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
@@ -68,11 +68,11 @@ def test_no_room_on_disk_is_one_line_and_leaves_nothing(verb: str, fitted: Any) 
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(fitted: Any) -> None:
-    _, config = fitted
+    table, config = fitted
     folder = Path(config["results"]).parent
     blocked = config | {"resources": "/sys/lofit"}  # refuses even root
     (folder / "blocked.yaml").write_text(yaml.safe_dump(blocked))
-    result = lofit(folder, "model", "tiny", "--configfile", "blocked.yaml")
+    result = lofit(folder, "node", "fetch", next(iter(table.models)), "--configfile", "blocked.yaml")
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert result.stderr.startswith("error: /sys/lofit")
@@ -84,7 +84,7 @@ def test_a_file_that_vanished_is_one_line(fitted: Any) -> None:
     folder = Path(config["results"]).parent
     for node in table.evaluations.values():
         evaluate_node.run(table, node)
-    samples = table.eval_dir(table.own_evaluation(find(table, "repe"))) / "samples.jsonl"
+    samples = table.folder(table.own_evaluation(find(table, "repe"))) / "samples.jsonl"
     samples.rename(samples.with_suffix(".away"))
     result = lofit(folder, "collect")
     samples.with_suffix(".away").rename(samples)

@@ -17,7 +17,7 @@ import pytest
 
 from lofit.cluster import watchdog as abandoned
 from lofit.files import write_jsonl
-from lofit.nodes.mark_failed import settle
+from lofit.nodes.mark_failed import mark_failed
 from tests.workflows import REPOSITORY, Workflow
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ class Wait:
             os.replace(file.name, os.environ["STARTED"])
             while not os.path.exists(os.environ["FREED"]):
                 time.sleep(0.1)
-if "-m lofit evaluate" in " ".join(sys.orig_argv):
+if "-m lofit node evaluate" in " ".join(sys.orig_argv):
     sys.meta_path.insert(0, Wait())
 """
 """A sitecustomize that stops an evaluation while it starts."""
@@ -115,7 +115,7 @@ def test_a_node_of_a_killed_workflow_ends_with_it_and_the_next_one_finishes(
     assert log.read_text() == f"error: {abandoned.MESSAGE}\n"
     assert made.snakemake("--unlock").returncode == 0
     monkeypatch.chdir(made.folder)
-    assert list(settle(made.table(), None)) == [], "it did not fail for a reason of its own"
+    assert list(mark_failed(made.table(), None)) == [], "it did not fail for a reason of its own"
     made.run()
     assert made.planned() == Counter()
 

@@ -24,7 +24,8 @@ from lofit.nodes import fit as fit_node
 from lofit.nodes.limits import limited
 from lofit.nodes.status import record_failure
 from lofit.plan.table import ALL, MAIN, RunTable
-from lofit.report.node import collect_results, comparison
+from lofit.report.main import comparison
+from lofit.report.parts import collect_results
 from tests.cuda import Gpus
 from tests.fitted import find, fitted_table, tiny_config
 from tests.workflows import Workflow
@@ -168,7 +169,7 @@ def test_out_of_memory_on_a_gpu_is_a_row(where: str, tmp_path: Path, monkeypatch
         with monkeypatch.context() as patched:
             patched.setattr(torch.optim.AdamW, "step", full)
             fit_node.run(made, find(made, "lora"))
-        adapter = made.run_dir(find(made, "lora")) / "adapter"
+        adapter = made.folder(find(made, "lora")) / "adapter"
         assert list(adapter.iterdir()) == []
     for node in made.evaluations.values():
         with monkeypatch.context() as patched:
@@ -203,7 +204,7 @@ def test_one_method_over_its_minutes_and_everything_else_goes_on(tmp_path: Path)
         "lofit": "ok",
     }
     made.config = config
-    run = made.path(made.table().run_dir(made.fit("bitfit")))
+    run = made.path(made.table().folder(made.fit("bitfit")))
     assert read_json(run / "fit.json")["reason"].startswith(reason)
     folder = tmp_path / "results"
     table = (folder / "tables" / "main.md").read_text()

@@ -12,7 +12,7 @@ import torch
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
 
-from lofit.activations.capture import capture, contrast_texts
+from lofit.activations.last_token import capture, contrast_texts
 from lofit.config import METHODS
 from lofit.config.recipes import resolve
 from lofit.errors import FitError
@@ -27,7 +27,7 @@ from lofit.models.adapters import checksums
 from lofit.nodes import evaluate as evaluate_node
 from lofit.nodes.status import record_failure
 from lofit.plan.table import ALL, RunTable
-from lofit.report.node import collect_results
+from lofit.report.parts import collect_results
 from lofit.training import trainer
 from tests.checkpoint import byte_tokenizer, save_checkpoint
 from tests.fitted import find, fitted_table, tiny_config
@@ -145,7 +145,7 @@ def test_damaged_weights_of_the_base_fail_every_run_and_nothing_crashes(tmp_path
 
 def test_an_adapter_that_overflows_has_no_score_and_the_base_keeps_its_own(tmp_path: Path) -> None:
     table = fitted_table(tiny_config(tmp_path, {"base": None, "lora": {"params": TRAINING}}))
-    run = table.run_dir(find(table, "lora"))
+    run = table.folder(find(table, "lora"))
     file = run / "adapter" / "adapter_model.safetensors"
     save_file({name: torch.full_like(value, 1e30) for name, value in load_file(file).items()}, file)
     write_json(run / "fit.json", read_json(run / "fit.json") | {"sha256": checksums(run / "adapter")})
@@ -153,4 +153,4 @@ def test_an_adapter_that_overflows_has_no_score_and_the_base_keeps_its_own(tmp_p
     assert results["status"].to_dict()["base"] == "ok"
     assert results["status"].to_dict()["lora"].startswith("failed: the model predicts NaN or infinity")
     node = table.own_evaluation(find(table, "lora"))
-    assert read_json(table.eval_dir(node) / "results.json")["metrics"] == {}
+    assert read_json(table.folder(node) / "results.json")["metrics"] == {}

@@ -96,7 +96,7 @@ def test_lines_may_hold_any_separator_but_the_line_break(tmp_path: Path) -> None
     assert read_jsonl(file) == [{"a": "x\u2028y\u0085z"}, {"a": "b"}]
 
 
-@pytest.mark.parametrize("name", ["clutrr", "gsm8k", "listops", "mquake", "nq_open", "own", "svamp", "triviaqa"])
+@pytest.mark.parametrize("name", ["clutrr", "gsm8k", "listops", "mquake", "nq_open", "custom", "svamp", "triviaqa"])
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_an_empty_generated_text_is_a_wrong_answer(name: str, text: str) -> None:
     utils = importlib.import_module(f"lofit.tasks.{name}.utils")

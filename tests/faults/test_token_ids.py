@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import ALL
-from lofit.report.node import collect_results
+from lofit.report.parts import collect_results
 from tests.checkpoint import byte_tokenizer, save_checkpoint
 from tests.fitted import fitted_table, tiny_config
 

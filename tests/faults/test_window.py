@@ -18,8 +18,9 @@ from lofit.evaluation.window import cut_items
 from lofit.files import read_json, write_jsonl
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import ALL, MAIN
-from lofit.report.node import collect_results, comparison
+from lofit.report.main import comparison
 from lofit.report.page import item_remarks
+from lofit.report.parts import collect_results
 from lofit.tasks import load_task
 from tests.checkpoint import byte_tokenizer, save_checkpoint
 from tests.fitted import fitted_table, tiny_config
@@ -118,7 +119,7 @@ def test_tables_and_report_say_how_many_prompts_were_cut(tmp_path: Path) -> None
     assert "that the model reads; choose a model that reads more, or remove" in once["status"]["lora"]
     assert (once["n_truncated"]["base"], once["n_items"]["base"]) == (6, 6)
     own = made.own_evaluation(next(node for node in made.fits.values() if node.method == "base"))
-    assert read_json(made.eval_dir(own) / "results.json")["n_truncated"] == 6
+    assert read_json(made.folder(own) / "results.json")["n_truncated"] == 6
     frame = comparison(made, "paper").set_index("method")
     assert frame["note"]["base"] == "listops: 6 of 6 items with a prompt cut on the left to what the model reads"
     [line] = item_remarks(results.reset_index())

@@ -33,11 +33,7 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
-from benchmarks.baselines import HeadByHead, plain_step, reference_step
-from benchmarks.common import in_turn
-from benchmarks.shapes import gemm_rate, random_model
-from benchmarks.step import our_step, step_flops, texts
-from lofit.cli import set_up_computing
+from lofit.cluster.process import set_up_computing
 from lofit.config import LimitsConfig, load_config
 from lofit.errors import ConfigError
 from lofit.evaluation.lm import LocalizedLM
@@ -53,6 +49,10 @@ from lofit.spec.hyperparameters import ComputeParams, TrainParams
 from lofit.training import trainer
 from lofit.training.forward import Forward
 from lofit.training.objectives import SftObjective
+from perf.baselines import HeadByHead, plain_step, reference_step
+from perf.common import in_turn
+from perf.shapes import gemm_rate, random_model
+from perf.step import our_step, step_flops, texts
 from tests.checkpoint import byte_tokenizer
 from tests.workflows import TRAINING, Workflow
 
@@ -407,10 +407,11 @@ def start(device: torch.device, model: LlamaForCausalLM) -> Iterator[Row]:
             subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
             return time.perf_counter() - begun
 
-        lofit("model", "check")
-        lofit("prepare", "--run", fit.data.id)
-        seconds = lofit("fit", "--run", fit.id)
-        report = read_json(table.run_dir(fit) / "fit.json")
+        (model,) = table.models
+        lofit("node", "fetch", model)
+        lofit("node", "prepare", fit.data.id)
+        seconds = lofit("node", "fit", fit.id)
+        report = read_json(table.folder(fit) / "fit.json")
         yield true("a fit node on this shape", report["status"] == "ok", str(report["reason"] or "ok"), "ok")
         if report["status"] == "ok":
             yield Row("a fit node beside its training: start, imports, weights", f"{seconds - report['seconds']:.3g} s")

@@ -21,7 +21,7 @@ def lofit(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProces
 def test_help_names_every_verb() -> None:
     result = lofit("--help")
     assert result.returncode == 0
-    for verb in ("plan", "model", "prepare", "localize", "fit", "evaluate", "collect", "table", "figure", "summary"):
+    for verb in ("plan", "train", "summary", "render", "compare", "export", "mark-failed", "slurm"):
         assert verb in result.stdout
 
 
@@ -29,8 +29,9 @@ def test_help_names_every_verb() -> None:
     ("arguments", "message"),
     [
         (["plan", "--configfile", "absent.yaml"], "error: absent.yaml: cannot be read"),
-        (["fit", "--configfile", "config.yaml", "--run", "a/b"], "error: no node 'a/b' in this configuration"),
-        (["model", "gpt-9", "--configfile", "config.yaml"], "error: unknown model 'gpt-9'"),
+        (["node", "fit", "a/b", "--configfile", "config.yaml"], "error: no node 'a/b' in this configuration"),
+        (["node", "fits", "a/b"], "error: unknown kind of node 'fits'; did you mean 'fit'?"),
+        (["render", "pie"], "error: no table or figure 'pie' in this configuration; it has: main, suite,"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_failing_exit(arguments: list[str], message: str) -> None:
@@ -44,8 +45,8 @@ def test_a_mistake_is_one_line_and_a_failing_exit(arguments: list[str], message:
 def test_planning_imports_nothing_heavy() -> None:
     script = (
         "import sys; from pathlib import Path; from lofit.config import load_config; "
-        "from lofit.plan.table import RunTable; "
-        "import lofit.cli; RunTable(load_config(Path('config.yaml'))).counts(); "
+        "from lofit.plan.kinds import counts; from lofit.plan.table import RunTable; "
+        "import lofit.cli; counts(RunTable(load_config(Path('config.yaml')))); "
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets', 'pandas', 'lm_eval') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=True)

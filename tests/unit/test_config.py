@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lofit.cli import app
+from lofit.cli.app import app
 from lofit.config import json_schema, load_config, parse_config
 from lofit.errors import ConfigError
 
@@ -206,7 +206,7 @@ def test_plan_shows_every_run_and_the_size(tmp_path: Path) -> None:
     assert "6 nodes; about " in result.output
     rows = [line.split("│")[1:3] for line in result.output.splitlines() if line.count("│") == 5]
     assert {(rule.strip(), count.strip()) for rule, count in rows if count.strip().isdigit()} == {
-        ("model", "1"), ("prepare", "1"), ("activations", "0"), ("localize", "1"), ("fit", "1"), ("evaluate", "2"),
+        ("fetch", "1"), ("prepare", "1"), ("localize", "1"), ("fit", "1"), ("evaluate", "2"),
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lofit.cli import app
+from lofit.cli.app import app
 from lofit.methods import load_method, method_names
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_commands_exist(page: Path) -> None:
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     known |= {group.name for group in app.registered_groups}
     text = page.read_text(encoding="utf-8")
-    assert set(re.findall(r"(?:^|`)lofit ([a-z]+)", text, re.MULTILINE)) <= known
+    assert set(re.findall(r"(?:^|`)lofit ([a-z][a-z-]*)", text, re.MULTILINE)) <= known
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     named = {word for line in re.findall(r"(?:^|`)make ((?:[a-z-]+ ?)+)", text, re.MULTILINE) for word in line.split()}
     assert named <= targets

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lofit.cli import app
+from lofit.cli.app import app
 from lofit.config import load_config, parse_config
 from lofit.plan.estimate import START_SECONDS, Cost, costs, task_sizes
+from lofit.plan.kinds import counts
 from lofit.plan.table import RunTable
 from lofit.sources.catalog import load_catalog
 from lofit.tasks import load_task, task_names
@@ -37,9 +38,9 @@ def test_operations_are_those_of_the_passes() -> None:
     assert full["fit"].operations == pytest.approx(parameters * row * (3 * 100 * 6 + 4 * 20 * 2))
     estimated = found({"iti": {"heads": {"k": [10, 20]}, "params": {"alpha": [1, 2, 3]}}})
     assert estimated["fit"].operations == pytest.approx(parameters * row * 6 * 20 * 2)
-    assert estimated["activations"].operations == pytest.approx(parameters * row * 120 * 2)
+    assert estimated["capture"].operations == pytest.approx(parameters * row * 120 * 2)
     assert estimated["localize"].operations == 0
-    assert found({"base": None})["fit"].operations == 0
+    assert "fit" not in found({"base": None})
     # At 100 TFLOP/s; 6.74e9 parameters of 2 bytes at 1 GB/s
     assert trained["evaluate"].hours(100) == pytest.approx(
         (parameters * item * 50 * 2 / 1e14 + START_SECONDS + 13.48) / 3600
@@ -49,7 +50,7 @@ def test_operations_are_those_of_the_passes() -> None:
 def test_settings_of_a_search_count() -> None:
     one, four = (found({"lora": {"search": {"params": {"lr": rates}}}}) for rates in ([1, 2], [1, 2, 3, 4]))
     assert four["fit"].operations == pytest.approx(2 * one["fit"].operations)
-    assert four["choose"].operations == 0
+    assert four["select_best"].operations == 0
     assert four["evaluate"].operations == one["evaluate"].operations
 
 
@@ -73,9 +74,9 @@ def test_plan_prints_nodes_and_hours_of_the_ready_configurations(name: str) -> N
     file = REPOSITORY / "config" / f"{name}.yaml"
     result = CliRunner().invoke(app, ["plan", "--configfile", str(file)])
     assert result.exit_code == 0, result.output
-    counts = RunTable(load_config(file)).counts()
-    assert f"{sum(counts.values()):,} nodes; about " in result.output
+    found = counts(RunTable(load_config(file)))
+    assert f"{sum(found.values()):,} nodes; about " in result.output
     assert ("GPU hours" in result.output) == (not name.startswith("laptop"))
-    for kind, count in counts.items():
+    for kind, count in found.items():
         line = next(line for line in result.output.splitlines() if line.startswith(f"│ {kind} "))
         assert f" {count:,} " in line

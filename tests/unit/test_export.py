@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from lofit.cli import app
+from lofit.cli.app import app
 from lofit.errors import LofitError
+from lofit.models.adapters import load_fitted
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
 from lofit.tasks import task_folder
@@ -60,8 +61,8 @@ def export(table: RunTable, method: str, out: Path, form: str = "hf") -> str:
 
 
 def fitted_logits(table: RunTable, method: str) -> torch.Tensor:
-    adapter = table.run_dir(find(table, method)) / "adapter"
-    model = evaluate_node.load_fitted(table.model_dir("tiny"), adapter, torch.device("cpu"), torch.float32)
+    adapter = table.folder(find(table, method)) / "adapter"
+    model = load_fitted(table.model_dir("tiny"), adapter, torch.device("cpu"), torch.float32)
     with torch.no_grad():
         logits: torch.Tensor = model(TOKENS).logits
     return logits
@@ -171,10 +172,10 @@ def test_the_stock_command_line_of_the_harness_gives_the_same_scores(
     node = find(table, method)
     evaluation = table.own_evaluation(node)
     evaluate_node.run(table, evaluation)
-    expected = json.loads((table.eval_dir(evaluation) / "results.json").read_text())["metrics"]
+    expected = json.loads((table.folder(evaluation) / "results.json").read_text())["metrics"]
     export(table, method, tmp_path / "model")
     task = tmp_path / "task.yaml"
-    items = table.data_dir(node.data) / "test.jsonl"
+    items = table.folder(node.data) / "test.jsonl"
     definition = {
         "include": str(task_folder("listops") / "task.yaml"),
         "task": "lofit_listops",

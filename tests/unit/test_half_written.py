@@ -16,11 +16,8 @@ from lofit import experiments, registry
 from lofit.config import recipes
 from lofit.errors import ConfigError, TaskError
 from lofit.experiments import experiment as spec
-from lofit.plan.table import RunTable
-from lofit.report.expected import write_expected_table
 from lofit.sources import catalog
 from lofit.tasks import check_definition, load_task, task_folder, task_names
-from tests.unit.test_config import GOOD, parse_config
 
 GOOD_MODULE = "from lofit.methods.base import METHOD\n"
 MODULES = {
@@ -137,9 +134,3 @@ def test_a_half_written_task_is_named_before_anything_is_computed(
 def test_every_task_of_the_package_is_whole(name: str) -> None:
     if not (task := load_task(name)).plain_text:
         check_definition(task)
-
-
-def test_no_published_counterpart_is_one_line() -> None:
-    table = RunTable(parse_config(GOOD | {"methods": {"base": None}}))
-    with pytest.raises(ConfigError, match="has a counterpart in this configuration"):
-        write_expected_table(table)

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from lofit.config import load_config, parse_config
+from lofit.plan.kinds import KINDS
 from lofit.plan.nodes import EvalNode, FitNode
 from lofit.plan.resources import (
     LIGHT_MB,
     START_MINUTES,
     UNKNOWN_BILLIONS,
     UNKNOWN_MINUTES,
-    fetching_mb,
-    fetching_minutes,
     memory_mb,
     runtime_minutes,
 )
@@ -27,7 +26,7 @@ from lofit.plan.table import RunTable
 REPOSITORY = Path(__file__).parents[2]
 ROWS = {"n_train": 100, "n_validation": 20, "n_test": 50}
 MEASURED_MB = 1620
-"""Peak of a training step of smollm2-135m in float32 (benchmarks/results.md)."""
+"""Peak of a training step of smollm2-135m in float32 (perf/results.md)."""
 
 
 def made(billions: float | None = None, **changes: Any) -> RunTable:
@@ -105,11 +104,9 @@ def test_time_grows_with_the_work_and_shrinks_with_the_threads() -> None:
 
 def test_every_attempt_asks_for_more() -> None:
     table = made(1.0)
-    for node in (*table.localize.values(), *table.fits.values(), *table.evaluations.values()):
+    for node in (*table.models.values(), *table.data.values(), *table.fits.values(), *table.evaluations.values()):
         assert memory_mb(table, node, 3) == 3 * memory_mb(table, node)
         assert runtime_minutes(table, node, 3) == 3 * runtime_minutes(table, node)
-    assert fetching_mb(table.config, "mine", 2) == 2 * fetching_mb(table.config, "mine")
-    assert fetching_minutes(table.config, "mine", 2) == 2 * fetching_minutes(table.config, "mine")
 
 
 def test_a_model_of_unknown_size_is_taken_for_a_large_one() -> None:
@@ -120,8 +117,9 @@ def test_a_model_of_unknown_size_is_taken_for_a_large_one() -> None:
 
 def test_only_converting_a_model_needs_room_for_its_weights() -> None:
     table = made(7.0, models=["mine", "smollm2-135m", "smollm2-135m-hub"])
-    assert fetching_mb(table.config, "mine") == fetching_mb(table.config, "smollm2-135m-hub") == LIGHT_MB
-    assert fetching_mb(table.config, "smollm2-135m") > LIGHT_MB + 3 * 500
+    wanted = {node.model: memory_mb(table, node) for node in table.models.values()}
+    assert wanted["mine"] == wanted["smollm2-135m-hub"] == LIGHT_MB
+    assert wanted["smollm2-135m"] > LIGHT_MB + 3 * 500
 
 
 @pytest.mark.parametrize("name", ["paper", "modern", "laptop", "laptop-short"])
@@ -147,11 +145,11 @@ def test_rules_ask_for_what_the_nodes_need(tmp_path: Path) -> None:
         elif line.strip().startswith("resources:"):
             asked.setdefault(rule, set()).add(line.split("resources:")[1])
     table = RunTable(load_config(file))
-    for kind, nodes in (("localize", table.localize), ("fit", table.fits), ("evaluate", table.evaluations)):
-        for node in nodes.values():
-            if kind == "fit" and node.method == "base":
-                continue
+    for kind in KINDS:
+        for node in kind.nodes(table).values():
             wanted = {f"mem_mb={memory_mb(table, node)}", f"runtime={runtime_minutes(table, node)}"}
-            assert any(wanted <= set(line.replace(",", " ").split()) for line in asked[kind]), (wanted, asked[kind])
-    assert f"mem_mb={fetching_mb(table.config, 'smollm2-135m')}" in "".join(asked["model"])
+            assert any(wanted <= set(line.replace(",", " ").split()) for line in asked[kind.name]), (
+                wanted,
+                asked[kind.name],
+            )
     assert f"mem_mb={LIGHT_MB}" in "".join(asked["collect"])

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lofit.config import load_config
 from lofit.errors import LofitError, SourceError, brief, redacted
+from lofit.plan.table import RunTable
 from tests.unit.sources.test_hub import MODEL_SHA, TOKEN, Hub
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +58,7 @@ def test_the_search_finds_what_is_unsafe(source: str) -> None:
 
 
 def test_no_module_can_run_what_it_reads() -> None:
-    files = [*(ROOT / "lofit").rglob("*.py"), *(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    files = [*(ROOT / "lofit").rglob("*.py"), *(ROOT / "scripts").glob("*.py"), *(ROOT / "perf").rglob("*.py")]
     assert len(files) > 150
     found = {str(file.relative_to(ROOT)): list(unsafe(file.read_text(encoding="utf-8"))) for file in files}
     assert {name: problems for name, problems in found.items() if problems} == {}
@@ -92,20 +94,21 @@ RUN = """
 import sys
 from pathlib import Path
 from lofit.config import load_config
-from lofit.nodes import evaluate
-from lofit.report.node import collect_results, write_outputs
+from lofit.nodes import evaluate, prepare
+from lofit.report.outputs import outputs
+from lofit.report.parts import collect_results
 from lofit.report.page import write_report
 from lofit.plan.table import RunTable
-from lofit.nodes import prepare as sources
 config = load_config(Path("tiny.yaml"))
 table = RunTable(config.model_copy(update={"tasks": {"listops": config.tasks["listops"]}}))
 for data in table.data.values():
-    sources.prepare(table, data)
+    prepare.run(table, data)
 for scored in table.evaluations.values():
     evaluate.run(table, scored)
 for part in table.parts():
     collect_results(table, part)
-write_outputs(table)
+for output in outputs(table):
+    output.write(table)
 print(write_report(table))
 """
 
@@ -153,7 +156,8 @@ def test_the_token_is_in_no_file_and_no_message(hub: Hub, tmp_path: Path) -> Non
         )
 
     def fetch(repo: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return run("-m", "lofit", "model", "tiny", "--configfile", f"{repo}.yaml", **environment)
+        (model,) = RunTable(load_config(work / f"{repo}.yaml")).models
+        return run("-m", "lofit", "node", "fetch", model, "--configfile", f"{repo}.yaml", **environment)
 
     done = [fetch("tiny"), run("-c", RUN, HF_HUB_OFFLINE="1")]
     assert [one.returncode for one in done] == [0, 0], "\n".join(one.stderr[-2000:] for one in done)

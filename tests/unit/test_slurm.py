@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lofit import cli
+from lofit.cli.app import app
 from lofit.cluster.slurm import Job, cancel, orphans
 from lofit.errors import LofitError
 
@@ -78,12 +78,12 @@ def test_they_are_cancelled_by_number(tmp_path: Path, program: Program) -> None:
 def test_the_command_lists_and_cancels_only_when_told(tmp_path: Path, program: Program) -> None:
     program("squeue", queue(("7", "RUNNING", "1:02", tmp_path, "rule_fit_wildcards_tiny")))
     cancelled = program("scancel", "")
-    listed = CliRunner().invoke(cli.app, ["slurm", "orphans", "--directory", str(tmp_path)])
+    listed = CliRunner().invoke(app, ["slurm", "orphans", "--directory", str(tmp_path)])
     assert listed.exit_code == 0
     for part in (" 7 ", "RUNNING", "1:02", "rule_fit_wildcards_tiny", "--cancel"):
         assert part in listed.output
     assert not cancelled.exists()
-    done = CliRunner().invoke(cli.app, ["slurm", "orphans", "--cancel", "--directory", str(tmp_path)])
+    done = CliRunner().invoke(app, ["slurm", "orphans", "--cancel", "--directory", str(tmp_path)])
     assert done.exit_code == 0
     assert cancelled.read_text() == "7\n"
     assert "cancelled 1" in done.output
@@ -91,7 +91,7 @@ def test_the_command_lists_and_cancels_only_when_told(tmp_path: Path, program: P
 
 def test_an_empty_queue_is_said(tmp_path: Path, program: Program) -> None:
     program("squeue", "")
-    done = CliRunner().invoke(cli.app, ["slurm", "orphans", "--cancel", "--directory", str(tmp_path)])
+    done = CliRunner().invoke(app, ["slurm", "orphans", "--cancel", "--directory", str(tmp_path)])
     assert done.exit_code == 0
     assert "no jobs" in done.output
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lofit.cli import app, train
+from lofit.cli import train
+from lofit.cli.app import app
 from lofit.config import Config, load_config, parse_config
 from lofit.config.results import write_snapshot
 from lofit.errors import ConfigError, LofitError, TaskError
@@ -162,7 +163,7 @@ def test_results_do_not_replace_files_of_the_users_own(name: str, home: Path) ->
 def test_results_of_ours_are_used_again_wherever_they_came_from(home: Path) -> None:
     made = parse_config(GOOD)
     table = RunTable(made)
-    nodes = [*map(table.run_dir, table.fits.values()), *map(table.localize_dir, table.localize.values())]
+    nodes = [*map(table.folder, table.fits.values()), *map(table.folder, table.localize.values())]
     for node in nodes:  # as far as one that was killed early had come
         node.mkdir(parents=True)
         Path("results/report.html").write_text("a page of ours")

@@ -50,7 +50,10 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "grep": (RUN, ""),
 }
 """Program to what is done with its commands, and why they are not run as they stand."""
-HELP = {"train": "tests/workflow/test_train.py runs it whole", "settle": "tests/faults/test_settle.py runs it whole"}
+HELP = {
+    "train": "tests/workflow/test_train.py runs it whole",
+    "mark-failed": "tests/faults/test_mark_failed.py runs it whole",
+}
 """Verbs of `lofit` that are run with --help, which checks the names of options, and why."""
 STAND_ALONE = ("plan", "schema")
 """Verbs that are run where they stand without arguments too."""
@@ -60,10 +63,10 @@ ABSENT = {
 """Parts of commands that cannot be run here, and why."""
 AS_IT_IS = r"^snakemake .*--(unlock|report)\b"
 SHELLS = ("", "sh", "bash", "shell", "console")
-NEEDS_RESULTS = r"lofit (summary|compare|export)|snakemake .*--report|^find "
+NEEDS_RESULTS = r"lofit (summary|render|compare|export)|snakemake .*--report|^find "
 TRAINING = {"epochs": 1, "lr": 0.01}
 PARTS = (
-    "Dockerfile", "Makefile", "Snakefile", "benchmarks", "config", "config.yaml", "docs", "environment.yml", "examples",
+    "Dockerfile", "Makefile", "Snakefile", "perf", "config", "config.yaml", "docs", "environment.yml", "examples",
     "lofit", "pyproject.toml", "requirements", "scripts", "tests", "workflow",
 )  # fmt: skip
 
@@ -84,7 +87,7 @@ def _is_command(span: str) -> bool:
 def documented() -> list[tuple[str, str]]:
     """Every command, with the file that it stands in."""
     found: list[tuple[str, str]] = []
-    pages = [page for part in ("*.md", "docs/**/*.md", "examples/**/*.md", "lofit/**/*.md", "benchmarks/*.md",
+    pages = [page for part in ("*.md", "docs/**/*.md", "examples/**/*.md", "lofit/**/*.md", "perf/*.md",
              "results/*.md", "config/**/*.md") for page in sorted(REPOSITORY.glob(part))]  # fmt: skip
     fence = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
     for page in pages:

@@ -20,9 +20,9 @@ from lofit.files import read_json
 from lofit.models.adapters import checksums
 from lofit.node_server import client
 from lofit.node_server.server import LIBRARIES, MODEL
-from lofit.nodes import prepare as sources
+from lofit.plan.kinds import FETCH, PREPARE
 from lofit.plan.table import RunTable
-from tests.fitted import find, tiny_config
+from tests.fitted import find, run_nodes, tiny_config
 from tests.workflows import REPOSITORY, TRAINING
 
 pytestmark = pytest.mark.slow
@@ -43,9 +43,7 @@ class Nodes:
         from lofit.config import parse_config
 
         self.table = RunTable(parse_config(tiny_config(folder, METHODS)))
-        sources.fetch(self.table, "tiny")
-        for data in self.table.data.values():
-            sources.prepare(self.table, data)
+        run_nodes(self.table, FETCH, PREPARE)
         self.snakemake = subprocess.Popen(["sleep", "1000"])
 
     def environment(self, **changes: str) -> dict[str, str]:
@@ -57,7 +55,7 @@ class Nodes:
     def start(self, verb: str, method: str, **changes: str) -> subprocess.Popen[str]:
         fit = find(self.table, method)
         run = fit.ranking.id if verb == "localize" and fit.ranking else fit.id
-        command = [sys.executable, "-m", "lofit", verb, "--run", run, "--threads", "1"]
+        command = [sys.executable, "-m", "lofit", "node", verb, run, "--threads", "1"]
         given: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
         return subprocess.Popen(command, env=self.environment(**changes), **given)
 
@@ -99,18 +97,18 @@ def test_a_forked_node_writes_the_same_bytes(nodes: Nodes) -> None:
             assert (status, "node server" in err) == (0, False), err
             assert "/seed42/" in out
         fits = [find(nodes.table, method) for method in ("lofit", "lora")]
-        scores = nodes.table.eval_dir(nodes.table.own_evaluation(fits[1]))
-        found = [checksums(nodes.table.run_dir(fit) / "adapter") for fit in fits]
+        scores = nodes.table.folder(nodes.table.own_evaluation(fits[1]))
+        found = [checksums(nodes.table.folder(fit) / "adapter") for fit in fits]
         written.append([*found, (scores / "samples.jsonl").read_bytes(), read_json(scores / "results.json")["metrics"]])
     assert written[0] == written[1]
-    starts = {read_json(nodes.table.run_dir(fit) / "fit.json")["start_seconds"] for fit in fits}
+    starts = {read_json(nodes.table.folder(fit) / "fit.json")["start_seconds"] for fit in fits}
     assert len(starts) == 2, "each its own"
     assert len(nodes.processes(MODEL)) == len(nodes.processes(LIBRARIES)) == 1, "one for all nodes of the model"
 
 
 def test_an_error_of_the_user_is_the_same_line_and_status(nodes: Nodes) -> None:
     for server in ("", str(nodes.folder / "servers")):
-        command = [sys.executable, "-m", "lofit", "fit", "--run", "tiny/nothing"]
+        command = [sys.executable, "-m", "lofit", "node", "fit", "tiny/nothing"]
         env = nodes.environment(**{client.VARIABLE: server})
         done = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert done.returncode == 2

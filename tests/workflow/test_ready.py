@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from lofit.config import parse_config
-from lofit.nodes import prepare as source_node
+from lofit.plan.kinds import FETCH, PREPARE
 from lofit.plan.table import ALL, RunTable
 from lofit.report.collect import read_results
 from lofit.report.outputs import outputs
 from lofit.report.paths import results_path
 from tests.checkpoint import save_checkpoint
-from tests.fitted import run
+from tests.fitted import run, run_nodes
 
 pytestmark = pytest.mark.slow
 
@@ -52,9 +52,7 @@ def miniature(name: str, folder: Path, mirror: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_ready_configuration_runs_whole(name: str, tmp_path: Path, data_mirror: Path) -> None:
     table = RunTable(parse_config(miniature(name, tmp_path, data_mirror)))
-    source_node.fetch(table, "tiny")
-    for data in table.data.values():
-        source_node.prepare(table, data)
+    run_nodes(table, FETCH, PREPARE)
     run(table)
     results = read_results(results_path(table, ALL))
     assert (results["status"] == "ok").all()

@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 from lofit.config import load_config, parse_config
-from lofit.experiments import TABLES, builtin_names
+from lofit.experiments import builtin_names
 from lofit.files import read_json, read_jsonl, write_jsonl
-from lofit.methods import load_method
+from lofit.plan.kinds import KINDS, SELECT_BEST, counts
 from lofit.plan.table import RunTable
+from lofit.report.outputs import outputs
 from tests.checkpoint import save_checkpoint
 from tests.workflows import REPOSITORY, TRAINING, Workflow
 
@@ -28,8 +29,8 @@ from tests.workflows import REPOSITORY, TRAINING, Workflow
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     made = Workflow(tmp_path_factory.mktemp("workflow"))
     assert made.planned() == Counter(
-        model=1, prepare=1, activations=1, localize=2, fit=5, evaluate=7, collect=1, collect_part=2, main_table=1,
-        suite=1, overlap=1, transfer=1, page=1,
+        fetch=1, prepare=1, capture=1, localize=2, fit=5, evaluate=7, collect=1, collect_part=2, table=3, figure=1,
+        page=1,
     )  # fmt: skip
     made.run()
     return made
@@ -62,12 +63,12 @@ def test_results_are_tidy_and_complete(workflow: Workflow) -> None:
 
 def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
     table, node = workflow.table(), workflow.fit("lofit")
-    run, ranking = workflow.path(table.run_dir(node)), node.ranking
+    run, ranking = workflow.path(table.folder(node)), node.ranking
     assert ranking is not None
     report = read_json(run / "fit.json")
     assert report["status"] == "ok"
     assert len(report["train_loss"]) == report["steps"] == 1
-    heads = pd.read_parquet(workflow.path(table.localize_dir(ranking)) / "heads.parquet")
+    heads = pd.read_parquet(workflow.path(table.folder(ranking)) / "heads.parquet")
     assert heads.columns.tolist() == ["layer", "head", "score", "rank"]
     assert heads["rank"].tolist() == list(range(1, 13))
     assert report["n_heads"] == 3
@@ -76,22 +77,14 @@ def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    samples = read_jsonl(workflow.path(table.eval_dir(table.own_evaluation(node))) / "samples.jsonl")
+    samples = read_jsonl(workflow.path(table.folder(table.own_evaluation(node))) / "samples.jsonl")
     assert len(samples) == 6
     assert "exact_match" in samples[0]
     assert read_json(run / "run.json") == node.identity
-    logs = workflow.folder / "results" / "logs"
-    nodes = {
-        "prepare": table.data,
-        "activations": table.activations,
-        "localize": table.localize,
-        "fit": [name for name, fit in table.fits.items() if load_method(fit.method).fit],
-        "evaluate": table.evaluations,
-    }
-    for rule, names in nodes.items():
-        assert names
-        for name in names:
-            assert (logs / rule / f"{name}.log").stat().st_size > 0
+    for kind in KINDS:
+        assert kind.nodes(table) or kind is SELECT_BEST
+        for id in kind.nodes(table):
+            assert workflow.path(kind.log(table, id)).stat().st_size > 0
 
 
 def test_table_and_figure_are_made(workflow: Workflow) -> None:
@@ -245,13 +238,11 @@ def test_a_second_run_does_nothing(workflow: Workflow) -> None:
 def test_a_changed_hyperparameter_reruns_its_method_and_what_follows(workflow: Workflow) -> None:
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lora"]["params"] = TRAINING | {"lr": 0.02}
-    assert workflow.planned(changed) == Counter(
-        fit=1, evaluate=1, collect=1, collect_part=1, main_table=1, suite=1, page=1
-    )
+    assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, collect_part=1, table=2, page=1)
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lofit"]["heads"]["params"] = TRAINING | {"l1": 0.5}
     assert workflow.planned(changed) == Counter(
-        localize=1, fit=1, evaluate=1, collect=1, collect_part=2, main_table=1, suite=1, overlap=1, transfer=1, page=1
+        localize=1, fit=1, evaluate=1, collect=1, collect_part=2, table=3, figure=1, page=1
     )
 
 
@@ -261,9 +252,9 @@ def test_a_single_output_needs_its_own_runs_alone(workflow: Workflow) -> None:
     experiments = {"own": {"kind": "table", "arms": arms}, "where": {"kind": "layers", "arms": heads}}
     config = {**workflow.config, "results": "single", "experiments": experiments}
     for output, jobs in (
-        ("figures/transfer.pdf", Counter(localize=1, fit=1, evaluate=1, collect_part=1, transfer=1)),
-        ("tables/own.md", Counter(fit=1, evaluate=2, collect_part=1, experiment_table=1)),
-        ("figures/where.pdf", Counter(localize=1, experiment_figure=1)),
+        ("figures/transfer.pdf", Counter(localize=1, fit=1, evaluate=1, collect_part=1, figure=1)),
+        ("tables/own.md", Counter(fit=1, evaluate=2, collect_part=1, table=1)),
+        ("figures/where.pdf", Counter(localize=1, figure=1)),
     ):
         assert workflow.planned(config, f"single/{output}") == jobs
 
@@ -284,10 +275,10 @@ def test_published_values_stand_beside_ours(workflow: Workflow) -> None:
 
 def test_a_deleted_adapter_reruns_its_own_branch(workflow: Workflow) -> None:
     node = workflow.fit("lora")
-    adapter = workflow.path(workflow.table().run_dir(node)) / "adapter"
+    adapter = workflow.path(workflow.table().folder(node)) / "adapter"
     kept = shutil.copytree(adapter, workflow.folder / "kept")
     shutil.rmtree(adapter)
-    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, collect_part=1, main_table=1, suite=1, page=1)
+    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, collect_part=1, table=2, page=1)
     workflow.run()
     weights = "adapter_model.safetensors"
     assert (adapter / weights).read_bytes() == (kept / weights).read_bytes(), "the same seed gives the same adapter"
@@ -345,7 +336,7 @@ def test_a_changed_file_of_a_local_model_and_a_changed_shape_rerun_what_uses_the
     assert workflow.planned() == Counter()
     changed = copy.deepcopy(workflow.config)
     changed["model_sources"]["tiny"]["n_heads"] = 8
-    assert workflow.planned(changed)["model"] == 1
+    assert workflow.planned(changed)["fetch"] == 1
 
 
 def test_a_mirror_reruns_nothing(workflow: Workflow) -> None:
@@ -367,8 +358,8 @@ def test_a_search_is_part_of_the_workflow(workflow: Workflow) -> None:
     }
     del config["transfer"]
     planned = workflow.planned(config)
-    assert {name: planned[name] for name in ("fit", "choose", "evaluate", "search")} == {
-        "fit": 1, "choose": 1, "evaluate": 1, "search": 1,
+    assert {name: planned[name] for name in ("fit", "select_best", "evaluate", "table")} == {
+        "fit": 1, "select_best": 1, "evaluate": 1, "table": 3,
     }  # fmt: skip
     workflow.run(config)
     results = pd.read_parquet(workflow.path(Path("results/results.parquet"))).set_index("method")
@@ -390,27 +381,27 @@ def test_folders_may_have_blanks_in_their_names(workflow: Workflow) -> None:
 
 def test_a_node_that_runs_too_early_says_what_is_missing(workflow: Workflow) -> None:
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    table = workflow.table()
+    table, lora = workflow.table(), workflow.fit("lora")
     empty = workflow.folder / "empty.yaml"
     empty.write_text(yaml.safe_dump(workflow.config | {"results": "none", "resources": "nothing"}))
-    for verb, arguments, missing in (
-        ("collect", [], "prepare --run"),
-        ("fit", ["--run", workflow.fit("lora").id], "prepare --run"),
-        ("fit", ["--run", workflow.fit("iti").id], "localize --run"),
-        ("evaluate", ["--run", workflow.fit("lora").id], f"fit --run {workflow.fit('lora').id}"),
-        ("evaluate", ["--run", workflow.fit("base").id], "model tiny"),
-        ("localize", ["--run", next(iter(table.localize))], "--run"),
+    for arguments, missing in (
+        (["collect"], "node prepare"),
+        (["node", "fit", lora.id], "node prepare"),
+        (["node", "fit", workflow.fit("iti").id], "node localize"),
+        (["node", "evaluate", table.own_evaluation(lora).id], f"node fit {lora.id}"),
+        (["node", "evaluate", table.own_evaluation(workflow.fit("base")).id], "node fetch tiny"),
+        (["node", "localize", next(iter(table.localize))], "node "),
     ):
-        command = [sys.executable, "-m", "lofit", verb, *arguments, "--configfile", str(empty)]
+        command = [sys.executable, "-m", "lofit", *arguments, "--configfile", str(empty)]
         result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=workflow.folder, check=False)
-        assert result.returncode == 1, (verb, result.stderr)
+        assert result.returncode == 1, (arguments, result.stderr)
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
         assert missing in result.stderr
     assert not [path for path in (workflow.folder / "none").rglob("*") if path.is_file()]
 
 
 def test_other_adapters_load_with_plain_peft(workflow: Workflow) -> None:
-    adapter = workflow.path(workflow.table().run_dir(workflow.fit("lofit"))) / "adapter"
+    adapter = workflow.path(workflow.table().folder(workflow.fit("lofit"))) / "adapter"
     script = (
         "import lofit, sys; from peft import PeftModel; from transformers import AutoModelForCausalLM as A; "
         "m = PeftModel.from_pretrained(A.from_pretrained(sys.argv[1]), sys.argv[2]); "
@@ -435,7 +426,7 @@ def test_nodes_that_share_a_base_model_can_run_as_one_job(workflow: Workflow) ->
     assert sorted(group.split()[0] for group in groups) == ["tiny", "twin"]
     for group in groups:
         jobs = re.findall(r"^    rule (\w+):", group, re.MULTILINE)
-        assert Counter(jobs) == Counter(activations=1, localize=2, fit=5, evaluate=7)
+        assert Counter(jobs) == Counter(capture=1, localize=2, fit=5, evaluate=7)
         assert set(re.findall(r"model=(\w+)", group)) == {group.split()[0]}
 
 
@@ -448,12 +439,10 @@ def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr[-4000:]
     stats = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE))
     config = load_config(file)
-    n_tables = sum(config.experiment(name).kind in TABLES for name in config.experiments)
-    n_figures = len(config.experiments) - n_tables
     table = RunTable(config)
-    counts = {**table.counts(), "experiment_table": n_tables, "experiment_figure": n_figures, "collect": 1}
-    counts["collect_part"] = len(table.parts()) - 2  # all are collected by a rule of their own, layers have no scores
-    assert {rule: int(stats[rule]) for rule in counts} == counts
+    wanted = counts(table) | Counter(output.kind for output in outputs(table)) | {"collect": 1}
+    wanted["collect_part"] = len(table.parts()) - 2  # all are collected by a rule of their own, layers have no scores
+    assert {rule: int(stats[rule]) for rule in wanted} == wanted
     if name != "modern":
         left_out = {"variance"} if name == "laptop-short" else set()  # it has one seed
         assert set(config.experiments) == set(builtin_names()) - left_out

@@ -1,13 +1,42 @@
 """One table of all scores; each table and figure, from the scores that it is made of alone; and a page of all."""
 
-COLLECTED = ["results.parquet", "results.csv", "items.parquet"]
+
+def shown(output_id, suffix, kind):
+    """The file of an output that is in Snakemake's report."""
+    labels = {kind: "{" + kind + "}"}
+    category = f"{kind.capitalize()}s"
+    return report(f"{RESULTS}/{output_id}.{suffix}", category=category, labels=labels, caption=f"../report/{kind}.rst")
+
+
+def needed(kind):
+    """Function of wildcards: what a table or figure is made of."""
+    return lambda wildcards: [str(path) for path in OUTPUTS[f"{kind}s/{wildcards[kind]}"].needs]
+
+
+def triggers(kind):
+    """Function of wildcards: what else makes a table or figure anew."""
+    return lambda wildcards: OUTPUTS[f"{kind}s/{wildcards[kind]}"].triggers
+
+
+def names(kind):
+    """Names of all tables, or of all figures."""
+    return any_of(output.name for output in OUTPUTS.values() if output.kind == kind)
+
+
+def gathered(part):
+    """Scores of a part of the run table."""
+    return [
+        str(results_path(TABLE, part)),
+        str(results_path(TABLE, part).with_suffix(".csv")),
+        str(items_path(TABLE, part)),
+    ]
 
 
 rule collect:
     input:
-        unpack(lambda wildcards: part_inputs("all")),
+        unpack(lambda wildcards: part_inputs(TABLE, ALL)),
     output:
-        expand(f"{RESULTS}/{{file}}", file=COLLECTED),
+        gathered(ALL),
     log:
         f"{RESULTS}/logs/collect.log",
     conda:
@@ -23,9 +52,9 @@ rule collect:
 
 rule collect_part:
     input:
-        unpack(lambda wildcards: part_inputs(wildcards.part)),
+        unpack(lambda wildcards: part_inputs(TABLE, wildcards.part)),
     output:
-        expand(f"{RESULTS}/collected/{{part}}/{{file}}", file=COLLECTED, allow_missing=True),
+        gathered("{part}"),
     log:
         f"{RESULTS}/logs/collect/{{part}}.log",
     wildcard_constraints:
@@ -41,177 +70,54 @@ rule collect_part:
         "python -m lofit collect {wildcards.part:q} > {log:q} 2>&1"
 
 
-rule main_table:
+rule table:
     input:
-        collected("main"),
+        needed("table"),
     output:
-        [path for name in MAIN_TABLES for path in table_outputs(name)],
+        shown("tables/{table}", "csv", "table"),
+        f"{RESULTS}/tables/{{table}}.md",
+        f"{RESULTS}/tables/{{table}}.tex",
     log:
-        f"{RESULTS}/logs/main_table.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=light_mb,
-        runtime=light_minutes,
-    params:
-        tasks=list(CONFIG.tasks),
-    shell:
-        "python -m lofit table > {log:q} 2>&1"
-
-
-rule suite:
-    input:
-        collected("main"),
-    output:
-        table_outputs("suite"),
-    log:
-        f"{RESULTS}/logs/suite.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=light_mb,
-        runtime=light_minutes,
-    params:
-        tasks=CONFIG.suite or list(CONFIG.tasks),
-    shell:
-        "python -m lofit suite > {log:q} 2>&1"
-
-
-rule retention:
-    input:
-        collected("main"),
-    output:
-        table_outputs("retention"),
-    log:
-        f"{RESULTS}/logs/retention.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=light_mb,
-        runtime=light_minutes,
-    params:
-        tasks=list(CONFIG.retention),
-    shell:
-        "python -m lofit retention > {log:q} 2>&1"
-
-
-rule overlap:
-    input:
-        all_rankings(),
-    output:
-        table_outputs("overlap") + (figure_outputs("overlap") if compares_tasks(TABLE) else []),
-    log:
-        f"{RESULTS}/logs/overlap.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=light_mb,
-        runtime=light_minutes,
-    params:
-        rankings=short_hash(sorted(TABLE.localize)),
-        k=TABLE.head_counts(),
-    shell:
-        "python -m lofit overlap > {log:q} 2>&1"
-
-
-rule search:
-    input:
-        [path for node in TABLE.tuned.values() for path in fit_files(node)],
-    output:
-        table_outputs("search"),
-    log:
-        f"{RESULTS}/logs/search.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=light_mb,
-        runtime=light_minutes,
-    params:
-        searches=short_hash(sorted(TABLE.tuned)),
-    shell:
-        "python -m lofit search > {log:q} 2>&1"
-
-
-rule expected:
-    input:
-        expected_inputs,
-    output:
-        table_outputs("expected"),
-    log:
-        f"{RESULTS}/logs/expected.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=light_mb,
-        runtime=light_minutes,
-    params:
-        values=[str(row) for row, _ in COUNTERPARTS],
-    shell:
-        "python -m lofit expected > {log:q} 2>&1"
-
-
-rule transfer:
-    input:
-        collected("transfer"),
-    output:
-        figure_outputs("transfer"),
-    log:
-        f"{RESULTS}/logs/transfer.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=light_mb,
-        runtime=light_minutes,
-    params:
-        transfer=CONFIG.transfer.model_dump_json() if CONFIG.transfer else None,
-    shell:
-        "python -m lofit figure > {log:q} 2>&1"
-
-
-rule experiment_table:
-    input:
-        lambda wildcards: collected(wildcards.table),
-    output:
-        table_outputs("{table}"),
-    log:
-        f"{RESULTS}/logs/experiments/{{table}}.log",
+        f"{RESULTS}/logs/tables/{{table}}.log",
     wildcard_constraints:
-        table=any_of(experiments("table", "variance")) or "none",
+        table=names("table"),
     conda:
         "../../environment.yml"
     resources:
         mem_mb=light_mb,
         runtime=light_minutes,
     params:
-        spec=lambda wildcards: CONFIG.experiment(wildcards.table).model_dump_json(),
+        triggers=triggers("table"),
     shell:
-        "python -m lofit experiment {wildcards.table:q} > {log:q} 2>&1"
+        "python -m lofit render tables/{wildcards.table:q} > {log:q} 2>&1"
 
 
-rule experiment_figure:
+rule figure:
     input:
-        figure_inputs,
+        needed("figure"),
     output:
-        figure_outputs("{figure}"),
+        shown("figures/{figure}", "png", "figure"),
+        f"{RESULTS}/figures/{{figure}}.pdf",
+        f"{RESULTS}/figures/{{figure}}.csv",
     log:
-        f"{RESULTS}/logs/experiments/{{figure}}.log",
+        f"{RESULTS}/logs/figures/{{figure}}.log",
     wildcard_constraints:
-        figure=any_of(experiments("curve", "layers", "pareto")) or "none",
+        figure=names("figure"),
     conda:
         "../../environment.yml"
     resources:
         mem_mb=light_mb,
         runtime=light_minutes,
     params:
-        spec=lambda wildcards: CONFIG.experiment(wildcards.figure).model_dump_json(),
+        triggers=triggers("figure"),
     shell:
-        "python -m lofit experiment {wildcards.figure:q} > {log:q} 2>&1"
+        "python -m lofit render figures/{wildcards.figure:q} > {log:q} 2>&1"
 
 
 rule page:
     input:
-        results=f"{RESULTS}/results.parquet",
-        shown=drawn(),
+        results=results_path(TABLE, ALL),
+        shown=[output.path(CONFIG.results) for output in OUTPUTS.values()],
         rest=all_reports(),
     output:
         report(f"{RESULTS}/report.html", category="Report", caption="../report/page.rst"),
@@ -225,4 +131,4 @@ rule page:
     params:
         configuration=short_hash(CONFIG.model_dump(mode="json", exclude={"data_mirror"})),
     shell:
-        "python -m lofit report > {log:q} 2>&1"
+        "python -m lofit render report > {log:q} 2>&1"

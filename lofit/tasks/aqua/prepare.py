@@ -17,10 +17,10 @@ def render(item: Row, where: str) -> Row:
     question, options = text_field(item, "question", where), list_field(item, "options", where)
     marks = [f"{letter})" for letter in LETTERS]
     if not all(isinstance(o, str) for o in options) or [option[:2] for option in options] != marks:
-        raise TaskError(f"{where}: field 'options' must be five texts 'A)' to 'E)', found {options!r}; mend the row")
+        raise TaskError(f"{where}: field 'options' must be five texts 'A)' to 'E)', found {options!r}; fix the row")
     key = item.get("correct")
     if key not in LETTERS:
-        raise TaskError(f"{where}: field 'correct' must be A to E, found {key!r}; mend or remove the row")
+        raise TaskError(f"{where}: field 'correct' must be A to E, found {key!r}; fix or remove the row")
     listed = "\n".join(f"{letter}. {option[2:].strip()}" for letter, option in zip(LETTERS, options, strict=True))
     return choice_row(f"Question: {question}\n{listed}\nAnswer:", LETTERS, LETTERS.index(key), question=question)
 

@@ -17,7 +17,7 @@ def render(item: Row, where: str) -> Row:
     question, passage = text_field(item, "question", where), text_field(item, "passage", where)
     answer = item.get("answer")
     if not isinstance(answer, bool):
-        raise TaskError(f"{where}: field 'answer' must be true or false, found {answer!r}; mend or remove the row")
+        raise TaskError(f"{where}: field 'answer' must be true or false, found {answer!r}; fix or remove the row")
     prompt = f"{passage}\nQuestion: {question}?\nAnswer:"
     published = {"question": question, "passage": passage, "label": int(answer)}
     return choice_row(prompt, CHOICES, int(answer), passage=passage, item=published)

@@ -59,11 +59,11 @@ def render(item: Row, double_space: bool, where: str) -> Row:
     query = text_field(item, "query", where)
     names = re.fullmatch(r"\('([^',]+)',( )'([^',]+)'\)", query)
     if names is None:
-        raise TaskError(f"{where}: field 'query' must look like ('A', 'B'), found {query!r}; mend or remove the row")
+        raise TaskError(f"{where}: field 'query' must look like ('A', 'B'), found {query!r}; fix or remove the row")
     first, blank, second = names.groups()
     relation = text_field(item, "target_text", where)
     if relation not in RELATIONS:
-        raise TaskError(f"{where}: field 'target_text' must be a known relation, found {relation!r}; mend the row")
+        raise TaskError(f"{where}: field 'target_text' must be a known relation, found {relation!r}; fix the row")
     row_id = text_field(item, "id", where)
     prompt = TEMPLATE.format(
         story=text_field(item, "clean_story", where).replace("[", "").replace("]", ""),
@@ -84,9 +84,9 @@ def _rows(path: Path, double_space: bool) -> list[Row]:
     try:
         items = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise TaskError(f"{path}: not valid JSON ({error.msg} at line {error.lineno}); mend the file") from None
+        raise TaskError(f"{path}: not valid JSON ({error.msg} at line {error.lineno}); fix the file") from None
     if not isinstance(items, list):
-        raise TaskError(f"{path}: expected a JSON array of items, found {type(items).__name__}; mend the file")
+        raise TaskError(f"{path}: expected a JSON array of items, found {type(items).__name__}; fix the file")
     return [render(item, double_space, f"{path.name} row {i}") for i, item in enumerate(items)]
 
 

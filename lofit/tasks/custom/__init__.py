@@ -45,7 +45,7 @@ class Description(BaseModel):
     until: list[str] = ["\n"]
 
 
-def own_task(name: str, path: Path) -> Task:
+def custom_task(name: str, path: Path) -> Task:
     """Read a task from a folder of JSON lines, or from a YAML file that names them.
 
     The folder holds ``train.jsonl``, ``test.jsonl`` and, if there is one, ``validation.jsonl``; without one a tenth of
@@ -161,7 +161,7 @@ def _plain(answer: str) -> str:
 def _texts(item: Row, name: str, where: str) -> list[str]:
     texts = list_field(item, name, where)
     if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise TaskError(f"{where}: '{name}' must be non-empty strings, found {texts!r}; mend or remove the row")
+        raise TaskError(f"{where}: '{name}' must be non-empty strings, found {texts!r}; fix or remove the row")
     return texts
 
 

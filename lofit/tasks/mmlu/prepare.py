@@ -16,9 +16,9 @@ def render(item: Row, where: str) -> Row:
     question, subject = text_field(item, "question", where), text_field(item, "subject", where)
     options, gold = list_field(item, "choices", where), item.get("answer")
     if len(options) != len(LETTERS) or not all(isinstance(option, str) for option in options):
-        raise TaskError(f"{where}: field 'choices' must hold four texts, found {options!r}; mend or remove the row")
+        raise TaskError(f"{where}: field 'choices' must hold four texts, found {options!r}; fix or remove the row")
     if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(LETTERS):
-        raise TaskError(f"{where}: field 'answer' must be 0 to 3, found {gold!r}; mend or remove the row")
+        raise TaskError(f"{where}: field 'answer' must be 0 to 3, found {gold!r}; fix or remove the row")
     listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
     topic = subject.replace("_", " ")
     description = f"The following are multiple choice questions (with answers) about {topic}.\n\n"

@@ -42,10 +42,10 @@ def render(item: Row, separator: str, where: str) -> Row:
     """
     rewrites = list_field(item, "requested_rewrite", where)
     if len(rewrites) != 1:
-        raise TaskError(f"{where}: expected one requested_rewrite, found {len(rewrites)}; mend or remove the row")
+        raise TaskError(f"{where}: expected one requested_rewrite, found {len(rewrites)}; fix or remove the row")
     cloze = text_field(rewrites[0], "prompt", where)
     if cloze.count("{}") != 1:
-        raise TaskError(f"{where}: the rewrite {cloze!r} needs one {{}} for its subject; mend or remove the row")
+        raise TaskError(f"{where}: the rewrite {cloze!r} needs one {{}} for its subject; fix or remove the row")
     subject = text_field(rewrites[0], "subject", where)
     edited = text_field(rewrites[0].get("target_new"), "str", where)
     questions = list_field(item, "questions", where)
@@ -53,7 +53,7 @@ def render(item: Row, separator: str, where: str) -> Row:
     answer = text_field(item, "new_answer", where)
     aliases = list_field(item, "new_answer_alias", where, empty=True)
     if not isinstance(item.get("case_id"), int):
-        raise TaskError(f"{where}: field 'case_id' must be an integer, found {item.get('case_id')!r}; mend the row")
+        raise TaskError(f"{where}: field 'case_id' must be an integer, found {item.get('case_id')!r}; fix the row")
     prompt = f"Q: Imagine that {cloze.replace('{}', subject)} {edited}. {question} A:"
     return {
         "id": f"mquake-{item['case_id']}",

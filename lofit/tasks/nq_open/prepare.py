@@ -19,7 +19,7 @@ def render(item: Row, where: str) -> Row:
     """Turn an item of the hub dataset into a row, without an id."""
     answers = list_field(item, "answer", where)
     if not all(isinstance(answer, str) and answer.strip() for answer in answers):
-        raise TaskError(f"{where}: field 'answer' must hold non-empty strings, found {answers!r}; mend the row")
+        raise TaskError(f"{where}: field 'answer' must hold non-empty strings, found {answers!r}; fix the row")
     question = text_field(item, "question", where)
     return {"prompt": f"Answer these questions:\n\nQ: {question}?\nA:", "answers": answers}
 

@@ -50,7 +50,7 @@ def render(item: Row, where: str) -> Row:
     choices = [text_field(item, f"answer{letter}", where) for letter in "ABC"]
     label = str(item.get("label")).strip()
     if label not in ("1", "2", "3"):
-        raise TaskError(f"{where}: field 'label' must be '1', '2' or '3', found {item.get('label')!r}; mend the row")
+        raise TaskError(f"{where}: field 'label' must be '1', '2' or '3', found {item.get('label')!r}; fix the row")
     published = {name: item[name] for name in ("context", "question", "answerA", "answerB", "answerC", "label")}
     return choice_row(f"Q: {context} {question}\nA:", choices, int(label) - 1, context=context, item=published)
 
@@ -63,7 +63,7 @@ def from_wheel(item: Row, where: str) -> Row:
     answer = text_field(item, "answer", where)
     lines = item["options"].split("\n")
     if answer not in lines:
-        raise TaskError(f"{where}: field 'answer' must be one of the options, found {answer!r}; mend or remove the row")
+        raise TaskError(f"{where}: field 'answer' must be one of the options, found {answer!r}; fix or remove the row")
     return {
         "context": item.get("passage"),
         "question": item.get("question"),

@@ -16,7 +16,7 @@ def render(item: Row, where: str) -> Row:
     body, question = text_field(item, "Body", where).strip(), text_field(item, "Question", where).strip()
     answer = parse(str(item.get("Answer")))
     if answer is None:
-        raise TaskError(f"{where}: field 'Answer' must be a number, found {item.get('Answer')!r}; mend the row")
+        raise TaskError(f"{where}: field 'Answer' must be a number, found {item.get('Answer')!r}; fix the row")
     text = body if body[-1] in ".?!" else f"{body}."
     prompt = f"Question: {text} {question}\nAnswer:"
     return {

@@ -20,7 +20,7 @@ def render(item: Row, where: str) -> Row:
     answer = item.get("answer")
     aliases = list_field(answer if isinstance(answer, dict) else {}, "aliases", f"{where}, answer")
     if not all(isinstance(alias, str) and alias.strip() for alias in aliases):
-        raise TaskError(f"{where}: 'answer.aliases' must hold non-empty strings, found {aliases!r}; mend the row")
+        raise TaskError(f"{where}: 'answer.aliases' must hold non-empty strings, found {aliases!r}; fix the row")
     question = text_field(item, "question", where)
     return {"prompt": f"Question: {question}?\nAnswer:", "answers": aliases}
 

@@ -72,7 +72,7 @@ def render(item: Row, separator: str, where: str) -> Row:
     correct = split_answers(text_field(item, "Correct Answers", where))
     incorrect = split_answers(text_field(item, "Incorrect Answers", where))
     if not incorrect:
-        raise TaskError(f"{where}: field 'Incorrect Answers' holds no answer; mend or remove the row")
+        raise TaskError(f"{where}: field 'Incorrect Answers' holds no answer; fix or remove the row")
     true = list(dict.fromkeys(scored_form(answer) for answer in [best, *correct]))
     false = list(dict.fromkeys(scored_form(answer) for answer in incorrect))
     digest = hashlib.sha256(normalised(question).encode()).hexdigest()[:12]

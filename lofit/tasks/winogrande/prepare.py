@@ -19,7 +19,7 @@ def render(item: Row, where: str) -> Row:
     sentence, answer = text_field(item, "sentence", where), item.get("answer")
     options = [text_field(item, f"option{number}", where) for number in (1, 2)]
     if answer not in ("1", "2"):
-        raise TaskError(f"{where}: field 'answer' must be '1' or '2', found {answer!r}; mend or remove the row")
+        raise TaskError(f"{where}: field 'answer' must be '1' or '2', found {answer!r}; fix or remove the row")
     beginning, blank, rest = sentence.partition("_")
     rest = rest.strip()
     if not blank or not beginning.strip() or not rest:

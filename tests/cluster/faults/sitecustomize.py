@@ -15,7 +15,7 @@ if "LOFIT_TEST_FAULTS" in os.environ and sys.orig_argv[1:3] == ["-m", "lofit"]:
     for file in sorted([*folder.glob("*.fail"), *folder.glob("*.hang")]):
         try:
             verb, part = file.read_text().split("\n")
-            if command.startswith(f"{verb} ") and part in command:
+            if command.startswith((f"{verb} ", f"node {verb} ")) and part in command:
                 file.rename(file.with_name(f"{file.name}.taken"))
                 fault = file.suffix
                 break

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lofit.activations.capture import capture, contrast_texts
+from lofit.activations.last_token import capture, contrast_texts
 from lofit.activations.store import read_activations
 from lofit.errors import FitError
 from lofit.files import write_json

@@ -19,7 +19,7 @@ from lofit.interventions import LofitConfig
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
 from lofit.report.collect import collect
-from lofit.report.node import evaluated_run
+from lofit.report.parts import evaluated_run
 from tests.checkpoint import byte_tokenizer
 from tests.fitted import find, fitted_table, tiny_config
 from tests.tiny import tiny_model
@@ -62,8 +62,8 @@ def scored(folder: Path, backend: str, method: str) -> tuple[RunTable, Any, dict
     table = RunTable(parse_config(tiny_config(folder, METHODS, backend=backend)))
     node = table.own_evaluation(find(table, method))
     evaluate_node.run(table, node)
-    results = json.loads((table.eval_dir(node) / "results.json").read_text())
-    lines = (table.eval_dir(node) / "samples.jsonl").read_text().splitlines()
+    results = json.loads((table.folder(node) / "results.json").read_text())
+    lines = (table.folder(node) / "samples.jsonl").read_text().splitlines()
     return table, node, results, [json.loads(line)["resps"] for line in lines]
 
 
@@ -71,7 +71,7 @@ def scored(folder: Path, backend: str, method: str) -> tuple[RunTable, Any, dict
 @pytest.mark.parametrize("method", ["base", "lofit", "full"])
 def test_every_backend_gives_the_same_answers_in_a_place_of_its_own(folder: Path, method: str) -> None:
     found = {backend: scored(folder, backend, method) for backend in ("packed", "hf", "vllm")}
-    assert len({table.eval_dir(node) for table, node, _, _ in found.values()}) == 3
+    assert len({table.folder(node) for table, node, _, _ in found.values()}) == 3
     for backend, (_, _, results, said) in found.items():
         assert results["backend"] == results["run"]["backend"] == backend
         assert results["metrics"] == found["packed"][2]["metrics"]
@@ -82,7 +82,7 @@ def test_backends_are_a_column_and_never_share_a_table(folder: Path) -> None:
     ours, stock = (scored(folder, *which) for which in (("packed", "base"), ("hf", "lofit")))
     runs = [evaluated_run(table, node) for table, node, _, _ in (ours, stock)]
     assert set(collect(runs[1:], folder / "results.parquet")["backend"]) == {"hf"}
-    with pytest.raises(ReportError, match="hf and lofit, which must not share a table"):
+    with pytest.raises(ReportError, match="hf and packed, which must not share a table"):
         collect(runs, folder / "results.parquet")
 
 

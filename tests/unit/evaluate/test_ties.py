@@ -13,7 +13,7 @@ from lofit.files import write_jsonl
 from lofit.spec.protocol import HARNESS, Protocol
 from lofit.tasks import load_task
 from lofit.tasks.answers import TIE, by_length, wins
-from lofit.tasks.custom import own_task
+from lofit.tasks.custom import custom_task
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model
 
@@ -88,7 +88,7 @@ def test_answers_out_of_reach_are_counted(tmp_path: Path) -> None:
     answers = [["red"], ["red</s>"], ["sevenletters"], ["sevenletters", "red"], [" red"], ["five5"], ["sixsix"]]
     rows = [{"id": str(i), "prompt": f"{i}:", "answers": accepted} for i, accepted in enumerate(answers)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    task = own_task("t", tmp_path / "task.yaml")
+    task = custom_task("t", tmp_path / "task.yaml")
     result, _ = evaluate(model(), byte_tokenizer(), task, tmp_path / "rows.jsonl", batch_size=2)
     # Of byte tokens, a blank in front among them, six are generated: five letters fit.
     assert result["n_unreachable"] == 3

@@ -15,7 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lofit.activations.capture import encode_texts
+from lofit.activations.last_token import encode_texts
 from lofit.errors import FitError
 from lofit.evaluation.finite import FiniteLM
 from lofit.evaluation.lm import LocalizedLM

@@ -47,11 +47,11 @@ def test_localized_training_and_scoring_run_on_it(name: str, tmp_path: Path) -> 
     table = fitted_table(tiny_config(tmp_path, methods, dtype=name))
     for method in methods:
         node = find(table, method)
-        report = read_json(table.run_dir(node) / "fit.json")
+        report = read_json(table.folder(node) / "fit.json")
         assert (report["status"], report["dtype"]) == ("ok", name)
         assert report["validation_loss"][-1] < report["validation_loss"][0]
         evaluate_node.run(table, table.own_evaluation(node))
-        assert read_json(table.eval_dir(table.own_evaluation(node)) / "results.json")["dtype"] == name
+        assert read_json(table.folder(table.own_evaluation(node)) / "results.json")["dtype"] == name
         export(table, node, tmp_path / method, "peft")
         with pytest.raises(FitError, match="use --format peft"):
             export(table, node, tmp_path / f"{method}-hf", "hf")

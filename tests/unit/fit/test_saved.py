@@ -136,15 +136,15 @@ def test_checksums_show_what_was_altered_added_or_lost(adapter: Path) -> None:
 def test_an_altered_fit_is_not_scored(tmp_path: Path) -> None:
     table = fitted_table(tiny_config(tmp_path, {"lora": {"params": {"epochs": 1, "lr": 0.01}}}))
     node = find(table, "lora")
-    weights = table.run_dir(node) / "adapter" / "adapter_model.safetensors"
+    weights = table.folder(node) / "adapter" / "adapter_model.safetensors"
     body = bytearray(weights.read_bytes())
     body[-2] ^= 1
     weights.write_bytes(bytes(body))
     scored = table.own_evaluation(node)
     with pytest.raises(SourceError, match="was altered since it was fitted"):
         evaluate_node.run(table, scored)
-    assert not table.eval_dir(scored).exists()
-    report = read_json(table.run_dir(node) / "fit.json")
-    write_json(table.run_dir(node) / "fit.json", report | {"sha256": checksums(weights.parent)})
+    assert not table.folder(scored).exists()
+    report = read_json(table.folder(node) / "fit.json")
+    write_json(table.folder(node) / "fit.json", report | {"sha256": checksums(weights.parent)})
     evaluate_node.run(table, scored)
-    assert json.loads((table.eval_dir(scored) / "results.json").read_text())["status"] == "ok"
+    assert json.loads((table.folder(scored) / "results.json").read_text())["status"] == "ok"

@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 from lofit.interventions import LofitConfig
 from lofit.models.encoding import Example
 from lofit.packing.forward import answer_log_probs, prefill, repeated
+from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import packed
-from lofit.packing.tail import Tail
 from lofit.packing.trie import Trie
 from tests.tiny import tiny_model
 
@@ -46,7 +46,7 @@ def test_a_model_with_hooks_computes_what_a_plain_one_does(name: str) -> None:
         model = get_peft_model(prepare(tiny_model("llama")), SETTINGS[name]).eval()
         rows = packed([[Trie(TEXTS, PREFIX)]], 0, torch.device("cpu"), torch.float32, PREFIX)
         cache = repeated(prefill(model, list(TEXTS[0].ids[:PREFIX])), 1)
-        loss = answer_log_probs(model, rows, cache, Tail(model)).sum()
+        loss = answer_log_probs(model, rows, cache, LastLayerTrim(model)).sum()
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])
     assert len(found[0]) > 2

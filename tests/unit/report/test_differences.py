@@ -17,9 +17,9 @@ from lofit.report.differences import (
     paired,
     retention_table,
     suite_table,
-    write_retention,
-    write_suite,
 )
+from lofit.report.retention import write_retention
+from lofit.report.suite import write_suite
 from tests.unit.report.frames import HEADLINE, plain, results, row, scored
 
 
@@ -101,7 +101,7 @@ def test_what_failed_everywhere_stays_in_the_suite_with_its_reason(tmp_path: Pat
     assert lines["note"]["lora"].startswith("clutrr: 1 of 2 seeds (seed 2 failed: out of memory); full: ")
     assert lines["base"]["lora"] == 50
     assert math.isnan(lines["full"]["lora"])
-    write_suite(frame, tmp_path / "suite")
+    write_suite(frame, tmp_path / "suite", "Suite")
     text = (tmp_path / "suite.md").read_text()
     assert "| dora     | 0       | - " in text
     assert re.search(r"^\| tiny    \| lora .*\]† +\| - +\|$", text, re.MULTILINE), "one seed of two"
@@ -145,7 +145,7 @@ def test_retention_is_against_the_base_on_the_same_items(tmp_path: Path) -> None
     assert frame["change"]["lora", "truthfulqa", "text"] == 0.5
     assert frame["score"]["lora", "truthfulqa", "text"] == 2.5
     assert frame["metric"]["lora", "truthfulqa", "text"] == "ce (nats)"
-    write_retention(frame.reset_index(), tmp_path / "retention")
+    write_retention(frame.reset_index(), tmp_path / "retention", "Retention")
     assert "+25.00 [" in (tmp_path / "retention.md").read_text()
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_failed_is_a_row_with_its_reason(tmp_path: Path) -> None:
     assert frame["method"].tolist() == ["lora"]
     assert frame["note"].item() == "1 of 1 failed: out of memory"
     assert math.isnan(frame["score"].item())
-    write_retention(frame, tmp_path / "retention")
+    write_retention(frame, tmp_path / "retention", "Retention")
     assert "1 of 1 failed: out of memory |" in (tmp_path / "retention.md").read_text()
 
 
@@ -216,6 +216,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 def test_a_base_model_alone_gives_tables_without_rows(tmp_path: Path, make: Any, write: Any) -> None:
     frame = table([(plain("clutrr", 0.0, "base"), [1.0, 0.0])], make)
     assert frame.empty
-    write(frame, tmp_path / "found")
+    write(frame, tmp_path / "found", "Title")
     assert (tmp_path / "found.csv").read_text().startswith("model,method,")
     assert "| model" in (tmp_path / "found.md").read_text()

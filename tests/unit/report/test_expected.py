@@ -153,18 +153,18 @@ def test_rows_of_ones_own_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"value": ""}, "value '' is not a percentage from 0 to 100; mend it"),
-        ({"value": "-9.2"}, "value '-9.2' is not a percentage from 0 to 100; mend it"),
-        ({"value": "nan"}, "value 'nan' is not a percentage from 0 to 100; mend it"),
-        ({"value": "100.5"}, "value '100.5' is not a percentage from 0 to 100; mend it"),
-        ({"metric": TRAINED, "task": "", "value": "12K"}, "value '12K' is not a number of parameters; mend it"),
-        ({"metric": TRAINED, "task": "", "value": "inf"}, "value 'inf' is not a number of parameters; mend it"),
+        ({"value": ""}, "value '' is not a percentage from 0 to 100; fix it"),
+        ({"value": "-9.2"}, "value '-9.2' is not a percentage from 0 to 100; fix it"),
+        ({"value": "nan"}, "value 'nan' is not a percentage from 0 to 100; fix it"),
+        ({"value": "100.5"}, "value '100.5' is not a percentage from 0 to 100; fix it"),
+        ({"metric": TRAINED, "task": "", "value": "12K"}, "value '12K' is not a number of parameters; fix it"),
+        ({"metric": TRAINED, "task": "", "value": "inf"}, "value 'inf' is not a number of parameters; fix it"),
         (
             {"metric": "average_delta", "task": "", "value": "-120"},
-            "value '-120' is not a percentage from -100 to 100; mend it",
+            "value '-120' is not a percentage from -100 to 100; fix it",
         ),
-        ({"metric": TRAINED}, "metric trained_params stands alone and without a task; mend the line"),
-        ({"metric": "average_delta"}, "metric average_delta stands alone and without a task; mend the line"),
+        ({"metric": TRAINED}, "metric trained_params stands alone and without a task; fix the line"),
+        ({"metric": "average_delta"}, "metric average_delta stands alone and without a task; fix the line"),
         ({"task": ""}, "0 tasks for 1 metrics; give one task per metric"),
         ({"metric": "acc, acc"}, "1 tasks for 2 metrics; give one task per metric"),
         ({"task": ", ", "metric": ", "}, "0 tasks for 0 metrics; give one task per metric"),
@@ -172,7 +172,7 @@ def test_rows_of_ones_own_are_read(tmp_path: Path) -> None:
         ({"metric": ""}, "metric is empty; fill it in"),
         ({"source_kind": "rumour"}, "source_kind 'rumour' is none of primary, secondary, derived; give one"),
         ({"source_kind": "primary + "}, "source_kind 'primary + ' is none of primary, secondary, derived; give one"),
-        ({"checked": "a\tb"}, "a row has 10 cells with a tab between them; mend the line"),
+        ({"checked": "a\tb"}, "a row has 10 cells with a tab between them; fix the line"),
     ],
 )
 def test_a_bad_row_is_refused_in_one_line(tmp_path: Path, change: dict[str, str], problem: str) -> None:
@@ -184,7 +184,7 @@ def test_a_bad_row_is_refused_in_one_line(tmp_path: Path, change: dict[str, str]
 
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path) -> None:
     path = written(tmp_path, {"artefact": "main", "model": "llama-2-7b"})
-    with pytest.raises(ConfigError, match=r":2: a row has 10 cells with a tab between them; mend the line$"):
+    with pytest.raises(ConfigError, match=r":2: a row has 10 cells with a tab between them; fix the line$"):
         read_published(path)
     path.write_text("model\tvalue\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r":1: the columns must be, with tabs between them: artefact, .*, checked$"):

@@ -16,7 +16,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from typer.testing import CliRunner
 
-from lofit.cli import app
+from lofit.cli.app import app
 from lofit.config import parse_config
 from lofit.errors import ConfigError
 from lofit.experiments import builtin_names
@@ -26,12 +26,13 @@ from lofit.plan.table import ALL, RunTable
 from lofit.rankings.ranking import rank_heads, top_heads
 from lofit.report import experiments
 from lofit.report.compare import compare, markdown
-from lofit.report.experiments import layer_counts, write_experiment
+from lofit.report.experiments import layer_counts
 from lofit.report.figures import draw_curves, draw_layers, draw_pareto
-from lofit.report.node import collect_results, comparison
+from lofit.report.main import comparison
+from lofit.report.parts import collect_results
 from lofit.report.paths import results_path
 from lofit.report.style import save_figure
-from tests.fitted import fitted_table, tiny_config
+from tests.fitted import fitted_table, tiny_config, write_outputs
 from tests.unit.report import frames
 from tests.unit.report.frames import plain, scored
 
@@ -59,7 +60,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
     for part in made.parts():
         collect_results(made, part)
     for name in EXPERIMENTS:
-        write_experiment(made, name)
+        write_outputs(made, name)
     return made
 
 
@@ -124,7 +125,7 @@ def test_layers_are_those_of_the_rankings(table: RunTable) -> None:
     expected = np.zeros(3)
     for arm in table.experiments["layers"]:
         assert arm.fit.ranking
-        for layer, _ in top_heads(table.localize_dir(arm.fit.ranking) / "heads.parquet", 3):
+        for layer, _ in top_heads(table.folder(arm.fit.ranking) / "heads.parquet", 3):
             expected[layer] += 1 / 6
     assert counts.to_numpy() == pytest.approx(expected)
     assert counts.sum() == pytest.approx(1)
@@ -272,9 +273,9 @@ def test_a_task_without_any_ranking_stays_in_the_figure_of_layers(
     def write(*failed: tuple[str, int]) -> pd.DataFrame:
         for node in made.localize.values():
             lost = (node.data.task, node.data.seed) in failed
-            with atomic_path(made.localize_dir(node) / "heads.parquet") as part:
+            with atomic_path(made.folder(node) / "heads.parquet") as part:
                 rank_heads(np.zeros((0, 1)) if lost else rng.random((3, 4))).to_parquet(part)
-            write_json(made.localize_dir(node) / "localize.json", {"reason": "out of memory" if lost else None})
+            write_json(made.folder(node) / "localize.json", {"reason": "out of memory" if lost else None})
         return layer_counts(made, "layers").set_index(["task", "layer"])
 
     counts = write(("siqa", 1), ("siqa", 2), ("svamp", 2))
@@ -286,12 +287,12 @@ def test_a_task_without_any_ranking_stays_in_the_figure_of_layers(
     assert set(counts.loc["siqa", "note"]) == {both}
     drawn: list[Figure] = []
     monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
-    write_experiment(made, "layers")
+    write_outputs(made, "layers")
     assert {"siqa", "svamp", "no ranking"} <= set(texts(drawn[0]))
     caption = "Mean over n = 1 ranking per task (1 seed, 1 fold). Some rankings failed: the CSV says which and why."
     assert caption in texts(drawn[0])
     write(("siqa", 1), ("siqa", 2), ("svamp", 1), ("svamp", 2))
-    write_experiment(made, "layers")
+    write_outputs(made, "layers")
     assert texts(drawn[1]).count("no ranking") == 2
     assert "Some rankings failed: the CSV says which and why." in texts(drawn[1])
 

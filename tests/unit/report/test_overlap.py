@@ -18,8 +18,8 @@ from lofit.files import atomic_path, write_json
 from lofit.plan.ranking_pairs import comparable_pairs, compares_tasks, setting
 from lofit.plan.table import RunTable
 from lofit.rankings.ranking import rank_heads
-from lofit.report.overlap import overlap_matrix, overlap_pairs, write_overlap
-from tests.fitted import tiny_config
+from lofit.report.overlap import overlap_matrix, overlap_pairs
+from tests.fitted import tiny_config, write_outputs
 
 HEADS = {"k": [2, 4]}
 METHODS: dict[str, Any] = {"base": None, "lofit": {"heads": HEADS}, "iti": {"heads": HEADS}}
@@ -39,7 +39,7 @@ def table(tmp_path: Path) -> RunTable:
     alike = rng.random((3, 4))
     for node in made.localize.values():
         same = node.data.task == "siqa" and node.localizer == "lofit"
-        with atomic_path(made.localize_dir(node) / "heads.parquet") as part:
+        with atomic_path(made.folder(node) / "heads.parquet") as part:
             rank_heads(alike if same else rng.random((3, 4))).to_parquet(part)
     return made
 
@@ -66,7 +66,7 @@ def test_pairs_differ_in_one_thing(table: RunTable) -> None:
 
 
 def test_tables_and_heat_map_hold_the_overlap(table: RunTable) -> None:
-    write_overlap(table)
+    write_outputs(table, "overlap")
     results = table.config.results
     frame = pd.read_csv(results / "tables" / "overlap.csv")
     assert len(frame) == 2 * len(list(comparable_pairs(table)))  # two numbers of heads
@@ -117,20 +117,20 @@ def test_the_heat_map_is_at_the_largest_number_of_heads_that_says_something() ->
 def fail(table: RunTable, *tasks: str) -> None:
     for node in table.localize.values():
         if node.data.task in tasks:
-            with atomic_path(table.localize_dir(node) / "heads.parquet") as part:
+            with atomic_path(table.folder(node) / "heads.parquet") as part:
                 rank_heads(np.zeros((0, 0))).to_parquet(part)
-            write_json(table.localize_dir(node) / "localize.json", {"status": "failed", "reason": "out of memory"})
+            write_json(table.folder(node) / "localize.json", {"status": "failed", "reason": "out of memory"})
 
 
 def texts_drawn(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     drawn: list[Figure] = []
     monkeypatch.setattr("lofit.report.overlap.save_figure", lambda figure, stem: drawn.append(figure) or [])
-    write_overlap(table)
+    write_outputs(table, "overlap")
     return [artist.get_text().replace("\n", " ") for artist in drawn[0].findobj(Text)]
 
 
 def test_rankings_that_failed_are_shown_with_their_reason(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_overlap(table)
+    write_outputs(table, "overlap")
     whole = pd.read_csv(table.config.results / "figures" / "overlap.csv")
     fail(table, "svamp")
     texts = texts_drawn(table, monkeypatch)

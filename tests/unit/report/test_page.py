@@ -18,10 +18,10 @@ from lofit.config import load_config
 from lofit.errors import ReportError
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
-from lofit.report.node import collect_results, write_outputs
 from lofit.report.outputs import outputs
 from lofit.report.page import write_report
-from tests.fitted import fitted_table, tiny_config
+from lofit.report.parts import collect_results
+from tests.fitted import fitted_table, tiny_config, write_outputs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TRAINING = {"epochs": 1, "lr": 0.05}

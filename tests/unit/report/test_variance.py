@@ -14,11 +14,10 @@ from lofit.config import parse_config
 from lofit.errors import ConfigError
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
-from lofit.report.experiments import write_experiment
-from lofit.report.node import collect_results
+from lofit.report.parts import collect_results
 from lofit.report.paths import results_path
 from lofit.report.variance import variance_table
-from tests.fitted import fitted_table, tiny_config
+from tests.fitted import fitted_table, tiny_config, write_outputs
 
 TRAINING = {"epochs": 1, "lr": 0.05}
 LOFIT = {"method": "lofit", "heads": {"k": [3], "params": TRAINING}, "params": TRAINING}
@@ -38,13 +37,13 @@ def test_subsets_and_training_seeds_are_crossed(tmp_path: Path) -> None:
     crossed = [arm.fit for arm in made.experiments["variance"] if arm.label == "LoFiT"]
     assert sorted((fit.seed, fit.own_seed) for fit in crossed) == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert len(made.data) == 2
-    adapters = {(made.run_dir(fit) / "adapter" / "adapter_model.safetensors").read_bytes() for fit in crossed}
-    rankings = {(made.localize_dir(fit.ranking) / "heads.parquet").read_bytes() for fit in crossed if fit.ranking}
+    adapters = {(made.folder(fit) / "adapter" / "adapter_model.safetensors").read_bytes() for fit in crossed}
+    rankings = {(made.folder(fit.ranking) / "heads.parquet").read_bytes() for fit in crossed if fit.ranking}
     assert len(adapters) == len(rankings) == 4
     for node in made.evaluations.values():
         evaluate_node.run(made, node)
     collect_results(made, "variance")
-    write_experiment(made, "variance")
+    write_outputs(made, "variance")
     results = pd.read_parquet(results_path(made, "variance"))
     assert set(zip(results["seed"], results["training_seed"], strict=True)) == {(1, 1), (1, 2), (2, 1), (2, 2)}
     frame = pd.read_csv(made.config.results / "tables" / "variance.csv")

@@ -13,7 +13,7 @@ from lofit.errors import TaskError
 from lofit.evaluation.harness import RowsTask
 from lofit.files import write_jsonl
 from lofit.tasks import Task, lm_eval_config, load_task, prepare_task
-from lofit.tasks.custom import own_task
+from lofit.tasks.custom import custom_task
 from lofit.tasks.splits import check_splits
 
 SUMS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(20)]
@@ -37,7 +37,7 @@ def splits(task: Task, file_fetcher: Any) -> Any:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_is_recognised_by_its_fields(name: str, tmp_path: Path, file_fetcher: Any) -> None:
-    task = own_task(name, folder(tmp_path / name, KINDS[name]))
+    task = custom_task(name, folder(tmp_path / name, KINDS[name]))
     made = splits(task, file_fetcher)
     assert (task.objective, task.headline) == {
         "sums": ("sft", "exact_match"),
@@ -50,10 +50,12 @@ def test_each_kind_is_recognised_by_its_fields(name: str, tmp_path: Path, file_f
 
 
 def test_rows_as_they_are_used(tmp_path: Path, file_fetcher: Any) -> None:
-    made = {name: splits(own_task(name, folder(tmp_path / name, rows)), file_fetcher) for name, rows in KINDS.items()}
+    made = {
+        name: splits(custom_task(name, folder(tmp_path / name, rows)), file_fetcher) for name, rows in KINDS.items()
+    }
     sums, colours, pairs = (made[name].test[1] for name in KINDS)
     assert (sums["prompt"], sums["target"], sums["answers"]) == ("1+1=", " 2", ["2"])
-    contrasted = splits(own_task("sums", tmp_path / "sums"), file_fetcher).train[0]
+    contrasted = splits(custom_task("sums", tmp_path / "sums"), file_fetcher).train[0]
     assert contrasted["contrast"]["right"] == [contrasted["target"]]
     assert len(set(contrasted["contrast"]["wrong"])) == 3
     assert contrasted["target"] not in contrasted["contrast"]["wrong"]
@@ -69,7 +71,7 @@ def test_one_blank_unless_the_text_brings_its_own(
     prompt: str, answer: str, target: str, tmp_path: Path, file_fetcher: Any
 ) -> None:
     rows = [{"prompt": f"{i}{prompt}", "answer": answer, "wrong": ["x"]} for i in range(12)]
-    assert splits(own_task("t", folder(tmp_path / "t", rows)), file_fetcher).test[0]["target"] == target
+    assert splits(custom_task("t", folder(tmp_path / "t", rows)), file_fetcher).test[0]["target"] == target
 
 
 def test_a_yaml_file_names_the_files_and_how_long_an_answer_is(tmp_path: Path, file_fetcher: Any) -> None:
@@ -88,7 +90,7 @@ def test_a_yaml_file_names_the_files_and_how_long_an_answer_is(tmp_path: Path, f
 
 
 def test_prepared_as_any_task(tmp_path: Path, file_fetcher: Any) -> None:
-    task = own_task("sums", folder(tmp_path / "sums", SUMS))
+    task = custom_task("sums", folder(tmp_path / "sums", SUMS))
     prepare_task(task, task.Options(n_train=6), 0, 1, file_fetcher(), tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["counts"]["train"]["kept"] == 6
@@ -96,7 +98,7 @@ def test_prepared_as_any_task(tmp_path: Path, file_fetcher: Any) -> None:
 
 
 def test_scores(tmp_path: Path, score: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = own_task("sums", folder(tmp_path / "sums", SUMS))
+    task = custom_task("sums", folder(tmp_path / "sums", SUMS))
     monkeypatch.setattr("tests.unit.tasks.conftest.load_task", lambda name: task)
     rows = [{"id": str(i), "prompt": "1+1=", "answers": ["2", "Zwei"]} for i in range(5)]
     _, items = score("sums", rows, ["2", " zwei ", "2 apples", "", "zwéi"])
@@ -105,14 +107,14 @@ def test_scores(tmp_path: Path, score: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_blanks_at_the_end_of_a_prompt_begin_the_answer(tmp_path: Path, file_fetcher: Any) -> None:
     rows = [{"prompt": f"{i}: ", "answer": str(i), "wrong": ["x", " y"]} for i in range(12)]
-    row = splits(own_task("t", folder(tmp_path / "t", rows)), file_fetcher).train[0]
+    row = splits(custom_task("t", folder(tmp_path / "t", rows)), file_fetcher).train[0]
     [answer] = row["answers"]
     assert (row["prompt"], row["target"]) == (f"{answer}:", f" {answer}")
     assert row["contrast"] == {"prompt": row["prompt"], "right": [row["target"]], "wrong": [" x", " y"]}
 
 
 def test_test_rows_need_no_wrong_answers(tmp_path: Path, file_fetcher: Any) -> None:
-    made = splits(own_task("t", folder(tmp_path / "t", SUMS, n_test=1)), file_fetcher)
+    made = splits(custom_task("t", folder(tmp_path / "t", SUMS, n_test=1)), file_fetcher)
     assert "contrast" not in made.test[0]
     wrong = {text for row in made.train for text in row["contrast"]["wrong"]}
     assert " 0" not in wrong, "an answer of the test split"
@@ -144,7 +146,7 @@ def test_test_rows_need_no_wrong_answers(tmp_path: Path, file_fetcher: Any) -> N
 def test_broken_rows_are_one_line(rows: list[dict[str, Any]], message: str, tmp_path: Path, file_fetcher: Any) -> None:
     path = folder(tmp_path / "t", rows, n_test=len(rows) - 1)
     with pytest.raises(TaskError) as caught:
-        splits(own_task("t", path), file_fetcher)
+        splits(custom_task("t", path), file_fetcher)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -157,18 +159,18 @@ def test_a_fault_in_test_rows_alone_is_found_too(tmp_path: Path, file_fetcher: A
     ):
         path = folder(tmp_path / name, [rows[0] | change, *rows[1:]], n_test=1)
         with pytest.raises(TaskError, match=r"test\.jsonl row 0"):
-            splits(own_task(name, path), file_fetcher)
+            splits(custom_task(name, path), file_fetcher)
 
 
 def test_a_right_choice_that_is_repeated_is_no_wrong_one(tmp_path: Path, file_fetcher: Any) -> None:
     rows = [{"prompt": f"{i}:", "choices": ["x", "y", "x\u00a0"], "gold": 2} for i in range(12)]
-    made = splits(own_task("t", folder(tmp_path / "t", rows)), file_fetcher)
+    made = splits(custom_task("t", folder(tmp_path / "t", rows)), file_fetcher)
     assert made.train[0]["contrast"]["wrong"] == [" y"]
 
 
 def test_an_answer_that_only_ends_with_a_stop_string_can_match(tmp_path: Path, file_fetcher: Any) -> None:
     rows = [{"prompt": f"{i}:", "answers": [f"{i}\n", "two\nlines"], "wrong": ["x"]} for i in range(12)]
-    assert len(splits(own_task("t", folder(tmp_path / "t", rows)), file_fetcher).test) == 5
+    assert len(splits(custom_task("t", folder(tmp_path / "t", rows)), file_fetcher).test) == 5
 
 
 LIKE_OTHER_TYPES = ["2020-01-01", "2020-01-01T10:00:00", "7", "true", "null", "1e5", "[1, 2]", "{}"]
@@ -181,7 +183,7 @@ def test_text_stays_text_whatever_it_looks_like(text: str, tmp_path: Path, file_
         chosen = {"prompt": prompt, "choices": ["x", text], "gold": 1}
         for row, outputs in ((generated, [text]), (chosen, [(-2.0, False), (-1.0, False)])):
             rows = [row, row, *(row | {"prompt": f"{word} {prompt}"} for word in ("First", "then"))]
-            task = own_task("t", folder(tmp_path / "t", rows, n_test=2))
+            task = custom_task("t", folder(tmp_path / "t", rows, n_test=2))
             made = splits(task, file_fetcher).test
             asked = RowsTask(lm_eval_config(task), {"test": made})
             doc = asked.test_docs()[0]
@@ -190,7 +192,7 @@ def test_text_stays_text_whatever_it_looks_like(text: str, tmp_path: Path, file_
 
 
 def test_forms_of_the_same_text_match(tmp_path: Path, score: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = own_task("sums", folder(tmp_path / "sums", SUMS))
+    task = custom_task("sums", folder(tmp_path / "sums", SUMS))
     monkeypatch.setattr("tests.unit.tasks.conftest.load_task", lambda name: task)
     rows = [{"id": str(i), "prompt": "?", "answers": ["It\u2019s caf\u00e9 noir"]} for i in range(4)]
     outputs = [
@@ -207,7 +209,7 @@ def test_forms_of_the_same_prompt_overlap(tmp_path: Path, file_fetcher: Any) -> 
     rows = [*SUMS, {"prompt": "caf\u00e9 it\u2019s=", "answer": "x"}]
     write_jsonl(tmp_path / "test.jsonl", [{"prompt": "Cafe\u0301\u00a0\u200bit's\uff1d", "answer": "x"}])
     write_jsonl(tmp_path / "train.jsonl", rows)
-    task = own_task("t", tmp_path)
+    task = custom_task("t", tmp_path)
     with pytest.raises(TaskError, match=r"1 (train|validation) rows share their prompt"):
         prepare_task(task, task.Options(), 0, 0, file_fetcher(), tmp_path / "out")
 
@@ -229,5 +231,5 @@ def test_broken_descriptions_are_one_line(text: str | None, message: str, tmp_pa
     if text is not None:
         file.write_text(text)
     with pytest.raises(TaskError, match=message) as caught:
-        own_task("t", file)
+        custom_task("t", file)
     assert "\n" not in str(caught.value)

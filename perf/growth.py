@@ -11,11 +11,11 @@ import torch
 from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.baselines import HeadByHead, reference_step
-from benchmarks.common import Claim, in_turn, report, set_up
-from benchmarks.step import our_step, texts
 from lofit.interventions import LofitConfig, find_site
 from lofit.training.forward import Forward
+from perf.baselines import HeadByHead, reference_step
+from perf.common import Claim, in_turn, report, set_up
+from perf.step import our_step, texts
 
 ROUNDS = 3
 

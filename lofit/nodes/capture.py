@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lofit.activations.capture import capture, contrast_texts
+from lofit.activations.last_token import capture, contrast_texts
 from lofit.activations.store import TEXT_COLUMNS
 from lofit.errors import FitError
 from lofit.files import atomic_path, read_json, write_json
@@ -30,7 +30,7 @@ def run(table: RunTable, node: ActivationsNode, killed: str | None = None) -> No
         node: what to read.
         killed: why it failed, of a node that could not say so itself; nothing is read.
     """
-    folder = table.activations_dir(node)
+    folder = table.folder(node)
     texts = pd.DataFrame(columns=list(TEXT_COLUMNS))
     with atomic_path(folder / "heads.npy") as heads, atomic_path(folder / "blocks.npy") as blocks:
         with record_failure() as report, limited(table.config.limits, table.config.device):

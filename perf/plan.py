@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common import Claim, report, set_up
 from lofit.config import parse_config
+from lofit.plan.kinds import counts
 from lofit.plan.table import RunTable
+from perf.common import Claim, report, set_up
 
 ROOT = Path(__file__).parent.parent
 ROUNDS, NODES, HELP_SECONDS, DRY_RUN_SECONDS = 5, 10_000, 0.5, 30.0
@@ -40,7 +41,7 @@ def big_configuration(folder: Path) -> dict[str, Any]:
         "resources": str(folder / "resources"),
     }
     seeds = [0]
-    while (n := sum(RunTable(parse_config({**raw, "seeds": seeds})).counts().values())) < NODES:
+    while (n := sum(counts(RunTable(parse_config({**raw, "seeds": seeds}))).values())) < NODES:
         seeds = list(range(max(len(seeds) + 1, len(seeds) * NODES // n)))
     return {**raw, "seeds": seeds}
 
@@ -56,12 +57,12 @@ def claims() -> list[Claim]:
     )
     with tempfile.TemporaryDirectory() as name:
         raw = big_configuration(Path(name))
-        counts = RunTable(parse_config(raw)).counts()
+        found = counts(RunTable(parse_config(raw)))
         configfile = Path(name) / "config.yaml"
         configfile.write_text(yaml.safe_dump(raw), encoding="utf-8")
         command = (sys.executable, "-m", "snakemake", "-n", "--quiet", "--cores", "2", "--configfile", str(configfile))
         seconds = seconds_of(*command, rounds=1)
-        what = f"dry run of {sum(counts.values())} nodes"
+        what = f"dry run of {sum(found.values())} nodes"
         found.append(Claim(what, "half a minute", {"ours": seconds, "baseline": [DRY_RUN_SECONDS]}, 1.0))
     return found
 

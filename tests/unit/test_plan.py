@@ -17,6 +17,7 @@ from lofit.errors import ConfigError
 from lofit.nodes import evaluate as evaluate_node
 from lofit.nodes import fit as fit_node
 from lofit.nodes import localize as localize_node
+from lofit.plan.kinds import counts
 from lofit.plan.nodes import TunedNode
 from lofit.plan.table import RunTable
 
@@ -42,7 +43,7 @@ def test_fan_out_counts() -> None:
     own = splits + splits * 2 * (2 + 1)
     moved = splits * 2 * 2  # heads of two other tasks for each split and seed; own heads are shared with the comparison
     assert len(made.fits) == own + moved
-    assert made.counts()["fit"] == own + moved - splits
+    assert counts(made)["fit"] == own + moved - splits
 
 
 def test_transfer_shares_the_diagonal_and_matches_folds() -> None:
@@ -77,7 +78,7 @@ def test_paths_and_batch_size_of_evaluation_do_not_rename() -> None:
 
 
 def test_ids_are_the_same_in_every_process() -> None:
-    script = "import sys, json; from tests.unit.test_runs import table; print(json.dumps(list(table().fits)))"
+    script = "import sys, json; from tests.unit.test_plan import table; print(json.dumps(list(table().fits)))"
     ids = []
     for salt in ("1", "2"):
         env = os.environ | {"PYTHONHASHSEED": salt}
@@ -98,13 +99,13 @@ def test_recipes_give_the_papers_values_and_the_configuration_overrides_them() -
     config = CONFIG | {"models": ["llama-2-13b"], "tasks": {"truthfulqa": None, "clutrr": None}, "transfer": None}
     made = RunTable(parse_config(config))
     steps = {(n.data.task): n.params for n in made.localize.values()}
-    assert (steps["truthfulqa"]["lr"], steps["truthfulqa"]["l1"]) == (1e-3, 1e-3)
-    assert (steps["clutrr"]["lr"], steps["clutrr"]["l1"]) == (1e-3, 1e-3)
+    assert (steps["truthfulqa"].lr, steps["truthfulqa"].l1) == (1e-3, 1e-3)
+    assert (steps["clutrr"].lr, steps["clutrr"].l1) == (1e-3, 1e-3)
     offsets = {n.data.task: n.params for n in made.fits.values() if n.method == "lofit"}
-    assert (offsets["truthfulqa"]["lr"], offsets["clutrr"]["lr"]) == (2e-2, 1e-2)
+    assert (offsets["truthfulqa"].lr, offsets["clutrr"].lr) == (2e-2, 1e-2)
     methods = {"lofit": {"params": {"lr": 0.25}}}
     made = RunTable(parse_config(config | {"methods": methods}))
-    assert {n.params["lr"] for n in made.fits.values()} == {0.25}
+    assert {n.params.lr for n in made.fits.values()} == {0.25}
 
 
 def test_methods_that_estimate_share_activations_and_choose_their_number_of_heads() -> None:
@@ -168,7 +169,7 @@ def test_an_arm_of_an_experiment_can_be_searched(changes: dict[str, Any]) -> Non
     assert len(runs) == 2 * len(changes.get("n_train", [8])), "two seeds"
     for fit in runs:
         assert isinstance(fit, TunedNode)
-        assert [candidate.params["lr"] for candidate in fit.candidates] == [0.0001, 0.001]
+        assert [candidate.params.lr for candidate in fit.candidates] == [0.0001, 0.001]
 
 
 def test_heads_of_another_task() -> None:
@@ -236,8 +237,8 @@ def test_a_model_folder_belongs_to_one_source() -> None:
 
 def test_folds_never_share_a_file() -> None:
     made = table()
-    for nodes, folder in ((made.fits, made.run_dir), (made.localize, made.localize_dir), (made.data, made.data_dir)):
+    for nodes in (made.fits, made.localize, made.data):
         of_task = [node for node in nodes.values() if "truthfulqa/" in node.id]
-        folders = {folder(node) for node in of_task}
+        folders = {made.folder(node) for node in of_task}
         assert len(folders) == len(of_task)
         assert {part for path in folders for part in path.parts if part.startswith("fold")} == {"fold0", "fold1"}

@@ -10,13 +10,13 @@ import torch
 from peft import get_peft_model
 from torch.nn import functional
 
-from benchmarks.baselines import HeadByHead, plain_step, reference_step
-from benchmarks.common import Claim, in_turn, inputs, model_and_tokenizer, report, set_up
 from lofit.interventions import LofitConfig, find_site
 from lofit.models.encoding import Example, Row
 from lofit.training.cached_prefix import decoder_layers
 from lofit.training.forward import Forward
 from lofit.training.objectives import SftObjective
+from perf.baselines import HeadByHead, plain_step, reference_step
+from perf.common import Claim, in_turn, inputs, model_and_tokenizer, report, set_up
 
 TEXTS, TOKENS, ANSWER, ROUNDS = 8, 96, 3, 5
 

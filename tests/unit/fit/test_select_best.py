@@ -12,14 +12,16 @@ from lofit.config import grid, parse_config
 from lofit.errors import ConfigError
 from lofit.files import read_json
 from lofit.nodes import evaluate as evaluate_node
-from lofit.nodes import fit as fit_node
+from lofit.plan.kinds import FIT, counts
 from lofit.plan.nodes import TunedNode
 from lofit.plan.table import MAIN, RunTable
-from lofit.report.node import collect_results, comparison
+from lofit.report.main import comparison
+from lofit.report.outputs import outputs
+from lofit.report.parts import collect_results
 from lofit.report.paths import results_path
-from lofit.report.search import search_table, write_search_table
+from lofit.report.search import search_table
 from lofit.spec.base import MethodConfig
-from tests.fitted import fitted_table, tiny_config
+from tests.fitted import fitted_table, tiny_config, write_outputs
 
 TRAINING = {"epochs": 1}
 MANY_STEPS = {"epochs": 3, "batch_size": 2}  # in which an absurd learning rate diverges
@@ -72,8 +74,8 @@ def test_only_the_chosen_is_scored_and_candidates_are_shared(table: RunTable) ->
     )
     assert len(table.evaluations) == 4
     assert len(table.localize) == 2  # one per l1: k and lr of step V do not touch the ranking
-    assert table.counts() | {"model": 0} == {
-        "model": 0, "prepare": 1, "activations": 0, "localize": 2, "fit": 17, "choose": 2, "evaluate": 4,
+    assert counts(table) | {"fetch": 0} == {
+        "fetch": 0, "prepare": 1, "localize": 2, "fit": 17, "select_best": 2, "evaluate": 4,
     }  # fmt: skip
     again = parse_config(tiny_config(table.config.results.parent, METHODS, search_points=4))
     assert set(RunTable(again).fits) - set(RunTable(again).tuned) < set(table.fits)
@@ -82,20 +84,18 @@ def test_only_the_chosen_is_scored_and_candidates_are_shared(table: RunTable) ->
 def test_the_lowest_validation_loss_is_kept_as_it_was_fitted(table: RunTable) -> None:
     for name in ("lofit", "lora"):
         node = tuned(table, name)
-        reports = [read_json(table.run_dir(candidate) / "fit.json") for candidate in node.candidates]
+        reports = [read_json(table.folder(candidate) / "fit.json") for candidate in node.candidates]
         losses = [report["validation_loss"][-1] if report["status"] == "ok" else float("inf") for report in reports]
         best = losses.index(min(losses))
-        report = read_json(table.run_dir(node) / "fit.json")
+        report = read_json(table.folder(node) / "fit.json")
         assert report["chosen"] == node.points[best]
         assert report["validation_loss"] == reports[best]["validation_loss"]
         for file in ("adapter_config.json", "adapter_model.safetensors"):
-            chosen, made = (table.run_dir(at) / "adapter" / file for at in (node, node.candidates[best]))
+            chosen, made = (table.folder(at) / "adapter" / file for at in (node, node.candidates[best]))
             assert chosen.read_bytes() == made.read_bytes()
         spent = sum(report.get("seconds", 0) for report in reports)
         if name == "lofit":
-            spent += sum(
-                read_json(table.localize_dir(at) / "localize.json")["seconds"] for at in table.localize.values()
-            )
+            spent += sum(read_json(table.folder(at) / "localize.json")["seconds"] for at in table.localize.values())
         assert report["seconds"] == pytest.approx(spent)
 
 
@@ -111,7 +111,7 @@ def test_results_tell_what_was_tuned(table: RunTable) -> None:
 
 
 def test_failed_settings_are_named_and_never_chosen(table: RunTable) -> None:
-    write_search_table(table)
+    write_outputs(table, "search")
     frame = pd.read_csv(table.config.results / "tables" / "search.csv")
     assert len(frame) == 16
     assert frame.groupby("method")["chosen"].value_counts().loc[:, "yes"].to_dict() == {"lofit": 1, "lora": 1}
@@ -136,8 +136,7 @@ def test_a_search_without_a_winner_is_a_failed_run(tmp_path: Path) -> None:
 
 
 def test_a_choice_is_no_fit(table: RunTable, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="use `lofit choose`"):
-        fit_node.run(table, tuned(table, "lora"))
+    with pytest.raises(ConfigError, match="no node "):
+        table.find(FIT.nodes(table), tuned(table, "lora").id)
     plain = RunTable(parse_config(tiny_config(tmp_path, {"base": None})))
-    with pytest.raises(ConfigError, match="no method has one"):
-        search_table(plain)
+    assert not [output for output in outputs(plain) if output.name == "search"]

@@ -20,7 +20,7 @@ from lofit.interventions.spans import needs_spans
 from lofit.packing.patch import patched_forward
 
 
-class Tail:
+class LastLayerTrim:
     """The modules of a model's last layer whose output matters in the scored columns only."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -6,12 +6,12 @@ from functools import partial
 
 from peft import get_peft_model
 
-from benchmarks.baselines import naive_dpo_step
-from benchmarks.common import Claim, in_turn, inputs, model_and_tokenizer, report, rows_of, set_up
 from lofit.interventions import LofitConfig, find_site
 from lofit.models.encoding import Row, encode_rows
 from lofit.training.forward import Forward
 from lofit.training.objectives import DpoObjective
+from perf.baselines import naive_dpo_step
+from perf.common import Claim, in_turn, inputs, model_and_tokenizer, report, rows_of, set_up
 
 PAIRS, BETA, ROUNDS = 8, 0.5, 5
 

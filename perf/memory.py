@@ -10,10 +10,10 @@ import psutil
 import torch
 from peft import get_peft_model
 
-from benchmarks.common import Claim, inputs, model_and_tokenizer, report, set_up
-from benchmarks.step import our_step, texts
 from lofit.interventions import LofitConfig, find_site
 from lofit.training.forward import Forward
+from perf.common import Claim, inputs, model_and_tokenizer, report, set_up
+from perf.step import our_step, texts
 
 
 def saved_bytes(run: Any) -> int:

@@ -11,11 +11,11 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
-from benchmarks.common import Claim, in_turn, inputs, model_and_tokenizer, report, rows_of, set_up
 from lofit.evaluation.harness import evaluate
 from lofit.evaluation.lm import LocalizedLM
 from lofit.files import write_jsonl
 from lofit.tasks import load_task
+from perf.common import Claim, in_turn, inputs, model_and_tokenizer, report, rows_of, set_up
 
 # Task, items, aim.
 CHOICES = [("truthfulqa", 12, 8.0), ("siqa", 96, 2.0), ("arc_challenge", 48, 2.0)]

@@ -1,4 +1,4 @@
-"""Run every benchmark in a process of its own and write ``benchmarks/results.{json,md}``."""
+"""Run every benchmark in a process of its own and write ``perf/results.{json,md}``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import Claim, machine
+from perf.common import Claim, machine
 
 HERE = Path(__file__).parent
 SCRIPTS = ["plan", "step", "fit", "dpo", "scoring choices", "scoring generation", "memory A", "memory V", "growth"]
@@ -25,7 +25,7 @@ def main() -> int:
         print(f"== {script}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "claims.json"
-            command = [sys.executable, "-m", *f"benchmarks.{script}".split()]
+            command = [sys.executable, "-m", *f"perf.{script}".split()]
             done = subprocess.run(command, env=os.environ | {"BENCH_OUT": str(out)}, check=False)
             if done.returncode:
                 failed.append(script)

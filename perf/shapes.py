@@ -1,6 +1,6 @@
 """Step A and step V at the shapes of Llama-2-7B and 13B with random weights in bfloat16, on a GPU.
 
-``python -m benchmarks.shapes tiny`` runs the same code on a tiny shape, on any machine.
+``python -m perf.shapes tiny`` runs the same code on a tiny shape, on any machine.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.baselines import HeadByHead, plain_step, reference_step
-from benchmarks.common import Claim, in_turn, report, set_up
-from benchmarks.step import our_step, step_flops, texts
 from lofit.interventions import LofitConfig, find_site
 from lofit.models.loading import precision_of
 from lofit.training.forward import Forward
+from perf.baselines import HeadByHead, plain_step, reference_step
+from perf.common import Claim, in_turn, report, set_up
+from perf.step import our_step, step_flops, texts
 
 ROUNDS = 5
 # Layers, width, width of the FFN, heads, texts, tokens, vocabulary (Llama 2, arXiv 2307.09288, and its checkpoints).

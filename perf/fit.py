@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.baselines import HeadByHead, eager, padded
-from benchmarks.common import Claim, inputs, model_and_tokenizer, report, rows_of, set_up
 from lofit.interventions import Head, LofitConfig, find_site, head_norms
 from lofit.models.encoding import encode_rows
 from lofit.models.session import Session
 from lofit.rankings.ranking import rank_heads
 from lofit.spec.hyperparameters import TrainParams
 from lofit.training.trainer import batches, train
+from perf.baselines import HeadByHead, eager, padded
+from perf.common import Claim, inputs, model_and_tokenizer, report, rows_of, set_up
 
 N_TRAIN, ROUNDS, SEED = 40, 3, 42
 

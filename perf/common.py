@@ -111,7 +111,7 @@ def inputs(tasks: Mapping[str, Mapping[str, Any] | None], **changes: Any) -> Run
         "data_mirror": mirror,
         **changes,
     }
-    table = RunTable(parse_config(raw, "benchmarks"))
+    table = RunTable(parse_config(raw, "perf"))
     fetch(table)
     return table
 
@@ -119,7 +119,7 @@ def inputs(tasks: Mapping[str, Mapping[str, Any] | None], **changes: Any) -> Run
 def rows_of(table: RunTable, task: str, split: str, fold: int = 0) -> list[dict[str, Any]]:
     """Prepared rows of a task."""
     node = next(node for node in table.data.values() if node.task == task and node.fold == fold)
-    return read_jsonl(table.data_dir(node) / f"{split}.jsonl")
+    return read_jsonl(table.folder(node) / f"{split}.jsonl")
 
 
 def model_and_tokenizer(table: RunTable) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Nodes that are killed from outside: the workflow says which, and goes on without them once they are settled."""
+"""Nodes that are killed from outside: the workflow says which, and goes on without them once they are marked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from lofit.config import parse_config
 from lofit.errors import ConfigError, LofitError
 from lofit.files import read_json
-from lofit.nodes import mark_failed as settling
+from lofit.nodes import mark_failed as marking
 from lofit.plan.table import RunTable
 from lofit.rankings.ranking import read_ranking
 from tests.fitted import find, fitted_table, tiny_config
@@ -52,12 +52,12 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workflow:
     return found
 
 
-def settle(made: Workflow, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lofit", "settle", "--configfile", "config.yaml", *arguments]
+def mark_failed(made: Workflow, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lofit", "mark-failed", "--configfile", "config.yaml", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=made.folder, check=False)
 
 
-def test_killed_nodes_of_every_kind_are_settled(made: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_nodes_of_every_kind_are_marked(made: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
     table = made.table()
     lora, bitfit, lofit = (made.fit(name) for name in ("lora", "bitfit", "lofit"))
     assert lofit.ranking
@@ -67,18 +67,18 @@ def test_killed_nodes_of_every_kind_are_settled(made: Workflow, monkeypatch: pyt
         lora.id,
         table.own_evaluation(bitfit).id,
     ]
-    monkeypatch.setenv("KILLED", f"activations --run;localize --run;fit --run {lora.id};evaluate --run {bitfit.id}")
+    monkeypatch.setenv("KILLED", f"node capture;node localize;node fit {lora.id};node evaluate {bitfit.id}")
     first = made.snakemake()
     assert first.returncode != 0
     for name in killed:
         assert name in first.stdout + first.stderr
     assert not (made.folder / "results" / "results.parquet").exists()
     kept = {path: path.stat().st_mtime_ns for path in (made.folder / "results" / "runs").rglob("*") if path.is_file()}
-    assert settle(made).returncode == 2
-    result = settle(made, "--all")
+    assert mark_failed(made).returncode == 2
+    result = mark_failed(made, "--all")
     assert result.returncode == 0, result.stderr
     assert re.findall(r"failed from now on: (.*)", result.stdout) == killed
-    assert settle(made, "--all").stdout == "nothing to settle\n"
+    assert mark_failed(made, "--all").stdout == "nothing to mark\n"
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
     made.run()
@@ -94,10 +94,10 @@ def test_killed_nodes_of_every_kind_are_settled(made: Workflow, monkeypatch: pyt
     table_text = (made.folder / "results" / "tables" / "main.md").read_text()
     assert re.search(r"lora +\| +failed", table_text)
     assert f"results/logs/fit/{lora.id}.log" in (made.folder / "results" / "report.html").read_text()
-    assert read_ranking(made.path(table.localize_dir(lofit.ranking)) / "heads.parquet").empty
+    assert read_ranking(made.path(table.folder(lofit.ranking)) / "heads.parquet").empty
     assert made.planned() == Counter()
-    made.path(table.run_dir(lora)).joinpath("fit.json").unlink()
-    made.path(table.eval_dir(table.own_evaluation(bitfit))).joinpath("results.json").unlink()
+    made.path(table.folder(lora)).joinpath("fit.json").unlink()
+    made.path(table.folder(table.own_evaluation(bitfit))).joinpath("results.json").unlink()
     planned = made.planned()
     assert (planned["fit"], planned["evaluate"], planned["collect"]) == (1, 2, 1)
 
@@ -109,16 +109,16 @@ def test_a_node_killed_together_with_the_workflow(made: Workflow, monkeypatch: p
     monkeypatch.setenv("KILLED", "fit --run")
     monkeypatch.setenv("KILL_DRIVER", "yes")
     assert made.snakemake().returncode == -9
-    result = settle(made, "--run", bitfit.id)
+    result = mark_failed(made, "--run", bitfit.id)
     assert (result.returncode, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1
     assert "snakemake --unlock" in result.stderr
-    assert not (made.path(made.table().run_dir(bitfit)) / "fit.json").exists()
+    assert not (made.path(made.table().folder(bitfit)) / "fit.json").exists()
     assert made.snakemake("--unlock").returncode == 0
-    result = settle(made, "--run", bitfit.id)
+    result = mark_failed(made, "--run", bitfit.id)
     assert result.returncode == 0, result.stderr
     made.run()
-    assert read_json(made.path(made.table().run_dir(bitfit)) / "fit.json")["status"] == "failed"
+    assert read_json(made.path(made.table().folder(bitfit)) / "fit.json")["status"] == "failed"
     assert "Nothing to be done" in made.run()
 
 
@@ -130,17 +130,17 @@ def test_what_has_a_result_or_could_not_have_run_is_not_touched(
     table = RunTable(parse_config(config))
     lora, base = (find(table, name) for name in ("lora", "base"))
     with pytest.raises(LofitError, match=r"source\.json is not there yet, so it could not have run"):
-        list(settling.settle(table, [lora.id]))
-    assert list(settling.settle(table, None)) == []
+        list(marking.mark_failed(table, [lora.id]))
+    assert list(marking.mark_failed(table, None)) == []
     fitted_table(config)
-    report = table.run_dir(lora) / "fit.json"
+    report = table.folder(lora) / "fit.json"
     before = report.read_bytes()
     with pytest.raises(ConfigError, match=r"fit\.json; delete that file to have it computed again"):
-        list(settling.settle(table, [table.own_evaluation(base).id, lora.id]))
+        list(marking.mark_failed(table, [table.own_evaluation(base).id, lora.id]))
     with pytest.raises(ConfigError, match="no node 'tiny' in this configuration that runs a model"):
-        list(settling.settle(table, ["tiny"]))
-    assert list(settling.settle(table, None)) == [], "what was never started is not settled unless it is named"
+        list(marking.mark_failed(table, ["tiny"]))
+    assert list(marking.mark_failed(table, None)) == [], "what was never started is not marked unless it is named"
     assert report.read_bytes() == before
-    assert list(settling.settle(table, [table.own_evaluation(base).id])) == [table.own_evaluation(base).id]
-    settled = read_json(table.eval_dir(table.own_evaluation(base)) / "results.json")
-    assert (settled["status"], settled["metrics"]) == ("failed", {})
+    assert list(marking.mark_failed(table, [table.own_evaluation(base).id])) == [table.own_evaluation(base).id]
+    marked = read_json(table.folder(table.own_evaluation(base)) / "results.json")
+    assert (marked["status"], marked["metrics"]) == ("failed", {})

@@ -1,0 +1,56 @@
+"""The application: its options, its configuration, and how errors are told."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from functools import cache
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from lofit.cluster.watchdog import end_with_snakemake
+from lofit.config import load_config
+from lofit.errors import ConfigError, LofitError, redacted, system_error
+from lofit.files import expanded
+from lofit.plan.table import RunTable
+
+app = typer.Typer(
+    help="LoFiT Bench: localized fine-tuning on LLM representations, compared under one protocol.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path, typer.Option("--configfile", envvar="LOFIT_CONFIG", help="Configuration; the workflow sets the variable.")
+]
+DEFAULT = Path("config.yaml")
+
+
+def read_table(configfile: Path) -> RunTable:
+    """The run table of a configuration; as of its last change."""
+    file = expanded(configfile)
+    return _parsed(file, Path.cwd(), os.stat(file).st_mtime_ns if os.path.isfile(file) else 0)
+
+
+@cache  # a server that reads it passes it on to the nodes that are forked from it
+def _parsed(configfile: Path, folder: Path, modified: int) -> RunTable:
+    return RunTable(load_config(configfile))
+
+
+def main() -> NoReturn:
+    """Run the command line; an error of the user or the system is one line, a bug its traceback, none with secrets."""
+    try:
+        end_with_snakemake()
+        app(standalone_mode=True)
+    except LofitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Exception as error:
+        text = system_error(error)
+        print(redacted(f"error: {text}\n" if text else traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)

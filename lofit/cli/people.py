@@ -1,0 +1,203 @@
+"""Commands for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lofit.cli import train as trainer
+from lofit.cli.app import DEFAULT, ConfigFile, app, read_table
+from lofit.cluster import slurm
+from lofit.cluster.process import set_up_computing
+from lofit.errors import ConfigError
+from lofit.files import expanded
+from lofit.plan.estimate import RATES, costs
+from lofit.plan.table import RunTable
+from lofit.report.outputs import outputs
+
+cluster = typer.Typer(help="Jobs of the workflow on a SLURM cluster; docs/cluster.md.", no_args_is_help=True)
+app.add_typer(cluster, name="slurm")
+
+RunId = Annotated[str, typer.Option("--run", help="Id of a fit, as `lofit plan` lists them.")]
+
+
+@app.command()
+def plan(
+    configfile: ConfigFile = DEFAULT,
+    tflops: Annotated[
+        float | None, typer.Option(min=0, help="Sustained TFLOP/s of one device, for the hours; default: see below.")
+    ] = None,
+) -> None:
+    """Check a configuration and print its run table, its size and about what it costs. Downloads nothing.
+
+    Hours are model FLOPs at a rate: by default what was measured on two CPU cores, or an assumed 125 TFLOP/s where the
+    configuration says `device: cuda`.
+    """
+    table = read_table(configfile)
+    view = Table(title=f"Run table of {configfile}")
+    view.add_column("run", no_wrap=True)
+    for column in ("selector", "head_task", "k"):
+        view.add_column(column)
+    rows = table.summary()
+    for row in rows:
+        view.add_row(row["run"], row["selector"] or "-", row["head_task"] or "-", row["k"] or "-")
+    # Ids are there to be copied and searched for, so they are never broken over lines.
+    console = Console(soft_wrap=True, width=max([80, *(len(row["run"]) + 40 for row in rows)]))
+    console.print(view, soft_wrap=True)
+    rate, unit = tflops or RATES[table.config.device], "GPU hours" if table.config.device == "cuda" else "hours"
+    found, unknown = costs(table)
+    total = sum(cost.hours(rate) for cost in found.values())
+    nodes = sum(cost.nodes for cost in found.values())
+    sizes = Table(title=f"{nodes:,} nodes; about {total:,.0f} {unit} at {rate:g} TFLOP/s")
+    sizes.add_column("rule")
+    for column in ("nodes", "PFLOP", unit):
+        sizes.add_column(column, justify="right")
+    for kind, cost in found.items():
+        known = [f"{cost.operations / 1e15:,.1f}", f"{cost.hours(rate):,.1f}"] if cost.operations else ["", ""]
+        sizes.add_row(kind, f"{cost.nodes:,}", *known)
+    console.print(sizes)
+    lost = f"; not counted, since their size is not known: {', '.join(unknown)}" if unknown else ""
+    console.print(f"An upper estimate, with starting nodes and reading weights (lofit/plan/estimate.py){lost}.")
+
+
+@app.command()
+def train(
+    task_dir: Annotated[Path, typer.Option(help="Folder with train.jsonl and test.jsonl, or a YAML file naming them.")],
+    method: Annotated[list[str], typer.Option(help="Method to fit; as often as wanted. The base model is always run.")],
+    model: Annotated[str, typer.Option(help="Name of the catalogue, or a transformers folder.")] = "smollm2-135m",
+    k: Annotated[float, typer.Option(help="Heads to edit: how many (1 or more), or which share of them.")] = 0.10,
+    seed: Annotated[int, typer.Option(help="Seed of training.")] = 42,
+    out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("results/train"),
+    data_mirror: Annotated[Path | None, typer.Option(help="Folder that stands in for the network.")] = None,
+    overlap: Annotated[
+        Literal["refuse", "replace", "keep"],
+        typer.Option(help="Prompts that training rows share with validation or test: refuse, leave out, or keep them."),
+    ] = "refuse",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Fit methods on a task of your own and compare them with the base model, without the workflow."""
+    if expanded(Path(model)).is_dir():
+        set_up_computing(threads)  # telling its size may import torch
+    made = RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap))
+    trainer.fetch(made)
+    trainer.run(made, threads)
+    from lofit.report.summary import print_results
+
+    print_results(made)
+
+
+@app.command()
+def export(
+    run: RunId,
+    out: Annotated[
+        Path, typer.Option(help="Folder to write: a new one, an empty one, or an earlier export, which is replaced.")
+    ],
+    form: Annotated[
+        Literal["hf", "peft"],
+        typer.Option("--format", help="hf: a plain checkpoint with the edit folded in; peft: the adapter."),
+    ] = "hf",
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Write a fitted run as a folder for use elsewhere, with a model card."""
+    table = read_table(configfile)
+    set_up_computing(table.config.threads)
+    from lofit.nodes.export import export as write_export
+
+    write_export(table, table.find(table.fits, run), expanded(out), form)
+    print(f"{run}: {out}")
+
+
+@app.command()
+def render(
+    name: Annotated[str, typer.Argument(help="A table or figure, such as main or figures/overlap; or report.")],
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Write one table or figure anew, or the page of all of them, from the results that are there."""
+    table = read_table(configfile)
+    if name == "report":
+        from lofit.report.page import write_report
+
+        print(write_report(table))
+        return
+    known = outputs(table)
+    found = [output for output in known if name in (output.name, output.id)]
+    if not found:
+        names = ", ".join(dict.fromkeys(output.name for output in known))
+        raise ConfigError(f"no table or figure '{name}' in this configuration; it has: {names}, report")
+    for output in found:
+        output.write(table)
+        print(output.path(table.config.results))
+
+
+@app.command()
+def compare(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A configured one that was run.")],
+    against: Annotated[str | None, typer.Option(help="Compare with this arm alone; default: every two arms.")] = None,
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Print how far arms of an experiment differ on the same test items, with intervals and tests, as Markdown."""
+    from lofit.report import compare as comparing
+
+    print(comparing.markdown(*comparing.compare(read_table(configfile), name, against)))
+
+
+@app.command()
+def summary(configfile: ConfigFile = DEFAULT) -> None:
+    """Print the main table, where the files are, and what to do next."""
+    from lofit.report.summary import print_summary
+
+    print_summary(read_table(configfile), configfile)
+
+
+@app.command("mark-failed")
+def mark_failed(
+    run: Annotated[list[str] | None, typer.Option(help="Id of a node; as often as wanted.")] = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Every node that was killed: it was started, has what it needs and left no result."),
+    ] = False,
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Make nodes that were killed failed runs, so that the next run of the workflow goes on without them.
+
+    In the folder that the workflow was run in. What it writes can be deleted to have a node computed again.
+    """
+    if bool(run) == everything:
+        raise ConfigError("mark-failed: name nodes with --run, or give --all")
+    table = read_table(configfile)
+    set_up_computing(table.config.threads)
+    from lofit.nodes import mark_failed as marking
+
+    count = 0
+    for name in marking.mark_failed(table, None if everything else run):
+        print(f"failed from now on: {name}")
+        count += 1
+    print(f"{count} marked as failed; `snakemake` goes on without them" if count else "nothing to mark")
+
+
+@cluster.command()
+def orphans(
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel them.")] = False,
+    directory: Annotated[Path, typer.Option(help="Folder in which snakemake was started.")] = Path("."),
+) -> None:
+    """List, or cancel, jobs that a killed workflow left in SLURM's queue."""
+    directory = expanded(directory)
+    found = slurm.orphans(directory)
+    if not found:
+        print(f"no jobs of a workflow in {directory.resolve()} are in the queue")
+        return
+    view = Table(title=f"Jobs left behind in {directory.resolve()}")
+    for column in ("job", "state", "time", "rule and wildcards"):
+        view.add_column(column, overflow="fold")
+    for job in found:
+        view.add_row(job.id, job.state, job.time, job.comment)
+    Console().print(view)
+    if cancel:
+        slurm.cancel(found)
+        print(f"cancelled {len(found)}; next: snakemake --unlock, then run again")
+    else:
+        print("`lofit slurm orphans --cancel` cancels them; a new run before that would compute their nodes twice")

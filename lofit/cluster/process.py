@@ -1,0 +1,30 @@
+"""Setting a process up for computing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+
+def set_up_computing(threads: int) -> None:
+    """Set this process up for computing, before torch is imported: threads, determinism, no network."""
+    os.environ.update(
+        OMP_NUM_THREADS=str(threads),
+        TOKENIZERS_PARALLELISM="false",
+        HF_HUB_OFFLINE="1",  # models and data are local by now
+        HF_DATASETS_OFFLINE="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        CUBLAS_WORKSPACE_CONFIG=":4096:8",
+    )
+    # PEFT imports bitsandbytes wherever it is installed, which then tells of kernels that it did not find.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import torch
+
+    torch.set_num_threads(threads)
+    if "numpy" in sys.modules:  # imported with another number, in a server of nodes
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads, "blas")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time for nothing

@@ -1,0 +1,56 @@
+"""Gathering the scores of a part of the run table, and reading them again."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lofit.methods import load_method
+from lofit.plan.kinds import PREPARE
+from lofit.plan.nodes import EvalNode, TunedNode
+from lofit.plan.table import RunTable
+from lofit.report.collect import EvaluatedRun, collect, read_results
+from lofit.report.items import collect_items
+from lofit.report.paths import items_path, results_path
+
+
+def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
+    """Where a node's scores and costs are."""
+    node, ranking = evaluation.fit, evaluation.fit.ranking
+    tuned = isinstance(node, TunedNode)  # its report tells the cost of the rankings too
+    read = [table.activations_of(user) for user in (node, ranking) if user]
+    activations = {used.id: used for used in read if used}.values()
+    manifest = PREPARE.read_report(table, node.data)
+    return EvaluatedRun(
+        run_id=node.id,
+        model=node.model,
+        task=node.data.task,
+        fold=node.data.fold,
+        method=node.method,
+        selector=ranking.localizer if ranking else None,
+        head_task=ranking.data.task if ranking else None,
+        n_heads=node.k[0] if len(node.k) == 1 and not load_method(node.method).chooses_k else None,
+        n_train=manifest["counts"]["train"]["kept"],
+        seed=node.seed,
+        training_seed=node.own_seed,
+        eval_task=evaluation.data.task,
+        eval_fold=evaluation.data.fold,
+        protocol=evaluation.protocol,
+        eval_path=table.folder(evaluation),
+        fit_path=table.folder(node) / "fit.json" if load_method(node.method).fit else None,
+        localize_path=table.folder(ranking) / "localize.json" if ranking and not tuned else None,
+        items_path=table.folder(evaluation.data) / "test.jsonl",
+        context=table.config.task(evaluation.data.task).overlap_key,
+        activations_paths=tuple(table.folder(used) / "activations.json" for used in activations),
+    )
+
+
+def collect_results(table: RunTable, part: str) -> None:
+    """Write results.parquet and results.csv of a part, and items.parquet with every single test item."""
+    runs = [evaluated_run(table, node) for node in table.part(part).values()]
+    collect(runs, results_path(table, part))
+    collect_items(runs, items_path(table, part))
+
+
+def read_part(table: RunTable, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results and items of a part."""
+    return read_results(results_path(table, part)), pd.read_parquet(items_path(table, part))
