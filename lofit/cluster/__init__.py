@@ -1,1 +1,1 @@
-"""The machines that nodes run on: GPUs, jobs of SLURM, and the end of a workflow that was killed."""
+"""The machines that nodes run on: GPUs, SLURM jobs, process setup, and ending nodes of a killed workflow."""

@@ -1,4 +1,4 @@
-"""GPUs of its own for every node on a machine that has any: Snakemake counts GPUs, but hands out no ids."""
+"""Assign GPUs to nodes: Snakemake counts GPUs but does not say which ones a node may use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ QUERY = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
 
 
 def default_device() -> Literal["cpu", "cuda"]:
-    """What ``device: auto`` is on this machine: the GPU if there is one and torch is built for it. Imports no torch."""
+    """Return the device that ``device: auto`` stands for on this machine, without importing torch.
+
+    It is ``cuda`` if there is a GPU and the installed torch is a CUDA build.
+    """
     spec = importlib.util.find_spec("torch")
     assert spec and spec.origin
     build = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
@@ -31,13 +34,14 @@ def default_device() -> Literal["cpu", "cuda"]:
 
 
 def visible_gpus() -> dict[str, str]:
-    """The GPUs that this process may use, found without initialising CUDA; none without a driver.
+    """Return the GPUs that this process may use, without initialising CUDA; none if there is no driver.
 
-    Those of ``CUDA_VISIBLE_DEVICES`` where it is set, as SLURM does for its jobs, else what ``nvidia-smi`` lists.
+    These are the GPUs in ``CUDA_VISIBLE_DEVICES`` if it is set, as SLURM does for its jobs, and otherwise those that
+    ``nvidia-smi`` lists.
 
     Returns:
-        the name of each for CUDA, with its UUID. The name is its index, since vLLM takes no UUIDs. What
-        ``nvidia-smi`` does not list, such as a part of a GPU (MIG), has the given id for both.
+        The name of each GPU for CUDA, mapped to its UUID. The name is the index, since vLLM does not accept UUIDs. For
+        a device that ``nvidia-smi`` does not list, such as a part of a GPU (MIG), both are the given id.
     """
     given = os.environ.get(VISIBLE)
     if given is None:
@@ -53,7 +57,7 @@ def visible_gpus() -> dict[str, str]:
 
 
 def _listed() -> dict[str, str]:
-    """Index to UUID of what ``nvidia-smi`` lists, which in a job of SLURM are the GPUs of that job alone."""
+    """Return index to UUID of the GPUs that ``nvidia-smi`` lists; in a SLURM job, these are the GPUs of that job."""
     try:
         listed = subprocess.run(QUERY, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
@@ -62,21 +66,21 @@ def _listed() -> dict[str, str]:
 
 
 def lock_folder() -> Path:
-    """Where the processes of a user agree on who has which GPU: a folder of this machine, so never on a share."""
+    """Return the folder of the lock files by which a user's processes share GPUs; it is local to this machine."""
     return Path(tempfile.gettempdir()) / f"lofit-gpus-{os.getuid()}"
 
 
 def take_gpus(count: int) -> list[str]:
-    """Take GPUs for this process, until it ends, and make them the only ones that CUDA shows it.
+    """Reserve GPUs for this process until it ends, and hide all others from CUDA.
 
-    To be called before torch is imported. Waits for as long as too few are free: each is given back when its holder
-    ends, however it ends. What is waited for is said once, on stderr.
+    Call this before torch is imported. It waits while too few GPUs are free, and says so once on stderr. A GPU becomes
+    free when the process that holds it ends, for whatever reason.
 
     Args:
-        count: how many of the :func:`visible_gpus`; all of them if there are fewer.
+        count: how many of the :func:`visible_gpus` to reserve; all of them if there are fewer.
 
     Returns:
-        what CUDA calls those that were taken; none on a machine without.
+        The CUDA names of the reserved GPUs; empty on a machine without GPUs.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -97,17 +101,17 @@ def take_gpus(count: int) -> list[str]:
             told = True
         time.sleep(
             POLL_SECONDS * (1 + random.random())
-        )  # two that each hold half of what they want must not meet again
+        )  # random, so that two processes that each locked some of the GPUs do not collide again
     given = os.environ.get(VISIBLE, "")
     if not set(taken) <= {device.strip() for device in given.split(",")}:
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # these are indices of nvidia-smi, which counts in this order
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of the indices that nvidia-smi shows
     os.environ[VISIBLE] = ",".join(taken)
     print(f"GPU {', '.join(taken)}", file=sys.stderr, flush=True)
     return taken
 
 
 def _lock(files: Mapping[str, Path], count: int) -> list[str]:
-    """Lock the first ``count`` devices that are free, or none. The files stay open for as long as the process lives."""
+    """Lock the first ``count`` free devices, or none if fewer are free; the files stay open until the process ends."""
     taken: dict[str, int] = {}
     for device, file in files.items():
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -120,7 +124,7 @@ def _lock(files: Mapping[str, Path], count: int) -> list[str]:
         if len(taken) == count:
             for handle in taken.values():
                 os.truncate(handle, 0)
-                os.pwrite(handle, str(os.getpid()).encode(), 0)  # for who waits, to be read by people
+                os.pwrite(handle, str(os.getpid()).encode(), 0)  # for the message of processes that wait
             return list(taken)
     for handle in taken.values():
         os.close(handle)

@@ -1,4 +1,4 @@
-"""Setting a process up for computing."""
+"""Set up a process that runs a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 
 
 def set_up_computing(threads: int) -> None:
-    """Set this process up for computing, before torch is imported: threads, determinism, no network."""
+    """Set the number of CPU threads and deterministic algorithms, and turn off network access.
+
+    Call this before torch is imported.
+    """
     os.environ.update(
         OMP_NUM_THREADS=str(threads),
         TOKENIZERS_PARALLELISM="false",
@@ -17,14 +20,14 @@ def set_up_computing(threads: int) -> None:
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         CUBLAS_WORKSPACE_CONFIG=":4096:8",
     )
-    # PEFT imports bitsandbytes wherever it is installed, which then tells of kernels that it did not find.
+    # PEFT imports bitsandbytes if it is installed, which then warns about kernels that it did not find.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
 
     torch.set_num_threads(threads)
-    if "numpy" in sys.modules:  # imported with another number, in a server of nodes
+    if "numpy" in sys.modules:  # a node server has imported it, with another number of threads
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(threads, "blas")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time for nothing
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, and not needed

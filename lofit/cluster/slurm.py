@@ -1,4 +1,7 @@
-"""Jobs that a killed workflow left in SLURM's queue, found by working folder and by the plugin's comment."""
+"""Find and cancel jobs that a killed workflow left in SLURM's queue.
+
+They are recognised by their working folder and by the comment that Snakemake's SLURM plugin gives them.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ import psutil
 from lofit.errors import LofitError
 
 COMMENT = "rule_"
-"""How the plugin begins a job's comment, also a group's. The job's name is that of the whole run of the workflow."""
+"""Beginning of the comment that the plugin gives each job or group. (The job name is the same for a whole run.)"""
 COLUMNS = "%i\t%T\t%M\t%Z\t%k"
-"""squeue's columns: id, state, time, working folder, comment."""
+"""Columns of squeue: id, state, time, working folder, comment."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,10 @@ class Job:
     """A job in the queue.
 
     Attributes:
-        id: SLURM's number.
+        id: the job id.
         state: PENDING, RUNNING, ...
-        time: for how long it has run, as squeue writes it.
-        comment: rule and wildcards, as the plugin writes them.
+        time: how long the job has run, as squeue formats it.
+        comment: rule and wildcards, as the plugin formats them.
     """
 
     id: str
@@ -36,10 +39,11 @@ class Job:
 
 
 def orphans(folder: Path) -> list[Job]:
-    """Jobs of this user that Snakemake submitted from ``folder`` and that are queued or at work.
+    """Return the pending and running jobs of this user that Snakemake submitted from ``folder``.
 
     Raises:
-        LofitError: SLURM is not here or does not answer, or a workflow is at work in the folder, whose jobs they are.
+        LofitError: SLURM is not available or does not answer, or the jobs belong to a workflow that is still running in
+            ``folder``.
     """
     place = folder.resolve()
     listed = _run("squeue", "--noheader", f"--user={getpass.getuser()}", f"--format={COLUMNS}")
@@ -60,7 +64,7 @@ def cancel(jobs: list[Job]) -> None:
     """Cancel jobs.
 
     Raises:
-        LofitError: SLURM refused.
+        LofitError: ``scancel`` is not available or failed.
     """
     _run("scancel", *(job.id for job in jobs))
 
@@ -78,7 +82,10 @@ def _run(program: str, *arguments: str) -> str:
 
 
 def _driver(folder: Path) -> int | None:
-    """Process of a workflow at work in ``folder`` on this machine; those within jobs, which have a mode, are not it."""
+    """Return the process id of a workflow that runs in ``folder`` on this machine; None if there is none.
+
+    Snakemake processes inside jobs are not counted; they are recognised by their option ``--mode``.
+    """
     for process in psutil.process_iter():
         try:
             words = process.cmdline()

@@ -1,7 +1,7 @@
-"""A node ends with the Snakemake that started it: a killed one would otherwise leave nodes at work behind it.
+"""End a node when the Snakemake that started it ends; otherwise a killed Snakemake would leave nodes running.
 
-Nothing is lost, since whatever is written is written whole and training has save points; and a node that went on could
-write its results once more after the next Snakemake had them.
+Nothing is lost, since files are written atomically and training has save points. A node that continued could overwrite
+results that the next run of Snakemake already has.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from pathlib import Path
 from lofit.errors import LofitError
 
 VARIABLE = "LOFIT_SNAKEMAKE"
-"""Process id of the Snakemake, or `lofit train`, on this machine that the node belongs to; it sets it for its nodes."""
+"""Environment variable with the process id of the Snakemake, or `lofit train`, that started the node on this machine.
+
+That process sets it for its nodes.
+"""
 MESSAGE = "what started this is gone; the next run does this again"
 
 
 def end_with_snakemake() -> None:
-    """From now on, end this process as soon as the Snakemake that started it has ended; without one do nothing.
+    """End this process as soon as the Snakemake that started it ends; do nothing if no Snakemake started it.
 
-    At once, without cleaning up: as if it were killed too, which every node withstands.
+    The process ends at once and without cleanup, as if it had been killed, which all nodes tolerate.
 
     Raises:
-        LofitError: that Snakemake is gone already.
+        LofitError: that Snakemake has already ended.
     """
     if not (given := os.environ.get(VARIABLE)):
         return
@@ -33,12 +36,12 @@ def end_with_snakemake() -> None:
     except ProcessLookupError:
         raise LofitError(MESSAGE) from None
     except (AttributeError, OSError):
-        return  # a kernel or a Python without them: nodes go on, and the next ones wait for them (only_writer)
+        return  # no pidfd in this kernel or Python: the node continues, and a later one waits for it (only_writer)
     threading.Thread(target=_wait, args=(handle,), daemon=True).start()
 
 
 def was_abandoned(log: Path) -> bool:
-    """Whether the node that wrote this log ended because its Snakemake did."""
+    """Return whether the node that wrote this log ended because its Snakemake did."""
     return MESSAGE in log.read_text(encoding="utf-8", errors="replace")
 
 
@@ -48,5 +51,5 @@ def _wait(handle: int) -> None:
     poll.poll()
     try:
         os.write(2, f"error: {MESSAGE}\n".encode())
-    finally:  # also on a disk that is full
+    finally:  # also if the log cannot be written, for example on a full disk
         os._exit(1)

@@ -1,4 +1,4 @@
-"""The configuration: its form, its checks and its schema. The only place that knows its keys."""
+"""The configuration: its keys, checks and JSON schema. The keys are defined in this package only."""
 
 from lofit.config.form import LOCALIZERS, METHODS, NAME, Config, LimitsConfig, TaskConfig
 from lofit.config.load import load_config, parse_config

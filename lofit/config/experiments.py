@@ -1,4 +1,4 @@
-"""Checks of the experiments and of transfer."""
+"""Checks of the experiments and of the transfer heat map in a configuration."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TAKEN = dict.fromkeys(("all", *map(table_name, get_args(Protocol)), "suite", "ex
     "overlap": "always made where there are two rankings of heads; remove it",
     "search": "a `search:` belongs to a method or an arm; its table is made wherever there is one",
 }
-"""Names of results, tables and figures that are no experiment's, and what to do instead."""
+"""Names that an experiment cannot have, because other results, tables or figures have them, and what to do instead."""
 OUT_OF_DOMAIN = "ood"
-"""What the LoFiT paper's Table 5 is often called."""
+"""A common name for the LoFiT paper's Table 5."""
 
 
 def experiment_problems(config: Config) -> Iterator[str]:
-    """Of the experiments: their names, axes, seeds, tasks and arms."""
+    """Yield what is wrong with the experiments: their names, axes, seeds, tasks and arms."""
     for name in config.experiments:
         key = f"experiments.{name}"
         spec = config.experiment(name)
@@ -58,7 +58,7 @@ def experiment_problems(config: Config) -> Iterator[str]:
 
 
 def _score_problems(config: Config, names: list[str] | None, key: str) -> Iterator[str]:
-    """Of what is made of scores on some tasks, or on all: it takes those under the first protocol."""
+    """Yield a problem if no task in ``names`` (None: all tasks) has scores under the first protocol, which is used."""
     first = config.protocols[0]
     if not scored_under(config, first, names or config.tasks):
         yield f"{key}: none of them is scored under '{first}', the first of the protocols; put another one first"
@@ -115,7 +115,7 @@ def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: s
 
 
 def transfer_problems(config: Config, transfer: TransferConfig) -> Iterator[str]:
-    """Of the transfer heat map."""
+    """Yield what is wrong with the transfer heat map."""
     if transfer.method not in config.methods:
         yield f"transfer.method: '{transfer.method}' is not among the configured methods; add it under methods"
     elif not (method := methods.load_method(transfer.method)).localizer or method.chooses_k:

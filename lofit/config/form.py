@@ -1,4 +1,4 @@
-"""The form of a configuration: its keys, their types and their defaults."""
+"""The keys of a configuration, with their types and defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lofit.tasks.task import Task
 METHODS = Path(methods.__file__).parent
 LOCALIZERS = Path(localizers.__file__).parent
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
-"""Of what becomes part of a file name."""
+"""Pattern for names that become part of a file name."""
 
 
 class TaskConfig(Form):
@@ -121,29 +121,32 @@ class Config(Form):
     progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")
 
     def model_entry(self, name: str) -> ModelEntry:
-        """Source and size of a configured model."""
+        """Return the source and size of a configured model."""
         return self.model_sources.get(name) or load_catalog()[name]
 
     @property
     def all_models(self) -> list[str]:
-        """The models that are compared, and those that judge."""
+        """The models that are compared and the models that judge open answers, each once."""
         return list(dict.fromkeys([*self.models, *self.judging.values()]))
 
     @property
     def judging(self) -> dict[str, str]:
-        """The models that judge, by the key that names them."""
+        """The models that judge open answers, by the configuration key that names each."""
         return {f"judges.{name}": model for name, model in self.judges.model_dump().items()} if self.judges else {}
 
     def experiment(self, name: str) -> ExperimentConfig:
-        """A configured experiment, with what the package says where the configuration says nothing."""
+        """Return a configured experiment; keys that the configuration omits come from the experiment of that name."""
         return resolved(name, self.experiments[name])
 
     def task(self, name: str) -> Task:
-        """A configured task."""
+        """Return a configured task, given its name under ``tasks`` or ``retention``."""
         entry = self.tasks.get(name) or self.retention.get(name)
         return tasks.load_task(name, entry.path if entry else None)
 
     def head_count(self, model: str, k: float) -> int:
-        """Number of heads meant by ``k``: itself if an integer, else the rounded share of the model's heads."""
+        """Return the number of heads that ``k`` stands for: ``k`` if it is an integer, else that share, rounded.
+
+        The share is of all heads of the model; the result is at least 1.
+        """
         entry = self.model_entry(model)
         return k if isinstance(k, int) else max(1, round(k * entry.n_layers * entry.n_heads))

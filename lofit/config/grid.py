@@ -1,4 +1,4 @@
-"""Search over hyperparameters: a method's configuration expanded to the settings that are tried."""
+"""Hyperparameter search: expand a method's configuration to the settings that are tried."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
 
 UNSEARCHABLE = ("beta", "max_length")
-"""Hyperparameters that change what the validation loss measures, so that settings cannot be compared by it."""
+"""Hyperparameters that cannot be searched: they change what the validation loss measures."""
 
 MAX_SIZE = 10_000
-"""Settings that the whole grid of a search may have."""
+"""Largest number of settings that the grid of a search may have."""
 
 
 def size(search: SearchConfig) -> int:
-    """Number of settings of the whole grid."""
+    """Return the number of settings in the whole grid."""
     return math.prod(len(values) for values in search.axes.values())
 
 
 def settings(entry: MethodConfig, search: SearchConfig, n: int | None) -> list[tuple[dict[str, Any], MethodConfig]]:
-    """The settings that are tried: each with its point of the grid, and as a configuration without a search.
+    """Return the settings that are tried: for each, its point in the grid and a method configuration without a search.
 
     Args:
         entry: configuration of the method.
         search: its search.
-        n: how many, drawn without replacement by a generator of fixed seed where the grid has more, in the order of
-            the grid; None: all.
+        n: maximum number of settings. If the grid has more, ``n`` of them are drawn without replacement with a fixed
+            seed and kept in grid order. None: the whole grid.
     """
     axes = search.axes
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -40,7 +40,7 @@ def settings(entry: MethodConfig, search: SearchConfig, n: int | None) -> list[t
 
 
 def _applied(entry: MethodConfig, point: dict[str, Any]) -> MethodConfig:
-    """The configuration with the values of one point."""
+    """Return the configuration with the values of one grid point."""
     values = dict(point)
     changes: dict[str, Any] = {"search": None}
     heads = {"k": [values.pop("k")]} if "k" in values else {}

@@ -1,4 +1,4 @@
-"""Reading a configuration: its form first, then everything that the form alone cannot tell."""
+"""Read a configuration: validate keys and types first, then check everything that depends on several keys."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def load_config(path: Path) -> Config:
 def parse_config(raw: Any, origin: str = "config") -> Config:
     """Check a configuration given as a mapping; ``origin`` names it in errors.
 
-    ``device: auto`` becomes the device of this machine, since the precision, which ids of nodes depend on, follows from
-    it: half a grid on CPU and half on GPU cannot come about.
+    ``device: auto`` is replaced by the device of this machine. The precision follows from the device, and node ids
+    depend on the precision, so one configuration never runs partly on CPU and partly on GPU.
 
     Raises:
         ConfigError: one line naming file, key and remedy.
@@ -56,7 +56,7 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
 
 
 def problems(config: Config) -> Iterator[str]:
-    """Everything the form alone cannot tell: names, sizes, and hyperparameters of methods and tasks."""
+    """Yield what the types alone cannot detect: wrong names, sizes, and hyperparameters of methods and tasks."""
     catalog = {**load_catalog(), **config.model_sources}
     for field in ("models", "seeds", "protocols"):
         if (twice := repeated(getattr(config, field))) is not None:
@@ -76,7 +76,7 @@ def problems(config: Config) -> Iterator[str]:
 
 
 def _backend_problems(config: Config) -> Iterator[str]:
-    """Of a backend that only knows models and requests."""
+    """Yield what the configured backend, which is not the packed one, cannot do."""
     for name in config.retention:
         if config.task(name).plain_text:
             yield f"retention.{name}: plain text is scored by backend {PACKED} alone; remove it, or set that"

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line."""
+"""One-line messages for errors in a configuration."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lofit import registry
 
 
 def one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") -> str:
-    """The first problem pydantic found, as ``key: problem; remedy``."""
+    """Return the first problem that pydantic found, as ``key: problem; remedy``."""
     first = error.errors(include_url=False)[0]
     places = zip(("", *first["loc"]), first["loc"], strict=False)
     location = [str(part) for before, part in places if before != "source" or part not in ("hub", "local", "pypi_gguf")]
     if len(location) > 1 and location[-1] in ("int", "float") and first["type"] != "extra_forbidden":
-        location.pop()  # which of the two a number could not be
+        location.pop()  # pydantic appends the member of the union int | float, which is no key
     key = ".".join([prefix.rstrip("."), *location] if prefix else location)
     if first["type"] == "extra_forbidden":
         return f"{key}: {registry.unknown('key', location[-1], _form_at(form, location[:-1]).model_fields)}"
@@ -31,12 +31,12 @@ def one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") ->
 
 
 _SHORT = reprlib.Repr()
-"""For values in messages: a wrong one may be huge."""
+"""Shortens values in messages, since a wrong value may be huge."""
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def _form_at(form: type[BaseModel], location: list[str]) -> type[BaseModel]:
-    """The model of the part of a configuration at ``location``; names in mappings and places in lists are passed."""
+    """Return the pydantic model at ``location`` in a configuration; mapping keys and list indices are skipped."""
     for part in location:
         if part in form.model_fields:
             form = next(_forms_in(form.model_fields[part].annotation), form)
@@ -44,7 +44,7 @@ def _form_at(form: type[BaseModel], location: list[str]) -> type[BaseModel]:
 
 
 def _forms_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The pydantic models named anywhere in a type."""
+    """Yield the pydantic models that occur anywhere in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
@@ -52,5 +52,5 @@ def _forms_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def repeated(values: Sequence[Any]) -> Any:
-    """The first value that stands twice; None if none does."""
+    """Return the first value that occurs twice; None if there is none."""
     return next((value for i, value in enumerate(values) if value in values[:i]), None)

@@ -1,4 +1,4 @@
-"""Checks of the methods: their heads, hyperparameters and searches."""
+"""Checks of the methods in a configuration: their heads, hyperparameters and searches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lofit.spec.protocol import PACKED
 
 
 def method_problems(config: Config) -> Iterator[str]:
-    """Of the configured methods."""
+    """Yield what is wrong with the configured methods."""
     for name, given in config.methods.items():
         if name not in methods.method_names():
             yield f"methods: {registry.unknown_module('method', methods.__name__, name)}"
@@ -28,7 +28,10 @@ def method_problems(config: Config) -> Iterator[str]:
 
 
 def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str) -> Iterator[str]:
-    """Of a method as ``key`` gives it: under ``methods``, as an arm, or at one point of a search."""
+    """Yield what is wrong with one method; ``key`` says where it is given.
+
+    It may be an entry under ``methods``, an arm of an experiment, or one point of a search.
+    """
     method = methods.load_method(name)
     if method.tasks and not set(config.tasks) & set(method.tasks):
         yield f"{key}: defined for {', '.join(method.tasks)} only; add that task, or remove the method"
@@ -76,7 +79,10 @@ def _search_problems(config: Config, name: str, entry: MethodConfig, searched: S
 
 
 def budget_problems(config: Config) -> Iterator[str]:
-    """Every method that chooses on validation tries as many settings, once any is searched."""
+    """Yield a problem if methods that choose on validation data try different numbers of settings.
+
+    This is checked only if the configuration has a search.
+    """
     entries = [(f"methods.{name}", name, entry or MethodConfig()) for name, entry in config.methods.items()]
     for title in config.experiments:
         arms = (config.experiment(title).arms or {}).items()
@@ -91,7 +97,7 @@ def budget_problems(config: Config) -> Iterator[str]:
 
 
 def _settings_tried(config: Config, name: str, entry: MethodConfig) -> int:
-    """Settings of which the best on validation is kept, for the first model and task; 1 if nothing is chosen."""
+    """Return how many settings are compared on validation data (first model and task); 1 if there is no choice."""
     if entry.search:
         return min(grid.size(entry.search), config.search_points or math.inf)  # type: ignore[return-value]
     method = methods.load_method(name)
@@ -124,7 +130,7 @@ def _params_problems(
 
 
 def head_count_problems(config: Config, counts: list[int | float], key: str) -> Iterator[str]:
-    """Of numbers of heads (or shares): no model has as many."""
+    """Yield the numbers or shares of heads in ``counts`` that exceed the heads of a configured model."""
     for k in counts:
         for model in config.models:
             entry = config.model_entry(model)

@@ -1,7 +1,7 @@
-"""Hyperparameters as data: a recipe file beside each method and localizer.
+"""Default hyperparameters: each method and localizer has a recipe file beside its module.
 
-A recipe is a YAML list. Each entry may say for which ``model`` and ``task`` (a name or a list of names) it holds,
-what it sets, and the ``source`` of the values. Later entries override earlier ones; the run
+A recipe is a YAML list. Each entry has ``set`` (the values) and ``source`` (where they come from), and may be limited
+to a ``model`` and a ``task`` (a name or a list of names). Later entries override earlier ones, and the run
 configuration overrides them all.
 """
 
@@ -29,7 +29,7 @@ class RecipeEntry(BaseModel):
     source: str
 
     def holds_for(self, model: str, task: str) -> bool:
-        """Whether the entry applies to this model and task."""
+        """Return whether the entry applies to this model and task."""
         return _matches(self.model, model) and _matches(self.task, task)
 
 
@@ -42,7 +42,7 @@ def load_recipe(path: Path) -> tuple[RecipeEntry, ...]:
     """Read and check a recipe file.
 
     Raises:
-        ConfigError: it cannot be read, or an entry is malformed: one line naming the file.
+        ConfigError: the file cannot be read, or an entry is malformed (one line that names the file).
     """
     entries = read_yaml(path, ConfigError) or []
     if not isinstance(entries, list):
@@ -57,7 +57,7 @@ def load_recipe(path: Path) -> tuple[RecipeEntry, ...]:
 
 
 def resolve(path: Path, model: str, task: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Hyperparameters for one model and task: recipe entries in order, then ``overrides``."""
+    """Return the hyperparameters for one model and task: matching recipe entries in order, then ``overrides``."""
     values: dict[str, Any] = {}
     for entry in load_recipe(path):
         if entry.holds_for(model, task):

@@ -1,4 +1,7 @@
-"""Whose the folder of results is: a run fills it with many files, and must not take one that holds a user's own."""
+"""Check that the results folder belongs to this suite.
+
+A run writes many files into the folder, so a folder that holds other files of the user is refused.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,27 @@ from lofit.sources.source import LocalModel
 from lofit.strict_yaml import read_yaml
 
 _NOBODYS = ("README.md", ".gitkeep", ".gitignore")
-"""What an empty folder under version control holds."""
+"""Files that an otherwise empty folder under version control may hold."""
 
 
 def snapshot_path(config: Config) -> Path:
-    """Where a configuration is kept beside its results; its checksum in the name tells that this suite wrote it."""
+    """Return the path of the copy of a configuration that is kept with its results.
+
+    The name contains the checksum of the configuration, which shows that this suite wrote the file.
+    """
     return config.results / "plan" / f"config-{short_hash(config.model_dump(mode='json'))}.yaml"
 
 
 def write_snapshot(config: Config) -> None:
-    """Write the configuration beside its results, before anything else is written there."""
+    """Write a copy of the configuration into the results folder, before anything else is written there."""
     write_text(snapshot_path(config), yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def folder_problems(config: Config) -> Iterator[str]:
-    """Of folders that hold files of the user's, which a run would replace, or among which it would write."""
+    """Yield a problem if ``results`` or ``resources`` is a folder in which a run would touch files of the user.
+
+    Refused are the folder of a local model with its subfolders, and a results folder with files of other origin.
+    """
     for name in config.all_models:
         source = config.model_sources[name].source if name in config.model_sources else None
         if isinstance(source, LocalModel):
@@ -50,7 +59,10 @@ def folder_problems(config: Config) -> Iterator[str]:
 
 
 def _foreign(folder: Path, resources: str) -> Path | None:
-    """The first file that is not of this suite; resources, and results of ours in folders below, are no such files."""
+    """Return the first file in a folder that this suite did not write; None if there is none.
+
+    The resources folder and subfolders with results of this suite are skipped.
+    """
     if _is_ours(folder):
         return None
     for entry in sorted(folder.iterdir()):
@@ -63,7 +75,10 @@ def _foreign(folder: Path, resources: str) -> Path | None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a configuration is kept in a folder, or a node that was run by hand has begun to write there."""
+    """Return whether a folder holds results of this suite.
+
+    Such a folder has a copy of a configuration, or folders of a node that was run by hand.
+    """
     for file in folder.glob("plan/config-*.yaml"):
         try:
             if file.stem == f"config-{short_hash(read_yaml(file, ConfigError))}":

@@ -1,4 +1,4 @@
-"""Checks of the tasks."""
+"""Checks of the tasks in a configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lofit.spec.protocol import OPEN, Protocol
 
 
 def task_problems(config: Config) -> Iterator[str]:
-    """Names, folds, options and protocols of the tasks, and of those to be retained."""
+    """Yield what is wrong with names, folds, options and protocols under ``tasks`` and ``retention``."""
     for name, entry in config.tasks.items():
         yield from _one_task_problems(f"tasks.{name}", name, entry or TaskConfig(), to_train=True)
     for name, entry in config.retention.items():
@@ -42,7 +42,7 @@ def task_problems(config: Config) -> Iterator[str]:
 
 
 def scored_under(config: Config, protocol: Protocol, names: Iterable[str]) -> bool:
-    """Whether any of these tasks is scored under a protocol."""
+    """Return whether any of these tasks is scored under a protocol."""
     return any(config.task(name).headline_under(protocol) for name in names)
 
 

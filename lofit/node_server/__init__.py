@@ -1,1 +1,1 @@
-"""Processes that have imported the libraries and read the base model, and fork into the nodes of a workflow."""
+"""Server processes that have imported the libraries and loaded the base model, and fork to run the workflow's nodes."""

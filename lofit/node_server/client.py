@@ -1,6 +1,7 @@
-"""The node's own process: hands its work to a server, which forks for it, and waits for the exit status.
+"""Client of the node servers: send the command of a node to a server, which forks to run it, and wait for its status.
 
-Without a server, or with one that is broken, the node runs where it is. Imports nothing but the standard library.
+If no server can be used, the node runs in its own process. Only the standard library is imported, directly or through
+other modules of this package.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from typing import BinaryIO
 from lofit.cluster.watchdog import VARIABLE as SNAKEMAKE
 
 VARIABLE = "LOFIT_NODE_SERVER"
-"""Folder for what the servers of a workflow say; the workflow sets it for its nodes if it wants servers."""
+"""Environment variable: folder for the logs of the servers. The workflow sets it for its nodes if servers are on."""
 OWNER = "LOFIT_NODE_SERVER_OWNER"
-"""Id of the process that servers end with; where it is not set, the Snakemake that the node belongs to."""
+"""Environment variable: id of the process with which the servers end; default: the Snakemake of the node."""
 ON_A_MODEL = ("capture", "localize", "fit", "evaluate")
-"""Kinds of nodes that run a model: forked from a server that has read it."""
+"""Kinds of nodes that run a model; they are forked from a server that has loaded it."""
 DRAWING = ("select_best", "collect", "render")
-"""What works on what others have computed: forked from a server that has imported the libraries."""
+"""Commands that work on results of other nodes; they are forked from a server that has imported the libraries."""
 LENGTH = struct.Struct("!I")
 STATUS = struct.Struct("!i")
 READY = b"+"
@@ -40,23 +41,23 @@ ALONE = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",  # models and data are local by now
     "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # a bar is watched by a thread
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # CUDA itself cannot be asked on both sides of a fork
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # a progress bar starts a monitor thread
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # CUDA itself cannot be queried both before and after a fork
 }
-"""Environment in which libraries start no thread when they are imported, and ask nobody."""
+"""Environment of the servers, in which libraries start no threads on import and do not use the network."""
 _IMPORTED_WITH = ("PYTHON", "HF_", "TRANSFORMERS_", "TORCH", "CUDA_", "OMP_", "MKL_", "OPENBLAS_", "MPL")
-"""Beginnings of the names of variables that libraries read when they are imported."""
+"""Prefixes of the environment variables that libraries read on import."""
 
 
 def run_in_server(arguments: Sequence[str]) -> int | None:
-    """Run a node in a fork of the server of this workflow and model, which is started if there is none.
+    """Run a node in a fork of the server for this workflow and model; start the server if it is not running.
 
     Args:
-        arguments: of the command line, from the verb on.
+        arguments: command-line arguments without the program name.
 
     Returns:
-        The node's exit status; None if it is to run in this process, which stderr then says why unless the workflow
-        wants no servers.
+        The exit status of the node. None if the node has to run in this process; if servers are on but cannot be used,
+        the reason is printed to stderr.
     """
     if not os.environ.get(VARIABLE) or not owner(os.environ) or not arguments:
         return None
@@ -75,20 +76,20 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
 
 
 def verb(arguments: Sequence[str]) -> str:
-    """What a command line does: a kind of node, or another command."""
+    """Return what a command line runs: the kind of a node, or the name of another command."""
     return arguments[1] if arguments[0] == "node" and len(arguments) > 1 else arguments[0]
 
 
 def owner(environment: Mapping[str, str]) -> str | None:
-    """Id of the process that servers end with."""
+    """Return the id of the process with which the servers end; None if there is none."""
     return environment.get(OWNER) or environment.get(SNAKEMAKE)
 
 
 def runtime_folder() -> Path:
-    """Where sockets are: a folder of this user alone, on this machine.
+    """Return the folder of the sockets, which is local to this machine and accessible to this user only.
 
     Raises:
-        OSError: somebody else has put one there.
+        OSError: the folder belongs to another user, or others can access it.
     """
     folder = Path(tempfile.gettempdir()) / f"lofit-nodes-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -99,13 +100,13 @@ def runtime_folder() -> Path:
 
 
 def name_of(model: str, environment: Mapping[str, str]) -> str:
-    """Name of the server of a model, or of the libraries alone if ``model`` is empty.
+    """Return the name of the server of a model, or of the server with the libraries only if ``model`` is empty.
 
-    It is another one for other code, another owner, and another environment, limits included, which its forks inherit;
-    that of a model for another configuration too, which says where the model lies.
+    The name is a hash of everything that forks inherit: the code, the owner, the environment variables that libraries
+    read, and resource limits. For a model it also depends on the configuration, which says where the model is.
 
     Raises:
-        OSError: this is no Linux.
+        OSError: the operating system is not Linux.
     """
     code = Path(__file__).parents[1]
     stamps = sorted((str(file), file.stat().st_mtime_ns) for file in code.rglob("*.py"))
@@ -128,7 +129,11 @@ def sweep() -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Within :func:`_only_one`, so that none is just starting; not by connecting, which keeps them from ending."""
+    """Remove sockets that no process is bound to.
+
+    The caller holds :func:`_only_one`, so that no server is just starting. The check does not connect to the sockets,
+    since a connection would keep an idle server running.
+    """
     bound = Path("/proc/net/unix").read_text().splitlines()
     for address in folder.glob("*.sock"):
         if not any(line.endswith(f" {address}") for line in bound):
@@ -137,7 +142,7 @@ def _sweep(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _connected(model: str) -> Iterator[socket.socket]:
-    """A connection to the server, whose owner is this user."""
+    """Connect to the server, starting it if needed, and check that it belongs to this user."""
     folder = runtime_folder()
     server = _connection(folder / f"{name_of(model, os.environ)}.sock")
     if not server:
@@ -150,7 +155,7 @@ def _connected(model: str) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Within this, no other node starts a server."""
+    """Hold a lock within which no other node starts a server."""
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -160,7 +165,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def _connection(address: Path) -> socket.socket | None:
-    """A connection to who listens there; None if nobody does."""
+    """Return a connection to the process that listens on ``address``; None if there is none."""
     server = socket.socket(socket.AF_UNIX)
     if server.connect_ex(str(address)):
         server.close()
@@ -176,10 +181,12 @@ def check_peer(peer: socket.socket) -> None:
 
 
 def _started(folder: Path, model: str) -> socket.socket:
-    """A connection to the server, which is started unless another node has done so meanwhile; it outlives this process.
+    """Start the server unless another node has started it meanwhile, and return a connection to it.
+
+    The server outlives this process.
 
     Raises:
-        OSError: it ended instead.
+        OSError: the server ended instead of starting.
     """
     address = folder / f"{name_of(model, os.environ)}.sock"
     if server := _connection(address):
@@ -203,7 +210,7 @@ def _started(folder: Path, model: str) -> socket.socket:
 
 
 def _start_libraries(address: Path, says: BinaryIO, errors: int) -> None:
-    """Start the server from which all others are forked."""
+    """Start the server that has only the libraries, from which the servers of models are forked."""
     command = [sys.executable, "-m", "lofit.cli.server", str(address)]
     subprocess.Popen(
         command, env=os.environ | ALONE, stdin=subprocess.DEVNULL, stdout=says, stderr=errors, start_new_session=True
@@ -211,10 +218,10 @@ def _start_libraries(address: Path, says: BinaryIO, errors: int) -> None:
 
 
 def _ask(server: socket.socket, arguments: Sequence[str]) -> int:
-    """Send the node's work with the standard streams, and wait for its exit status.
+    """Send the command of the node with this process's standard streams, and wait for its exit status.
 
     Raises:
-        OSError: the server is gone, and the node with it.
+        OSError: the server ended, and the node with it.
     """
     _send(server, {"arguments": list(arguments)}, [0, 1, 2])
     status: int = STATUS.unpack(received(server, STATUS.size))[0]
@@ -228,10 +235,10 @@ def _send(server: socket.socket, order: dict[str, object], streams: list[int]) -
 
 
 def received(peer: socket.socket, size: int) -> bytes:
-    """So many bytes of the other end.
+    """Receive exactly ``size`` bytes.
 
     Raises:
-        OSError: it ended before.
+        OSError: the connection was closed before.
     """
     parts = b""
     while len(parts) < size:

@@ -1,8 +1,9 @@
-"""Servers: one that imports the libraries, forked into one for each model, which is read once; nodes are their forks.
+"""Node servers: one imports the libraries and forks into a server for each model, which loads the model once.
 
-A server has one thread, and has not used CUDA, so that forking is safe. A node is a process of its own, with its own
-limits, streams and exit status, and shares the memory of libraries and base model until it writes to it. A server ends
-with the process that owns it, when nobody asked for a while, and when memory is short.
+Nodes are forks of these servers. A server has a single thread and has not used CUDA, so that forking is safe. A node is
+a separate process with its own limits, streams and exit status; it shares the memory of the libraries and the base
+model until it writes to it. A server ends with the process that owns it, after a time without requests, and when the
+machine runs short of memory.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from lofit.node_server.client import LENGTH, READY, STATUS, check_peer, owner, r
 
 IDLE_SECONDS = 60.0
 LEAST_BYTES = 10**9
-"""Memory that the machine must have left; with less, a server without nodes gives its own back."""
+"""Bytes of memory that the machine must have available; with less, a server without children ends."""
 PATIENCE = 10.0
-"""Seconds that a client may take to say what it wants."""
+"""Seconds that a client may take to send its request."""
 LIBRARIES, MODEL = "lofit-libraries", "lofit-model"
-"""Names of the servers, as `ps -e` and `top` show them, cut to 15 letters; nodes are `lofit` and their verb."""
+"""Process names of the servers in `ps -e` and `top`, cut to 15 characters; nodes are `lofit` and their verb."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _LIBC = ctypes.CDLL(None)
 _CUDA_ERROR_NOT_INITIALIZED = 3
@@ -46,14 +47,15 @@ _IMPORTS = {
     **dict.fromkeys([*client.DRAWING, "train"], _DRAWING),
     "select_best": ["lofit.nodes.select_best"],
 }
-"""What is imported before the first fork for a verb; others import what they need themselves."""
+"""Modules that a server imports before its first fork for a verb; for other verbs the fork imports what it needs."""
 
 
 def check_forkable() -> None:
-    """Make sure that a fork of this process works.
+    """Check that this process can be forked safely.
 
     Raises:
-        OSError: there is another thread, whose locks would stay locked, or CUDA is in use, which a fork cannot use.
+        OSError: there is a second thread, whose locks would stay locked in the fork, or CUDA is initialised, which
+            makes it unusable in the fork.
     """
     if (threads := psutil.Process().num_threads()) > 1:
         raise OSError(f"{threads} threads; forking would not be safe")
@@ -66,12 +68,12 @@ def check_forkable() -> None:
 
 
 class Server:
-    """Waits for clients, forks for each, and tells it how the child ended."""
+    """Waits for clients, forks a child for each, and sends the client the exit status of the child."""
 
     def __init__(self, listening: socket.socket, main: Callable[[], None], preload: Callable[[str], None]) -> None:
         self._listening, self._main, self._preload = listening, main, preload
         self._children: dict[int, socket.socket | None] = {}
-        """By process id: the client of a node; None for another server."""
+        """Process id to the client's connection; None if the child is a server."""
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
@@ -85,13 +87,13 @@ class Server:
         except ProcessLookupError:  # it is gone already
             self._end()
         except (AttributeError, OSError):
-            pass  # a kernel or a Python without them: it ends when it is idle
+            pass  # no pidfd in this kernel or Python: the server ends when it is idle
 
     def _watch(self, file: Any, call: Any) -> None:
         self._selector.register(file, selectors.EVENT_READ, call)
 
     def serve(self) -> None:
-        """Serve until it is time to end."""
+        """Serve until the server has been idle for ``IDLE_SECONDS``, or memory is short and no child is running."""
         while events := self._selector.select(IDLE_SECONDS) or self._children:
             for key, _ in events if isinstance(events, list) else ():
                 key.data()
@@ -99,7 +101,7 @@ class Server:
                 return
 
     def _end(self) -> NoReturn:
-        """The owner is gone: end all that works for it."""
+        """Kill all children and exit, because the owner has ended."""
         for child in self._children:
             os.kill(child, signal.SIGKILL)
         for child in self._children:
@@ -119,8 +121,8 @@ class Server:
                 importlib.import_module(module)
             check_forkable()
             gc.collect()
-            gc.freeze()  # what is there now is never collected, so that a child's collector does not write to it
-        except Exception as error:  # whoever it is: it computes on its own, and the others are served
+            gc.freeze()  # so that the garbage collector of a child does not write to, and thus copy, shared memory
+        except Exception as error:  # this client runs its node itself; the others are still served
             print(f"refused: {error!r}", file=sys.stderr, flush=True)
             connection.close()
         else:
@@ -140,7 +142,7 @@ class Server:
                 os.close(file)
 
     def _leave(self, child: int, connection: socket.socket) -> None:
-        """A client is gone: so is what it asked for."""
+        """Kill the node of a client that has disconnected."""
         self._selector.unregister(connection)
         os.kill(child, signal.SIGKILL)
 
@@ -157,13 +159,13 @@ class Server:
                     connection.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
 
     def _become(self, order: dict[str, Any], files: list[int], server: int) -> NoReturn:
-        """In the child: be the node, or the server of a model, with the client's streams, folder and environment."""
+        """Run the node, or the server of a model, in the child, with the client's streams, folder and environment."""
         status = 1
         try:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             _LIBC.prctl(_PR_SET_NAME, f"lofit {client.verb(order.get('arguments', ['']))}".encode())
             if os.getppid() != server:
-                os._exit(status)  # it was killed before it could be followed
+                os._exit(status)  # the server was killed before PR_SET_PDEATHSIG took effect
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._selector.close()
@@ -183,7 +185,7 @@ class Server:
                 status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1 if end.code else 0
-        except Exception as error:  # of a server of a model; a node says itself what is wrong
+        except Exception as error:  # from the server of a model; a node reports its own errors
             print(f"{error!r}", file=sys.stderr)
         finally:
             with contextlib.suppress(Exception):
@@ -193,17 +195,18 @@ class Server:
 
 
 def serve(address: Path, main: Callable[[], None], preload: Callable[[str], None], model: str = "") -> None:
-    """Say on stdout that clients can connect, read the model if there is one, and serve.
+    """Listen on a socket, report readiness on stdout, load the model if there is one, and serve clients.
 
     Args:
-        address: of the socket.
-        main: runs the command line of ``sys.argv``.
-        preload: reads a model of the configuration into the memory of this process.
-        model: the server's; empty: none, it serves what runs no model, and is forked into those of models.
+        address: path of the socket.
+        main: runs the command line in ``sys.argv``.
+        preload: loads a model of the configuration into the memory of this process.
+        model: name of the model. Empty: the server has only the libraries; it serves commands that run no model, and
+            forks into the servers of models.
     """
     _LIBC.prctl(_PR_SET_NAME, (MODEL if model else LIBRARIES).encode())
     with socket.socket(socket.AF_UNIX) as listening:
-        address.unlink(missing_ok=True)  # of one that was killed; the client that started this holds the lock
+        address.unlink(missing_ok=True)  # left by a killed server; the client that started this one holds the lock
         listening.bind(str(address))
         try:
             listening.listen(1024)
@@ -212,7 +215,7 @@ def serve(address: Path, main: Callable[[], None], preload: Callable[[str], None
             if model:
                 try:
                     preload(model)
-                except Exception as error:  # the nodes try again, each for itself, and say what is wrong
+                except Exception as error:  # each node then loads the model itself and reports what is wrong
                     print(f"{model} was not read: {error!r}", file=sys.stderr, flush=True)
             Server(listening, main, preload).serve()
         finally:

@@ -1,6 +1,7 @@
-"""What the nodes of the workflow do: one module per kind, each with ``run(table, node)`` and ``summary_line(folder)``.
+"""The nodes of the workflow: one module per kind, each with ``run(table, node)`` and ``summary_line(folder)``.
 
-``run`` of a kind that runs a model also takes the reason why the node failed, if it could not say so itself.
+For kinds that run a model, ``run`` has a third parameter ``killed``: the reason why the node failed, for a node that
+was killed before it could write its own status. It then writes only that status and empty results.
 """
 
 from __future__ import annotations
@@ -12,5 +13,5 @@ from lofit.plan.kinds import NodeKind
 
 
 def module_of(kind: NodeKind) -> ModuleType:
-    """The module of a kind of node; importing it may take seconds."""
+    """Import and return the module of a kind of node; the import may take seconds."""
     return importlib.import_module(f"{__name__}.{kind.name}")

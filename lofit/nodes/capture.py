@@ -1,4 +1,4 @@
-"""The activations node: what heads and layers hold at the end of right and wrong answers."""
+"""The capture node: store the activations of heads and layers at the last token of right and wrong answers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lofit.plan.table import RunTable
 def run(table: RunTable, node: ActivationsNode, killed: str | None = None) -> None:
     """Write ``texts.parquet``, ``heads.npy``, ``blocks.npy``, ``activations.json`` and ``run.json``.
 
-    Only training and validation questions are read. A node that fails for its own reason leaves empty arrays and a
-    status that says why.
+    Only training and validation questions are used. If the node fails, the arrays are empty and ``activations.json``
+    holds the reason.
 
     Args:
-        table: of the configuration.
-        node: what to read.
-        killed: why it failed, of a node that could not say so itself; nothing is read.
+        table: the run table of the configuration.
+        node: the node to run.
+        killed: reason of the failure, for a node that was killed; the model is then not run.
     """
     folder = table.folder(node)
     texts = pd.DataFrame(columns=list(TEXT_COLUMNS))
@@ -50,7 +50,7 @@ def run(table: RunTable, node: ActivationsNode, killed: str | None = None) -> No
 
 
 def summary_line(folder: Path) -> str:
-    """One line for the log: how much was read."""
+    """Return one line for the log: numbers of texts and tokens, and seconds."""
     status = read_json(folder / "activations.json")
     if status["status"] != "ok":
         return f"failed: {status['reason']}"

@@ -1,4 +1,4 @@
-"""What a node works with: the model, the rows, the activations and the heads that it is told to read."""
+"""Open the inputs of a node: the model, the rows of its task, and the activations and head ranking that it uses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lofit.training.context import FitContext
 
 
 def save_point_file(table: RunTable, node: LocalizeNode | FitNode) -> Path:
-    """Where the training of a node is saved until its results are written."""
+    """Return the path of the save point from which a killed training resumes; the node deletes it when it is done."""
     return table.folder(node) / "savepoint.safetensors"
 
 
 def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) -> Session:
-    """The loaded model, tokenizer and rows of a node."""
+    """Load the model, the tokenizer and the rows of a node."""
     objective = table.config.task(node.data.task).objective
     assert objective, f"{node.data.task} is for evaluation only"
     return open_session(
@@ -33,7 +33,7 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) 
 
 
 def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str) -> FitContext:
-    """What the node's localizer or method works with."""
+    """Return the :class:`FitContext` of a node, which its localizer or method gets; the model is not loaded yet."""
     entry, activations = table.config.model_entry(node.model), table.activations_of(node)
     ranking = node.ranking if isinstance(node, FitNode) else None
     return FitContext(

@@ -1,4 +1,4 @@
-"""The evaluate node: score one fitted method on the test items of its task."""
+"""The evaluate node: score one fitted method on the test items of one task."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 
 
 def run(table: RunTable, node: EvalNode, killed: str | None = None) -> None:
-    """Write ``results.json`` and ``samples.jsonl``; a fit that failed gives a status instead of scores.
+    """Write ``results.json`` and ``samples.jsonl``.
+
+    If the fit or the evaluation failed, ``results.json`` holds the reason and there are no scores.
 
     Args:
-        table: of the configuration.
-        node: what to score.
-        killed: why it failed, of a node that could not say so itself; nothing is scored.
+        table: the run table of the configuration.
+        node: the node to run.
+        killed: reason of the failure, for a node that was killed; nothing is scored.
     """
     folder, fit = table.folder(node), node.fit
     samples: list[dict[str, Any]] = []
@@ -86,7 +88,7 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
             model_class=partial(method.scorer, fit.params) if method.scorer else made,
         )
     if node.protocol == OPEN and config.judges:
-        del model  # room for the judges
+        del model  # make room for the judges
         samples = _judged(table, samples, device, dtype)
         scores["metrics"] |= {name: mean_of([s[name] for s in samples]) for name in JUDGED}
     return {**scores, **meter.report(), **ran, "backend": node.backend}, samples
@@ -95,7 +97,7 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
 def _judged(
     table: RunTable, samples: list[dict[str, Any]], device: torch.device, dtype: Precision
 ) -> list[dict[str, Any]]:
-    """The samples with what the judges say of each answer."""
+    """Return the samples with the judges' verdicts on each answer added."""
     judges = table.config.judges
     assert judges
     from lofit.tasks.truthfulqa.utils import own_answer
@@ -112,10 +114,10 @@ def _judged(
 
 
 def draw_shots(train: Path, n: int, seed: int) -> list[dict[str, Any]]:
-    """``n`` training rows, drawn by ``seed``.
+    """Draw ``n`` training rows with ``seed``, as examples in few-shot prompts.
 
     Raises:
-        TaskError: there are fewer.
+        TaskError: there are fewer than ``n`` rows.
     """
     if not n:
         return []
@@ -126,7 +128,7 @@ def draw_shots(train: Path, n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def summary_line(folder: Path) -> str:
-    """One line for the log: the scores."""
+    """Return one line for the log: scores, number of items and seconds."""
     result = read_json(folder / "results.json")
     if result["status"] != "ok":
         return f"failed: {result['reason']}"

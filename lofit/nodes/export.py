@@ -1,4 +1,4 @@
-"""A fitted method as a folder that works without this project's workflow: a plain checkpoint, or a PEFT adapter."""
+"""Export a fitted method as a folder that works outside the workflow: a plain checkpoint or a PEFT adapter."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ Format = Literal["hf", "peft"]
 
 
 def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
-    """Write a fitted run to ``target``, with a model card that has its scores if it was evaluated.
+    """Write a fitted run to ``target``, with a model card that lists its scores if it was evaluated.
 
-    ``hf`` is a ``transformers`` checkpoint with tokenizer, adapters folded into the weights, which loads without this
-    package. ``peft`` is the adapter. ``target`` is missing, empty, or an earlier export.
+    Args:
+        table: the run table of the configuration.
+        node: the fit to export.
+        target: folder to write; it must be missing, empty, or an earlier export.
+        form: ``hf`` writes a ``transformers`` checkpoint with tokenizer, the adapter merged into the weights, which
+            loads without this package. ``peft`` writes the adapter.
 
     Raises:
         LofitError: there is anything else at ``target``.
         FitError: there is nothing to export, or the fit failed.
-        SourceError: what was fitted has been altered since.
-        EditError: the edit cannot be folded into a model of this family.
+        SourceError: the fitted files were altered after the fit.
+        EditError: the edit cannot be merged into a model of this family.
     """
     method, folder = load_method(node.method), table.folder(node)
     if method.fit is None:

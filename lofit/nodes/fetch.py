@@ -1,4 +1,4 @@
-"""Fetch a base model into a plain transformers folder."""
+"""The fetch node: store a base model as a plain transformers folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lofit.sources.models import fetch_model
 
 
 def run(table: RunTable, node: ModelNode) -> None:
-    """Write the model's folder and check that it has the configured shape.
+    """Write the folder of the model and check that it has the configured numbers of layers and heads.
 
     Raises:
-        ConfigError: the catalogue's numbers of layers and heads are not its own.
-        SourceError: it cannot be fetched.
+        ConfigError: the configured or catalogued numbers of layers and heads are not those of the model.
+        SourceError: the model cannot be fetched.
     """
     entry = table.config.model_entry(node.model)
     downloads, size = table.config.resources / "downloads", (entry.n_layers, entry.n_heads)
@@ -23,5 +23,5 @@ def run(table: RunTable, node: ModelNode) -> None:
 
 
 def summary_line(folder: Path) -> str:
-    """One line for the log: where the model is, and where it is from."""
+    """Return one line for the log: the folder of the model and the kind of its source."""
     return f"{folder}, {read_json(folder / 'source.json')['source']['kind']}"

@@ -1,4 +1,4 @@
-"""The fit node: fit one method and report what it took."""
+"""The fit node: fit one method on one task and report losses, parameters, time and memory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lofit.plan.table import RunTable
 def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
     """Write ``adapter/``, ``fit.json`` and ``run.json``.
 
-    ``adapter/`` holds a PEFT adapter, or a whole checkpoint where all weights were trained; after a fit that failed
-    for its own reason it is empty, and ``fit.json`` says why.
+    ``adapter/`` holds a PEFT adapter, or a whole checkpoint if all weights were trained. If the fit failed, it is
+    empty and ``fit.json`` holds the reason.
 
     Args:
-        table: of the configuration.
-        node: what to fit.
-        killed: why it failed, of a node that could not say so itself; nothing is fitted.
+        table: the run table of the configuration.
+        node: the node to run.
+        killed: reason of the failure, for a node that was killed; nothing is fitted.
     """
     folder = table.folder(node)
     with atomic_path(folder / "adapter") as adapter:
@@ -63,7 +63,10 @@ def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
 
 
 def _sort_sets(model: Any, file: Path) -> None:
-    """Write the sets of a saved PEFT configuration in order: PEFT's own order is another in every process."""
+    """Sort the sets in a saved PEFT configuration, so that the file is reproducible.
+
+    PEFT writes them in an order that differs between processes.
+    """
     if file.is_file():
         config = model.peft_config[model.active_adapter]
         values = read_json(file)
@@ -71,7 +74,7 @@ def _sort_sets(model: Any, file: Path) -> None:
 
 
 def summary_line(folder: Path) -> str:
-    """One line for the log: losses and cost."""
+    """Return one line for the log: validation losses, what was chosen, stored parameters and seconds."""
     status = read_json(folder / "fit.json")
     if status["status"] != "ok":
         return f"failed: {status['reason']}"

@@ -1,4 +1,4 @@
-"""Bounds on what one node may take; a node that needs more ends as a failed one instead of stopping the others."""
+"""Limits on the time and memory of one node; a node that exceeds them becomes a failed run and stops no other node."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from lofit.models.memory import out_of_memory, require_own_gpus
 
 GB = 1e9
 AGAIN = 5.0
-"""Seconds after which a node that is still running is stopped again: an exception in a destructor is lost."""
+"""Seconds after which a node that is still running is stopped again, since an exception in a destructor is lost."""
 
 
 @contextlib.contextmanager
 def limited(limits: LimitsConfig, device: str) -> Iterator[None]:
-    """Within this, the process may take as long, and allocate as much, as configured. In the main thread only.
+    """Apply the configured limits on wall time and memory within this context. Works in the main thread only.
 
-    Memory is what the process itself allocates: on CPU with the heap (``RLIMIT_DATA``; files that are mapped, such as
-    weights being read, do not count), on each GPU with torch. A call of C that takes long is stopped when it returns.
+    Memory is what the process itself allocates: on CPU the heap (``RLIMIT_DATA``; memory-mapped files, such as weights
+    being read, do not count), on each GPU what torch allocates. A long call into C code is stopped when it returns.
 
     Args:
-        limits: what is configured; without a bound nothing is changed.
-        device: where the model runs, as configured.
+        limits: the configured limits; None in a field means no limit.
+        device: the configured device of the model.
 
     Raises:
-        FitError: the node took more.
-        LofitError: a GPU was full of what other processes hold.
+        FitError: the node exceeded a limit.
+        LofitError: a GPU ran out of memory while other processes held some of it.
     """
     with contextlib.ExitStack() as stack:
         if limits.minutes is not None:
@@ -55,7 +55,7 @@ def _time_limit(minutes: float) -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:  # reached even if the time is over between the two lines above
+    finally:  # also reached if the timer fires within the inner finally
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 

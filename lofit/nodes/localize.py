@@ -1,4 +1,4 @@
-"""The localize node: rank the heads of one model on one split."""
+"""The localize node: rank the attention heads of one model on one task, fold and seed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lofit.rankings.ranking import rank_heads, top_heads, write_ranking
 def run(table: RunTable, node: LocalizeNode, killed: str | None = None) -> None:
     """Write ``heads.parquet``, ``localize.json`` and ``run.json``.
 
-    A localization that fails for its own reason leaves an empty ranking and a status that says why.
+    If the localization failed, the ranking is empty and ``localize.json`` holds the reason.
 
     Args:
-        table: of the configuration.
-        node: what to rank.
-        killed: why it failed, of a node that could not say so itself; nothing is ranked.
+        table: the run table of the configuration.
+        node: the node to run.
+        killed: reason of the failure, for a node that was killed; nothing is ranked.
     """
     folder, localizer = table.folder(node), load_localizer(node.localizer)
     ranking = rank_heads(np.zeros((0, 1)))
@@ -43,7 +43,7 @@ def run(table: RunTable, node: LocalizeNode, killed: str | None = None) -> None:
 
 
 def summary_line(folder: Path) -> str:
-    """One line for the log: where the best heads are."""
+    """Return one line for the log: layer and number of the five best heads, and seconds."""
     status = read_json(folder / "localize.json")
     if status["status"] != "ok":
         return f"failed: {status['reason']}"

@@ -1,4 +1,4 @@
-"""Nodes that were killed: what could not write its own status gets one, so that the workflow goes on without it."""
+"""Mark nodes that were killed as failed, so that the workflow can continue without them (``lofit mark-failed``)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from lofit.plan.nodes import Node
 from lofit.plan.table import RunTable
 
 RECORDS = Path(".snakemake")
-"""Where Snakemake keeps what it knows of the files in this folder."""
+"""Folder in which Snakemake keeps its records of the files in the working folder."""
 
 
 def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
-    """Write the status of nodes that have none, as a failed node writes it.
+    """Write the status of a failed run for nodes that were killed and left none.
 
     Args:
-        table: of the configuration whose workflow was run in this folder.
-        runs: ids of nodes; None: every node that was started, has what it needs, and left no result, but for those
-            that say that they ended with their Snakemake.
+        table: the run table of the configuration whose workflow was run in this folder.
+        runs: ids of nodes. None: every node that was started, has all its inputs and left no result, except those
+            whose log says that they ended because their Snakemake did.
 
     Yields:
         The id of each node after its status is written.
 
     Raises:
-        LofitError: a workflow is running here, or what a named node needs is not there.
-        ConfigError: a named node has a result, or is not one that runs a model.
+        LofitError: a workflow is running in this folder, or an input of a named node is missing.
+        ConfigError: a named node has a result, or is not a node that runs a model.
     """
     if any((RECORDS / "locks").glob("*")):
         raise LofitError(
             f"{RECORDS / 'locks'}: a workflow is running in this folder; wait for its end or, if it was killed, run "
             "`snakemake --unlock` with its configuration first"
         )
-    # Limits may need a GPU to be there.
+    # No model is run here, and applying a limit on GPU memory would need a GPU.
     table = RunTable(table.config.model_copy(update={"limits": LimitsConfig()}))
     nodes = {id: (kind, node) for kind in KINDS if kind.runs_model for id, node in kind.nodes(table).items()}
     if runs is None:
@@ -65,12 +65,12 @@ def _was_killed(table: RunTable, kind: NodeKind, node: Node) -> bool:
 
 
 def _missing(table: RunTable, kind: NodeKind, node: Node) -> list[Path]:
-    """Inputs that are not there."""
+    """Return the inputs of a node that do not exist."""
     return [path for paths in kind.inputs(table, node).values() for path in paths if not path.exists()]
 
 
 def _forget(outputs: Iterable[Path]) -> None:
-    """Take away Snakemake's marks that files are incomplete, of a workflow that was killed too."""
+    """Remove Snakemake's marks that these files are incomplete, which remain if Snakemake was killed as well."""
     if not RECORDS.is_dir():
         return
     from snakemake.io import IOFile

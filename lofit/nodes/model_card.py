@@ -1,4 +1,4 @@
-"""The model card of a fitted method."""
+"""Write the model card of a fitted method."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def _how_to_load(folder: Path) -> str:
 
 
 def base_name(node: FitNode) -> str:
-    """Where the base model is found: a hub id, a pinned wheel and its member, or the configured name."""
+    """Return the name by which the base model can be found.
+
+    This is its hub id, its pinned wheel and member, or, for a local model, the configured name.
+    """
     source = node.model_source
     if source["kind"] == "hub":
         return str(source["repo"])
@@ -70,12 +73,12 @@ def write_card(
     heads: Sequence[Head] | None = None,
     metrics: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write ``README.md``, and in ``adapter_config.json`` the base model's name in place of its path here.
+    """Write ``README.md`` and replace the local path of the base model in ``adapter_config.json`` by its name.
 
     Args:
-        folder: of the adapter or checkpoint.
-        node: what was fitted.
-        heads: the heads it edits, if it edits selected ones.
+        folder: folder of the adapter or checkpoint.
+        node: the fit.
+        heads: the heads that the method edits, for methods that select heads.
         metrics: test metrics, each with ``value`` and ``stderr``.
     """
     config = folder / "adapter_config.json"

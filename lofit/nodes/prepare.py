@@ -1,4 +1,4 @@
-"""Prepare the data of one task for one fold and seed: fetch, split, render prompts."""
+"""The prepare node: fetch the data of one task, split it for one fold and seed, and render the prompts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def run(table: RunTable, node: DataNode) -> None:
     """Write the splits and their manifest.
 
     Raises:
-        TaskError: the data does not fit the options.
-        SourceError: it cannot be fetched.
+        TaskError: the data is malformed or does not fit the options.
+        SourceError: the data cannot be fetched.
     """
     task = table.config.task(node.task)
     fetcher = Fetcher(table.config.resources / "downloads", table.config.data_mirror)
@@ -25,6 +25,6 @@ def run(table: RunTable, node: DataNode) -> None:
 
 
 def summary_line(folder: Path) -> str:
-    """One line for the log: how many rows each split has."""
+    """Return one line for the log: the number of rows of each split."""
     counts = read_json(folder / "manifest.json")["counts"]
     return ", ".join(f"{split} {count['kept']}" for split, count in counts.items())

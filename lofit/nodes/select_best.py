@@ -1,4 +1,4 @@
-"""Keep the best of the settings that a search tried, by validation loss."""
+"""The select_best node: keep the setting of a search that has the lowest validation loss."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from lofit.plan.table import RunTable
 
 
 def run(table: RunTable, node: TunedNode) -> None:
-    """Write ``adapter/``, ``fit.json`` and ``run.json`` as a fit node does, from the best of the candidates.
+    """Write ``adapter/``, ``fit.json`` and ``run.json`` of the best candidate, as a fit node does.
 
-    The best has the lowest validation loss of what was kept of it (the last epoch), the first of equals; nothing else
-    is looked at. ``fit.json`` is its own, with ``chosen`` (its point of the grid), ``chosen_run``, ``search`` (every
-    point with ``run``, ``validation_loss`` and ``reason`` if it failed) and ``seconds`` of all candidates and their
-    rankings together. If every candidate failed, so does the choice.
+    The best candidate has the lowest validation loss after the last epoch, whose weights were kept; the first wins a
+    tie. No other criterion is used. ``fit.json`` is that of the best candidate with these keys added or replaced:
+    ``chosen`` (its point in the grid), ``chosen_run``, ``search`` (every point with ``run``, ``validation_loss`` and,
+    if it failed, ``reason``) and ``seconds`` (all candidates and their rankings together). If all candidates failed,
+    this node fails too.
     """
     folder = table.folder(node)
     reports = [FIT.read_report(table, candidate) for candidate in node.candidates]
@@ -31,7 +32,7 @@ def run(table: RunTable, node: TunedNode) -> None:
     with atomic_path(folder / "adapter") as adapter:
         if known:
             best = min(known, key=lambda at: tried[at]["validation_loss"])
-            # Links where the file system has them: a candidate may be a whole checkpoint.
+            # Hard links where the file system allows them, since a candidate may be a whole checkpoint.
             shutil.copytree(table.folder(node.candidates[best]) / "adapter", adapter, copy_function=_link)
             report = reports[best] | {"chosen": reports[best].get("chosen", {}) | node.points[best]}
             report["chosen_run"] = node.candidates[best].id
@@ -50,7 +51,7 @@ def _loss(report: dict[str, Any]) -> float | None:
 
 
 def _seconds(table: RunTable, node: TunedNode, reports: list[dict[str, Any]]) -> float:
-    """Seconds of the whole search; of candidates that failed none are known."""
+    """Return the seconds of the whole search; failed candidates count as 0, since their times are not known."""
     rankings = {ranking.id: ranking for candidate in node.candidates if (ranking := candidate.ranking)}
     ranked = [LOCALIZE.read_report(table, ranking) for ranking in rankings.values()]
     return sum(report.get("seconds", 0.0) for report in [*reports, *ranked])
@@ -64,7 +65,7 @@ def _link(source: str, target: str) -> None:
 
 
 def summary_line(folder: Path) -> str:
-    """One line for the log: how many were tried, and what was chosen."""
+    """Return one line for the log: how many settings were tried, and which was chosen."""
     report = read_json(folder / "fit.json")
     if report["status"] != "ok":
         return f"failed: {report['reason']}"

@@ -1,4 +1,4 @@
-"""How a node ended: well, or for a reason of its own that must not stop the others."""
+"""Record whether a node succeeded or failed; a failure that concerns this node alone does not stop the workflow."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lofit.progress import seconds_since_start
 
 @contextlib.contextmanager
 def record_failure() -> Iterator[dict[str, Any]]:
-    """Yield the node's report, to be filled; an impossible fit or edit, or want of memory, makes it a failed one.
+    """Yield the report of a node, to be filled; FitError, EditError and running out of memory are recorded in it.
 
-    The report holds ``status`` (``ok`` or ``failed``), ``reason`` (text or None) and, of a node that ended well,
-    ``start_seconds``: from its start until its model was loaded, which no other seconds count. Other errors pass
-    through.
+    The report holds ``status`` (``ok`` or ``failed``) and ``reason`` (text or None). On success it also holds
+    ``start_seconds``, the time from the start of the node until its model was loaded, which no other duration
+    includes. Other errors propagate.
 
     Raises:
-        LofitError: want of memory on a GPU that other processes held memory of, which says nothing of the node.
+        LofitError: a GPU ran out of memory while other processes held some of it, so the node may not be the cause.
     """
     report: dict[str, Any] = {"status": "ok", "reason": None}
     begun = seconds_since_start()
@@ -36,7 +36,7 @@ def record_failure() -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Turn running out of memory, on GPU or host, into a failure of this node alone."""
+    """Turn running out of memory, on GPU or host, into a FitError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Named models that come with the package, so that a configuration can say ``smollm2-135m``."""
+"""The catalogue of models that come with the package, so that a configuration can say ``smollm2-135m``."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class ModelEntry(BaseModel):
     n_heads: PositiveInt
     """Query heads per layer."""
     billions: PositiveFloat | None = None
-    """Parameters, in 1e9, for the estimates of ``lofit plan`` and for the memory and time that nodes ask for."""
+    """Parameters in 1e9, for the estimates of ``lofit plan`` and for the memory and time that jobs request."""
     gpus: PositiveInt = 1
-    """GPUs that it is spread over, layer by layer, where ``device`` is cuda."""
+    """Number of GPUs over which the layers are distributed if ``device`` is cuda."""
 
 
 @cache
 def load_catalog() -> dict[str, ModelEntry]:
-    """All named models, in the order of ``catalog.yaml``.
+    """Read and check the catalogue, in the order of ``catalog.yaml``.
 
     Raises:
-        ConfigError: it is malformed: one line naming the file.
+        ConfigError: the file is malformed (one line that names the file).
     """
     path = Path(__file__).with_name("catalog.yaml")
     try:

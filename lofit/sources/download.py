@@ -1,4 +1,4 @@
-"""Download one file whose checksum is known: resumable, verified, atomic, one process at a time."""
+"""Download one file with a known checksum: resumable, verified, atomic, and safe with several processes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class _Interrupted(Exception):
-    """A fault of the network that may pass; another attempt continues where this one ended."""
+    """A transient network error; another attempt continues where this one ended."""
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects only to URLs that would be allowed as a first address."""
+    """Follow redirects only to URLs that :func:`check_url` accepts."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -43,7 +43,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def sha256_of(path: Path) -> str:
-    """Checksum of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 checksum of a file as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -61,18 +61,18 @@ def locked(target: Path) -> Iterator[None]:
 def download(
     url: str, sha256: str, target: Path, *, attempts: int = 5, backoff: float = 1.0, timeout: float = 30.0
 ) -> Path:
-    """Fetch ``url`` to ``target`` unless a file with the right checksum is already there.
+    """Download ``url`` to ``target`` unless a file with the right checksum is already there.
 
-    A partial download is kept in ``.<name>.part`` beside the target and continued by HTTP Range where the server
-    honours it. The checksum is verified before the file gets its name.
+    A partial download is kept in ``.<name>.part`` beside the target and resumed with an HTTP Range request if the
+    server supports it. The checksum is verified before the file gets its final name.
 
     Args:
         url: an https address (plain http only for localhost).
         sha256: expected checksum, 64 hexadecimal digits.
-        target: where the file shall be.
-        attempts: tries in all when the network fails in a way that may pass.
-        backoff: seconds before the second try; doubled each time.
-        timeout: seconds without a byte before a try counts as failed.
+        target: path of the file.
+        attempts: total number of attempts in case of transient network errors.
+        backoff: seconds before the second attempt; doubled for each further one.
+        timeout: seconds without a byte after which an attempt counts as failed.
 
     Returns:
         ``target``.
@@ -90,7 +90,7 @@ def download(
         part = target.parent / f".{target.name}.part"
         resumed = _fetch(url, part, attempts=attempts, backoff=backoff, timeout=timeout)
         found = sha256_of(part)
-        if found != sha256 and resumed:  # the kept part may have been of another file: once more from the start
+        if found != sha256 and resumed:  # the partial file may have been of another file: start over once
             part.unlink()
             _fetch(url, part, attempts=attempts, backoff=backoff, timeout=timeout)
             found = sha256_of(part)
@@ -105,7 +105,7 @@ def download(
 
 
 def _fetch(url: str, part: Path, *, attempts: int, backoff: float, timeout: float) -> bool:
-    """Download to ``part``, trying again after transient faults; True if an older part was continued."""
+    """Download to ``part`` with retries after transient errors; return whether an existing part was resumed."""
     resumed = part.is_file() and part.stat().st_size > 0
     fault = ""
     for attempt in range(attempts):
@@ -129,7 +129,7 @@ def _fetch_once(url: str, part: Path, timeout: float) -> None:
         response = opener.open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416:  # the part is as long as the file, or longer: start over
+            if error.code == 416:  # the partial file is as long as the file, or longer: start over
                 part.unlink(missing_ok=True)
                 raise _Interrupted("the server refused to continue the partial file") from None
             if error.code in _TRANSIENT_STATUS:
@@ -157,7 +157,7 @@ def _fetch_once(url: str, part: Path, timeout: float) -> None:
 
 
 def _range_start(header: str | None) -> int | None:
-    """First byte of a Content-Range header such as ``bytes 100-199/200``."""
+    """Return the first byte position in a Content-Range header such as ``bytes 100-199/200``."""
     match = re.match(r"bytes (\d+)-", header or "")
     return int(match[1]) if match else None
 
@@ -184,7 +184,7 @@ def _write(part: Path, out: IO[bytes], chunk: bytes) -> None:
 
 
 def _network_fault(url: str, error: Exception) -> Exception:
-    """Turn a network exception into one that is tried again or one that is final."""
+    """Turn a network exception into a transient error, which is retried, or a final one."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return SourceError(
@@ -196,7 +196,7 @@ def _network_fault(url: str, error: Exception) -> Exception:
 
 @contextmanager
 def _progress(part: Path, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr if it is a terminal; yields a function that adds bytes to it."""
+    """Show a progress bar if stderr is a terminal; yield a function that advances it by a number of bytes."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

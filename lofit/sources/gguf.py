@@ -1,8 +1,8 @@
-"""GGUF file -> plain transformers folder in float32.
+"""Convert a GGUF file to a plain transformers folder in float32.
 
-A model read from a GGUF file carries quantisation markers that make ``save_pretrained`` refuse, although its
-weights were already expanded to full precision. The markers are removed, the weights are stored as safetensors,
-and the written folder is read back to prove that it is complete.
+A model loaded from a GGUF file is marked as quantised, which makes ``save_pretrained`` refuse, although its weights
+were expanded to full precision. The marks are removed, the weights are stored as safetensors, and the written folder is
+loaded again to verify that it is complete.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def _strip_quantisation(model: Any) -> None:
-    """Remove the markers that make transformers treat the expanded weights as quantised."""
+    """Remove the marks that make transformers treat the expanded weights as quantised."""
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     for marker in ("hf_quantizer", "quantization_method"):
@@ -56,7 +56,7 @@ def _strip_quantisation(model: Any) -> None:
 
 
 def _check_reload(folder: Path, gguf: Path) -> None:
-    """Read ``folder`` back; every weight must find its place and no place may stay empty."""
+    """Load ``folder`` again and raise SourceError if weights are missing, unexpected or of the wrong shape."""
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -1,7 +1,7 @@
-"""Models and datasets of the Hugging Face hub, at a pinned revision.
+"""Fetch models and datasets from the Hugging Face hub, at a pinned revision.
 
-Model files stay in the hub client's own cache (HF_HOME), so a model that is already there is not fetched again.
-Every failure becomes one clear line; that no message holds the access token is seen to in lofit/errors.py.
+Model files stay in the cache of the hub client (HF_HOME), so a model that is already there is not downloaded again.
+Every failure becomes one line; lofit/errors.py removes access tokens from messages.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from lofit.errors import SourceError, brief
 from lofit.sources.source import HubDataset, HubModel
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""What is fetched of a model repository: weights as safetensors, configuration, tokenizer, chat template."""
+"""Files fetched from a model repository: weights as safetensors, configuration, tokenizer, chat template."""
 
 IGNORED_FILES = ("*/*", "consolidated*")
-"""Not fetched: sub-folders (other formats of the same weights) and a second copy of the weights."""
+"""Files that are not fetched: subfolders (other formats of the same weights) and second copies of the weights."""
 
 
 def fetch_hub_model(source: HubModel) -> tuple[Path, str]:
     """Fetch a model repository into the hub client's cache.
 
     Returns:
-        The snapshot folder, and the commit sha that the revision stands for.
+        The snapshot folder, and the commit sha to which the revision resolves.
 
     Raises:
-        SourceError: the repository is missing, gated or not reachable, or the client is offline and lacks it.
+        SourceError: the repository is missing, gated or not reachable, or it is not cached and the client is offline.
     """
     from huggingface_hub import snapshot_download
 
@@ -44,8 +44,8 @@ def fetch_hub_model(source: HubModel) -> tuple[Path, str]:
 def fetch_hub_rows(spec: HubDataset, cache: Path) -> tuple[list[dict[str, Any]], str]:
     """Fetch one split of a hub dataset.
 
-    The datasets library falls back to *any* cached revision when the hub cannot be reached. Each revision therefore
-    has a cache folder of its own, ``cache/datasets/<revision>``.
+    The datasets library falls back to *any* cached revision if the hub cannot be reached. Each revision therefore has a
+    separate cache folder, ``cache/datasets/<revision>``.
 
     Returns:
         The rows in the dataset's order as plain Python values, and the commit sha they come from.
@@ -57,7 +57,7 @@ def fetch_hub_rows(spec: HubDataset, cache: Path) -> tuple[list[dict[str, Any]],
 
     folder = cache / "datasets" / spec.revision.replace("/", "--")
     with _one_line_errors("dataset", spec.repo, spec.revision):
-        builder = load_dataset_builder(  # the scheme keeps a local folder of the same name from being read instead
+        builder = load_dataset_builder(  # without the scheme, a local folder of the same name would be read instead
             f"hf://datasets/{spec.repo}", name=spec.config, revision=spec.revision, cache_dir=str(folder)
         )
         builder.download_and_prepare()
@@ -72,7 +72,7 @@ def fetch_hub_rows(spec: HubDataset, cache: Path) -> tuple[list[dict[str, Any]],
 
 @contextmanager
 def _one_line_errors(kind: Literal["model", "dataset"], repo: str, revision: str) -> Iterator[None]:
-    """Turn what the hub client and the datasets library raise into one SourceError."""
+    """Turn exceptions of the hub client and the datasets library into a SourceError of one line."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
@@ -81,14 +81,14 @@ def _one_line_errors(kind: Literal["model", "dataset"], repo: str, revision: str
         raise
     except (OSError, ValueError, RuntimeError, HfHubHTTPError, HFValidationError) as error:
         raise SourceError(_explain(error, kind, repo, revision)) from None
-    except Exception as error:  # the client's HTTP library changes between releases; know its errors by their module
+    except Exception as error:  # the HTTP library changes between releases, so errors are recognised by their module
         if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "requests", "datasets", "huggingface_hub"):
             raise SourceError(_explain(error, kind, repo, revision)) from None
         raise
 
 
 def _explain(error: BaseException, kind: Literal["model", "dataset"], repo: str, revision: str) -> str:
-    """One line that says what is wrong with the repository and what to do about it."""
+    """Return one line that says what is wrong with the repository and what to do about it."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,

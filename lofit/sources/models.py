@@ -1,4 +1,4 @@
-"""Make a plain transformers folder of any model source."""
+"""Turn any model source into a plain transformers folder."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def fetch_model(
     name: str, source: ModelSource, destination: Path, *, cache: Path, size: tuple[int, int] | None = None
 ) -> None:
-    """Write the model to ``destination`` as a plain transformers folder.
+    """Write a model to ``destination`` as a plain transformers folder.
 
-    The folder holds config.json, safetensors weights, the tokenizer with its chat template if it has one, and
-    ``source.json`` that says where they come from. Weights of hub and local models are symbolic links to the files
-    in the hub client's cache or the local folder; everything else is copied. The folder appears atomically. All that
-    later nodes depend on is ``source.json``, so it holds what tells other weights or another tokenizer apart: a commit,
-    or the checksum of every file of a local model.
+    The folder holds config.json, safetensors weights, the tokenizer with its chat template (if any), and
+    ``source.json``, which records where they come from. Weights of hub and local models are symbolic links to the files
+    in the hub client's cache or the local folder; all other files are copied. The folder appears atomically.
+
+    Later nodes depend on ``source.json`` only. It therefore identifies weights and tokenizer: by a commit, or by the
+    checksum of every file of a local model.
 
     Args:
-        name: the model's name in the configuration, kept in ``source.json``.
+        name: the model's name in the configuration, recorded in ``source.json``.
         source: where the model comes from.
         destination: the folder to write.
-        cache: folder for downloads that are worth keeping.
-        size: layers and query heads per layer that it must have; None: any.
+        cache: folder in which downloads are kept.
+        size: expected numbers of layers and of query heads per layer; None: not checked.
 
     Raises:
         SourceError: the model cannot be fetched, is incomplete, or has no safetensors weights.
-        ConfigError: it has another size.
+        ConfigError: the model has another size.
     """
     record: dict[str, Any] = {"name": name, "source": source.model_dump(mode="json")}
     if isinstance(source, LocalModel):
@@ -80,10 +81,10 @@ def fetch_model(
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """What config.json says of the language model, in a model that reads more than text its part of it.
+    """Return the configuration of the language model from config.json; for a multimodal model, its ``text_config``.
 
     Raises:
-        SourceError: it is damaged.
+        SourceError: config.json is damaged.
     """
     config = read_json(folder / "config.json", SourceError)
     text = config.get("text_config", config) if isinstance(config, dict) else None
@@ -93,13 +94,13 @@ def text_config(folder: Path) -> dict[str, Any]:
 
 
 def model_size(folder: Path) -> tuple[int, int]:
-    """Layers of a transformers folder's language model, and query heads per layer.
+    """Return the number of layers of a transformers folder's language model, and of query heads per layer.
 
-    Where config.json names them as most families do it is enough; otherwise the family's configuration class is asked,
-    which knows its own names for them and its defaults (and imports torch).
+    They are read from config.json if it uses the usual names. Otherwise the configuration class of the family is used,
+    which knows other names and the defaults (and imports torch).
 
     Raises:
-        SourceError: config.json is damaged, or says neither way how many there are.
+        SourceError: config.json is damaged, or the numbers cannot be determined either way.
     """
     names = ("num_hidden_layers", "num_attention_heads")
     text: Any = text_config(folder)
@@ -109,7 +110,7 @@ def model_size(folder: Path) -> tuple[int, int]:
 
         try:
             known = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config(decoder=True)
-        except Exception as error:  # a strange configuration can make the class raise anything
+        except Exception as error:  # an unusual configuration can make the class raise anything
             lacking = names[found.index(None)]
             raise SourceError(
                 f"{folder / 'config.json'} has no {lacking}, and transformers cannot tell it ({brief(error)}); add it"
@@ -122,15 +123,15 @@ def model_size(folder: Path) -> tuple[int, int]:
 
 
 def model_files(folder: Path, what: str | None = None, *, code: bool = False) -> list[Path]:
-    """The files of a transformers folder that are the model: weights, configuration, tokenizer, chat template.
+    """Return the model files of a transformers folder: weights, configuration, tokenizer, chat template.
 
     Args:
-        folder: with config.json and safetensors weights.
-        what: it is called in errors; None: by its path.
-        code: whether Python modules are among them.
+        folder: folder with config.json and safetensors weights.
+        what: name of the model in error messages; None: the path of the folder.
+        code: whether to include Python modules.
 
     Raises:
-        SourceError: it is no transformers folder, is incomplete, or has no safetensors weights.
+        SourceError: the folder is no transformers folder, is incomplete, or has no safetensors weights.
     """
     patterns = (*_SMALL_FILES, *(("*.py",) if code else ()))
     small = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.name != "source.json"]
@@ -138,12 +139,12 @@ def model_files(folder: Path, what: str | None = None, *, code: bool = False) ->
 
 
 def is_current(source: ModelSource, destination: Path) -> bool:
-    """Whether a model was fetched, and its folder on this machine, if that is its source, holds the same files still.
+    """Return whether a model was fetched and, for a local model, whether its files have not changed since.
 
-    All of them are read, weights too: neither size nor time of a file tells that it is another one.
+    All files of a local model are read, including the weights: size and time of a file do not show every change.
 
     Raises:
-        SourceError: the folder holds no model any more, or the record of the copy is damaged.
+        SourceError: the folder no longer holds a model, or ``source.json`` is damaged.
     """
     if not (destination / "source.json").is_file():
         return False
@@ -154,12 +155,13 @@ def is_current(source: ModelSource, destination: Path) -> bool:
 
 
 def state(folder: Path) -> dict[str, str]:
-    """What shows the workflow that a file of a model was replaced: its checksum, or size and time of large weights.
+    """Return a value per file by which the workflow detects that a model file was replaced.
 
-    A replacement can be older than what it replaces, so the order of times alone does not show it.
+    It is the checksum, or for the large weight files their size and modification time. Comparing times alone would not
+    be enough, since a replacement can be older than the file that it replaces.
 
     Raises:
-        SourceError: as of :func:`model_files`.
+        SourceError: see :func:`model_files`.
     """
     files = {file.name: file for file in model_files(folder)}
     weights = {name: file.stat() for name, file in files.items() if name.endswith(".safetensors")}
@@ -177,7 +179,7 @@ def _link_model(folder: Path, destination: Path, what: str, *, code: bool) -> No
 
 
 def _weights(folder: Path, what: str) -> list[Path]:
-    """The safetensors files that hold the model's weights; every shard must be there."""
+    """Return the safetensors files with the model's weights; raise SourceError if a shard is missing."""
     if not folder.is_dir():
         raise SourceError(f"{what} is not a folder; give the folder that save_pretrained wrote")
     if not (folder / "config.json").is_file():

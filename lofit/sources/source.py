@@ -1,4 +1,4 @@
-"""What a configuration says about the origin of a model or dataset; pure data, nothing is fetched here."""
+"""Declarations of where a model or dataset comes from. They are pure data; nothing is fetched here."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def check_url(url: str) -> str:
-    """Return ``url`` if it is https (plain http is allowed for this machine only).
+    """Return ``url`` if it is an https URL (plain http is allowed for localhost only).
 
     Raises:
-        ValueError: any other scheme, or no host.
+        ValueError: the URL has another scheme or no host, or is malformed.
     """
     try:
         parts = urlsplit(url)
@@ -109,7 +109,7 @@ ModelSource = Annotated[HubModel | LocalModel | PypiGgufModel, Field(discriminat
 
 
 class PinnedFile(_Spec):
-    """One file at a URL with its checksum; ``mirror`` is its path below a local data mirror."""
+    """One file at a URL, with its checksum; ``mirror`` is its path below the ``data_mirror`` folder."""
 
     url: Url
     sha256: Sha256

