@@ -1,1 +1,1 @@
-"""One tidy results table, and the tables and figures drawn from it."""
+"""The tidy results table, and the tables, figures and report page made from it."""

@@ -1,4 +1,4 @@
-"""From tidy rows to one cell of a table or heat map: which rows count, and how they are averaged."""
+"""Aggregate tidy rows to one cell of a table or heat map: which rows count, and how they are averaged."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Cell:
     Attributes:
         value: mean over the complete seeds, in the unit of the rows (a fraction); NaN without any.
         std: sample standard deviation (n - 1) over the complete seeds; NaN with fewer than two.
-        n_seeds: number of complete seeds, that is with a value for every fold.
-        n_expected: number of seeds there should be.
-        status: ``ok`` all seeds complete, ``partial`` some, ``failed`` none and a run failed, ``missing`` none
-            for lack of runs.
-        by_seed: mean over the folds, by complete seed.
-        note: what is absent and why; empty when ``status`` is ``ok`` or there are no rows at all.
+        n_seeds: number of complete seeds, that is, seeds with a value for every fold.
+        n_expected: number of expected seeds.
+        status: ``ok`` if all seeds are complete, ``partial`` if some are, ``failed`` if none is and a run failed,
+            ``missing`` if none is and no run failed.
+        by_seed: mean over the folds for each complete seed.
+        note: what is absent and why; empty if ``status`` is ``ok`` or there are no rows at all.
     """
 
     value: float
@@ -45,7 +45,7 @@ class Cell:
 
 
 def headline_rows(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
-    """Keep the rows of runs evaluated on the task they were trained for: the headline metric, and failures.
+    """Return the headline metric, or the failure, of each run on the task that it was trained for.
 
     Args:
         results: tidy results, as ``collect`` writes them.
@@ -55,8 +55,8 @@ def headline_rows(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.Data
         One row per run: the headline metric, or the failure (metric null).
 
     Raises:
-        ReportError: no such rows, a task without headline metric, a run without its headline metric, or more than
-            one protocol for one task.
+        ReportError: there are no such rows, a task or a run has no headline metric, or a task has rows of more than
+            one protocol.
     """
     absent = [name for name in _NEEDED if name not in results.columns]
     if absent:
@@ -88,16 +88,16 @@ def headline_rows(results: pd.DataFrame, headline: Mapping[str, str]) -> pd.Data
 
 
 def folds_by_task(rows: pd.DataFrame) -> dict[str, set[int]]:
-    """Return the folds that occur for each task: a seed needs all of them to count."""
+    """Return the folds that occur for each task. A seed counts only if it has values for all of them."""
     return {str(task): {int(fold) for fold in group} for task, group in rows.groupby("task")["fold"]}
 
 
 def complete_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The rows of the seeds that count, those with a value in every fold of the task: what tests and intervals are of.
+    """Return the rows of complete seeds, which have a value in every fold of the task. Tests and intervals use these.
 
     Args:
         rows: headline rows.
-        by: columns that tell cells apart, the task among them.
+        by: columns that identify a cell, including the task.
     """
     wanted = rows["task"].map({task: len(folds) for task, folds in folds_by_task(rows).items()})
     there = rows["value"].notna()
@@ -108,16 +108,16 @@ def complete_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def aggregate(rows: pd.DataFrame, folds: Iterable[int], seeds: Iterable[int]) -> Cell:
     """Average the folds of each seed (unweighted), then the seeds.
 
-    A seed with a failed or absent fold is left out as a whole, since folds differ in difficulty and a mean over
-    some of them is not comparable.
+    A seed with a failed or missing fold is left out completely, since folds differ in difficulty and a mean over some
+    of them is not comparable.
 
     Args:
         rows: the headline rows of one cell, one per (seed, fold).
-        folds: the folds each seed should have.
-        seeds: the seeds there should be.
+        folds: the expected folds of each seed.
+        seeds: the expected seeds.
 
     Raises:
-        ReportError: two runs share a seed and fold.
+        ReportError: two runs have the same seed and fold.
     """
     twice = rows[rows.duplicated(["seed", "fold"], keep=False)]
     if not twice.empty:

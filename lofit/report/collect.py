@@ -1,4 +1,4 @@
-"""Gather what every evaluated run left behind into one tidy table."""
+"""Collect the results of all evaluated runs in one tidy table."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lofit.files import atomic_path, read_json
 from lofit.spec.protocol import COUNTED
 
 #: Columns of ``results.parquet``, in order. ``value`` and ``stderr`` are as the evaluation wrote them (headline
-#: metrics are fractions in [0, 1]); ``tried`` is the number of settings of which validation chose (1: none but the
-#: configured one), ``chosen`` what it chose. ``*_seconds`` are seconds of wall time, those of a search of all its
-#: settings and their rankings; ``peak_memory_bytes`` is in bytes.
+#: metrics are fractions in [0, 1]). ``tried`` is the number of settings compared on validation data (1: the configured
+#: setting only), and ``chosen`` is the chosen setting. ``*_seconds`` are seconds of wall time; for a search they cover
+#: all settings and their rankings. ``peak_memory_bytes`` is in bytes.
 SCHEMA = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
@@ -71,29 +71,29 @@ _FIT_COLUMNS = {
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """One run evaluated on one task, and where its outputs lie.
+    """One run evaluated on one task, with the paths of its outputs.
 
     Attributes:
         run_id: the run's id.
         model: the model's name in the configuration.
-        task: the task trained for.
+        task: the task on which the method was fitted.
         fold: fold of ``task``.
         method: the method's name.
-        selector: how heads were chosen; None for methods without head selection.
-        head_task: the task the heads were selected on (``task`` itself unless heads are transferred).
-        n_heads: number of heads edited (K); None for methods without head selection, or that choose it themselves.
+        selector: the localizer that ranked the heads; None for methods without head selection.
+        head_task: the task on which the heads were selected (``task`` itself unless heads are transferred).
+        n_heads: number of heads edited (K); None for methods without head selection and methods that choose K.
         n_train: number of training examples.
         seed: seed of the training subset.
-        training_seed: seed of the fit, the same unless an experiment tells the two apart.
-        eval_task: the task evaluated on (``task`` itself, or another to see what the edit cost there).
+        training_seed: seed of the fit; equal to ``seed`` unless an experiment varies them separately.
+        eval_task: the task on which the run was evaluated (``task``, or another one to measure retention).
         eval_fold: fold of ``eval_task``.
         protocol: name of the prompt and scoring protocol.
         eval_path: folder with ``results.json`` and ``samples.jsonl``.
-        fit_path: ``fit.json``; None when nothing was fitted.
-        localize_path: ``localize.json``; None when no heads were ranked.
-        activations_paths: each ``activations.json`` that was read, by the method or for the ranking.
-        items_path: JSON lines of the test items; None if nothing is known of what they share.
-        context: their field with the text that dependent items share.
+        fit_path: ``fit.json``; None if nothing was fitted.
+        localize_path: ``localize.json``; None if no heads were ranked.
+        activations_paths: every ``activations.json`` that was used, by the method or for the ranking.
+        items_path: JSON lines of the test items; None if it is not known which items share a context.
+        context: field of these lines with the text that dependent items share.
     """
 
     run_id: str
@@ -119,10 +119,10 @@ class EvaluatedRun:
 
 
 def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
-    """Write one row per (run, eval task, metric) to ``target`` (parquet) and to the ``.csv`` beside it.
+    """Write one row per (run, eval task, metric) to ``target`` (parquet) and to a ``.csv`` file beside it.
 
-    A run of which any node failed gives a single row: metric null, value NaN and status ``failed: <reason>``.
-    All other rows have status ``ok``.
+    If any node of a run failed, the run has a single row: metric null, value NaN and status ``failed: <reason>``. All
+    other rows have status ``ok``.
 
     Args:
         rows: the evaluated runs; their order is kept.
@@ -132,7 +132,8 @@ def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
         The table as written, with the columns of ``SCHEMA``.
 
     Raises:
-        ReportError: a file is absent or malformed, or the same run and eval task is given twice.
+        ReportError: a file is missing or malformed, an evaluation is given twice, or the runs of a model differ in
+            dtype or backend.
     """
     if target.suffix != ".parquet":
         raise ReportError(f"results file {target} must end in .parquet")
@@ -161,10 +162,10 @@ def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:
 
 
 def read_results(path: Path) -> pd.DataFrame:
-    """Read the table that ``collect`` wrote.
+    """Read the table that :func:`collect` wrote.
 
     Raises:
-        ReportError: the file is absent, no parquet file, or lacks columns of ``SCHEMA``.
+        ReportError: the file is missing, is no parquet file, or lacks columns of ``SCHEMA``.
     """
     if not path.is_file():
         raise ReportError(f"no results at {path}; run the workflow first, or name another file")
@@ -194,9 +195,9 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
     seconds = [_number(document, "seconds", read) for document, read in activations]
     base["activations_seconds"] = sum(filter(None, seconds)) if seconds else None
     base["dtype"], base["backend"] = result.get("dtype"), result.get("backend")
-    base["tried"] = len(fit.get("search") or fit.get("grid") or [fit]) if fit_path else None  # those that failed too
+    base["tried"] = len(fit.get("search") or fit.get("grid") or [fit]) if fit_path else None  # failed ones count too
     base["chosen"] = ", ".join(f"{name}={value}" for name, value in (fit.get("chosen") or {}).items()) or None
-    # The earliest node that failed is the cause, so its reason is the one shown.
+    # In workflow order: the first node that failed is the cause, so its reason is shown.
     for document, where in (
         *activations, (localize, localize_path), (fit, fit_path), (result, path),
     ):  # fmt: skip
@@ -233,7 +234,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _number(document: dict[str, Any], key: str, where: Path | str | None) -> int | float | None:
-    """Return a finite number, or None where it is absent, null or not finite."""
+    """Return the number ``document[key]``; None if it is absent, null or not finite."""
     value = document.get(key)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Arms of an experiment against each other, on the same test items."""
+"""Compare arms of an experiment with each other on the same test items (``lofit compare``)."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ from lofit.report.plain import escape_pipe
 from lofit.stats import holm, paired_sample, permutation_p
 
 KINDS = ("table", "curve", "pareto")
-"""Kinds of experiments with one score per arm, task, fold, seed and place."""
+"""Kinds of experiments with one score per arm, task, fold, seed and point of a curve."""
 COLUMNS = ["model", "task", "metric", "x", "arm", "against", "difference", "low", "high", "p", "p_holm", "items"]
 _PLACE = ["model", "task", "x"]
 
 
 def compare(table: RunTable, name: str, against: str | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """Compare every two arms of an experiment, or all with one.
+    """Compare every two arms of an experiment, or all arms with one.
 
-    A curve of a single arm is compared with itself at other places.
+    If a curve has a single arm, its points are compared with each other.
+
+    Args:
+        table: the run table of the configuration.
+        name: name of the experiment.
+        against: the arm to compare with; None: every two arms.
 
     Returns:
-        What :func:`pairs` returns, and what is absent and why, a line each.
+        The table of :func:`pairs`, and one line for each absent result with the reason.
 
     Raises:
-        ConfigError: ``name`` is no such experiment, or ``against`` none of its arms.
-        ReportError: it has not been run, or there is nothing to compare.
+        ConfigError: ``name`` is no experiment with scores, or ``against`` is not one of its arms.
+        ReportError: the experiment has not been run, or there is nothing to compare.
     """
     known = [each for each in table.config.experiments if table.config.experiment(each).kind in KINDS]
     if name not in known:
@@ -52,14 +57,14 @@ def compare(table: RunTable, name: str, against: str | None = None) -> tuple[pd.
 
 
 def by_place(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows, with the places of a curve for its arms where it has one arm only."""
+    """Return the rows; if a curve has one arm only, its points take the place of the arms."""
     if rows["variant"].nunique() > 1 or rows["x"].nunique() < 2:
         return rows
     return rows.assign(variant=rows["x"].map("{:g}".format), x=np.nan)
 
 
 def absences(rows: pd.DataFrame) -> list[str]:
-    """Which seeds have no value, and why."""
+    """Return one line for each model, task and arm that lacks values, with the seeds and the reasons."""
     folds, found = folds_by_task(rows), []
     for (model, task, x, arm), group in rows.groupby([*_PLACE, "variant"], sort=False, dropna=False):
         cell = aggregate(group, folds[str(task)], {int(seed) for seed in group["seed"]})
@@ -69,21 +74,21 @@ def absences(rows: pd.DataFrame) -> list[str]:
 
 
 def pairs(rows: pd.DataFrame, items: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
-    """One row per model, task, place on the axis of a curve, and two arms.
+    """Return the paired differences between arms: one row per model, task, point of a curve, and pair of arms.
 
-    An item's score is its mean over the seeds that have a value in every fold. Items that share a context are drawn
-    together.
+    The score of an item is its mean over the seeds that have a value in every fold. Items that share a context form a
+    cluster and are permuted together.
 
     Args:
-        rows: headline rows with ``variant`` (the arm) and ``x`` (the place; NaN without an axis).
+        rows: headline rows with ``variant`` (the arm) and ``x`` (the point of the curve; NaN without an axis).
         items: as ``collect_items`` writes them.
-        against: compare with this arm alone.
+        against: compare with this arm only; None: every two arms.
 
     Returns:
-        ``model``, ``task``, its headline ``metric``, ``x``, ``arm``, ``against``; their ``difference`` in percentage
-        points, the mean over folds, with ``low`` and ``high``, the 95% interval over items (normal, with the variance
-        of the clusters); ``p`` of a two-sided paired permutation test over the items of all folds; ``p_holm``, the same
-        corrected for all rows of the model; ``items``.
+        ``model``, ``task``, its headline ``metric``, ``x``, ``arm`` and ``against``; ``difference``, the mean over
+        folds in percentage points, with its 95% confidence interval over items, ``low`` to ``high`` (normal, with the
+        variance of the clusters); ``p``, the p-value of a two-sided paired permutation test over the items of all
+        folds; ``p_holm``, the same corrected for all rows of the model; and ``items``, the number of items.
     """
     scores = item_scores(complete_rows(rows, [*_PLACE, "variant"]), items)
     records = []
@@ -114,7 +119,7 @@ def _chosen(arms: Mapping[str, pd.DataFrame], against: str | None) -> Iterator[t
 
 
 def markdown(frame: pd.DataFrame, absent: Sequence[str] = ()) -> str:
-    """The comparison as a Markdown table, with what it says and what is absent."""
+    """Return the comparison as a Markdown table, with a legend and the lines about absent results."""
     shown = frame[["model", "task", "metric", "x", "arm", "against"]].assign(
         x=frame["x"].map("{:g}".format),
         difference=[

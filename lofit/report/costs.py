@@ -1,4 +1,4 @@
-"""What a whole configuration took: hours, memory and failures by kind of node."""
+"""Costs of a whole configuration: hours, memory and failures by kind of node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lofit.plan.table import RunTable
 
 
 def node_reports(table: RunTable) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """``(kind, what, report)`` of every node that ran a model; ``what`` is the localizer, or the method.
+    """Yield ``(kind, what, report)`` of every node that runs a model; ``what`` is its localizer or method.
 
     Raises:
         LofitError: a node has not run yet.
@@ -23,15 +23,15 @@ def node_reports(table: RunTable) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def costs_table(reports: list[tuple[str, str, dict[str, Any]]]) -> pd.DataFrame:
-    """One row per kind of node and localizer or method.
+    """Return the costs: one row per kind of node and localizer or method.
 
     Args:
-        reports: as :func:`node_reports` gives them.
+        reports: as :func:`node_reports` yields them.
 
     Returns:
         ``kind``, ``what``, ``nodes``, ``failed``, ``median_start`` (seconds until the model was loaded),
-        ``median_seconds`` and ``hours`` (of wall time from then on, all nodes together), and ``peak_gb`` (the highest,
-        in 1e9 bytes); NaN where nothing is known.
+        ``median_seconds`` (wall time after that), ``hours`` (the same, summed over all nodes) and ``peak_gb`` (highest
+        peak memory, in 1e9 bytes); NaN where nothing is known.
     """
     rows = pd.DataFrame(
         [
@@ -59,7 +59,10 @@ def costs_table(reports: list[tuple[str, str, dict[str, Any]]]) -> pd.DataFrame:
 
 
 def surroundings(reports: list[tuple[str, str, dict[str, Any]]]) -> pd.DataFrame:
-    """Where the nodes ran: ``device``, ``dtype``, ``threads``, ``python``, ``commit``, ``packages`` and ``nodes``."""
+    """Return the environments in which nodes ran, with the number of nodes in each.
+
+    Columns: ``device``, ``dtype``, ``threads``, ``python``, ``commit``, ``packages`` and ``nodes``.
+    """
     rows = [
         {
             "device": report["device"],

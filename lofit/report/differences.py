@@ -1,4 +1,4 @@
-"""Paired differences to the base model and to full fine-tuning, item by item."""
+"""Differences to the base model and to full fine-tuning, paired by test item."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Z = float(norm.ppf(0.975))
 """Half-width of a 95% interval, in standard errors."""
 REFERENCES = ("base", "full")
 _SAME_FOR_ALL: dict[str, tuple[str, ...]] = {"base": ("task", "fold"), "full": ()}
-"""On what a reference does not depend: the base model is fitted for nothing."""
+"""Columns on which a reference does not depend: the base model is not fitted on any task or fold."""
 _UNIT = ("task", "fold", "eval_task", "eval_fold", "metric")
-"""What is compared run by run."""
+"""Columns that identify one comparison, apart from model and method."""
 _RETAINED = ("task", "eval_task", "eval_fold", "metric")
-"""The same for other tasks, whose items are the same whichever fold a method was fitted on: they are one sample."""
+"""The same for retained tasks, whose items do not depend on the fold of the fit and therefore form one sample."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Difference:
 
     Attributes:
         value: the mean; NaN if there are no items.
-        variance: of that mean, the items being the sample.
-        n_items: items that both runs scored.
+        variance: variance of the mean, with the items as the sample.
+        n_items: number of items that both runs scored.
     """
 
     value: float
@@ -43,12 +43,12 @@ class Difference:
 
     @property
     def half_width(self) -> float:
-        """Of the 95% interval."""
+        """Half-width of the 95% confidence interval."""
         return Z * math.sqrt(self.variance)
 
 
 def mean_of(parts: Sequence[Difference]) -> Difference:
-    """The unweighted mean of independent differences: over folds, or over tasks."""
+    """Return the unweighted mean of independent differences (over folds or tasks), with its variance."""
     n = len(parts)
     if not n or any(math.isnan(part.value) for part in parts):
         return Difference(math.nan, math.nan, sum(part.n_items for part in parts))
@@ -60,41 +60,43 @@ def mean_of(parts: Sequence[Difference]) -> Difference:
 
 
 def paired(items: pd.DataFrame, reference: pd.DataFrame) -> Difference:
-    """The mean difference over the items that both scored, each item's score averaged over the runs (seeds) first.
+    """Return the mean paired difference over the items that both scored.
+
+    The scores of an item are first averaged over runs (seeds).
 
     Args:
-        items: columns ``item``, ``cluster`` and ``value``.
-        reference: likewise.
+        items: scores with the columns ``item``, ``cluster`` and ``value``.
+        reference: scores of the reference, with the same columns.
     """
     return mean_over(paired_sample(items, reference))
 
 
 def mean_over(sample: Sample) -> Difference:
-    """The mean of a sample, with the variance that its clusters give it."""
+    """Return the mean of a sample, with its variance over clusters."""
     variance = sample.variance
-    if variance == 0:  # nothing varies; not even that is known for sure
+    if variance == 0:  # all values are equal in this sample, but unseen items may differ
         bounds = unseen_interval(sample)
         variance = ((bounds.high - bounds.low) / (2 * Z)) ** 2
     return Difference(sample.mean, variance, sample.n_items)
 
 
 def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
-    """Average over the tasks of each method's difference to the base model, and to full fine-tuning.
+    """Return each method's difference to the base model and to full fine-tuning, averaged over the tasks.
 
-    Folds of a task are averaged unweighted, then tasks. The interval is over the test items; a method with several
-    seeds enters with the mean of each item over them. A method that lacks a task, or failed on one, has no average, and
-    none to a reference that does.
+    The folds of a task are averaged unweighted, then the tasks. Intervals are over the test items, whose scores are
+    first averaged over seeds. The average is NaN if the method or the reference has no score on one of the tasks.
 
     Args:
-        results: as ``collect`` writes them, of one protocol.
+        results: as ``collect`` writes them, rows of one protocol.
         items: as ``collect_items`` writes them.
         headline: the tasks and their headline metrics.
 
     Returns:
-        ``model``, ``method``, ``tasks`` (with a score), per reference its name and ``<name>.low`` and ``.high``, the
-        95% interval, ``<name>.partial`` (whether seeds of either are left out), and per task ``<task>.<reference>``;
-        differences in percentage points; ``note``, which runs of the method and of the references failed or are
-        missing, and why.
+        ``model``, ``method`` and ``tasks`` (number with a score). For each reference: the average difference in the
+        column ``<reference>``, its 95% confidence interval in ``<reference>.low`` and ``<reference>.high``,
+        ``<reference>.partial`` (whether seeds of the method or the reference are left out), and the differences by
+        task in ``<task>.<reference>``. ``note`` lists which runs of the method and of the references failed or are
+        missing, and why. Differences are in percentage points.
     """
     rows = results[(results["eval_task"] == results["task"]) & results["task"].isin(headline)]
     rows = _named(rows[~transferred(rows)])
@@ -128,7 +130,7 @@ def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[st
 
 
 def _absences(runs: pd.DataFrame, headline: Mapping[str, str], folds: Mapping[str, set[int]]) -> list[str]:
-    """Which tasks or seeds the runs of one method lack, and why."""
+    """Return which tasks or seeds are absent among the runs of one method, and why."""
     seeds = {int(seed) for seed in runs["seed"]}
     cells = {task: aggregate(runs[runs["task"] == task], folds.get(task, ()), seeds) for task in headline}
     return [f"{task}: {cell.note or 'no run'}" for task, cell in cells.items() if cell.status != "ok"]
@@ -137,18 +139,19 @@ def _absences(runs: pd.DataFrame, headline: Mapping[str, str], folds: Mapping[st
 def retention_table(
     results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str], in_nats: Collection[str] = ()
 ) -> pd.DataFrame:
-    """What fitting a method for one task changed on the others, against the base model.
+    """Return how fitting a method for one task changed the scores on other tasks, relative to the base model.
 
     Args:
         results: as ``collect`` writes them.
         items: as ``collect_items`` writes them.
-        headline: the tasks to be retained and their headline metrics.
-        in_nats: those of them whose metric is no fraction but a cross-entropy, in nats per token.
+        headline: the retained tasks and their headline metrics.
+        in_nats: the tasks among them whose metric is a cross-entropy in nats per token instead of a fraction.
 
     Returns:
-        Per model, method, task it was fitted for and task it is scored on: ``metric``, ``score`` in percent or nats,
-        its ``change`` against base with ``change.low`` and ``change.high``, the 95% interval over the items that both
-        scored, and their number ``items``; ``note``, which runs failed and why. NaN where there is none.
+        One row per ``model``, ``method``, task ``fitted for`` and task ``scored on``, with ``metric``, ``score`` (in
+        percent or nats), ``change`` relative to the base model, its 95% confidence interval ``change.low`` to
+        ``change.high`` over the items that both scored, ``items`` (their number), and ``note`` (which runs failed and
+        why). Values without scores are NaN.
     """
     rows = _named(results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])])
     keys = ["model", "variant", "task", "eval_task"]
@@ -182,9 +185,9 @@ def retention_table(
 def _differences(
     rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str], unit: Sequence[str]
 ) -> pd.DataFrame:
-    """One row per model, variant, unit and reference, with its paired difference: 0 of a reference from itself.
+    """Return the paired difference for each model, variant, unit and reference.
 
-    Without scores of the reference it is NaN. The base model itself has no rows.
+    The difference of a reference to itself is 0; it is NaN if the reference has no scores. The base model has no rows.
     """
     rows = rows[rows["metric"] == rows["eval_task"].map(dict(headline))]
     scored = item_scores(rows, items)
@@ -225,7 +228,7 @@ def _interval(name: str, found: Difference, scale: float = 100) -> dict[str, flo
 
 
 def difference_text(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
-    """The differences called ``name`` with their intervals, as text."""
+    """Return the differences in the column ``name`` with their intervals, as text."""
     return [
         MISSING if math.isnan(value) else f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
         for value, low, high in zip(frame[name], frame[f"{name}.low"], frame[f"{name}.high"], strict=True)

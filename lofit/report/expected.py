@@ -1,4 +1,4 @@
-"""Our scores beside published ones."""
+"""The table of published values and the corresponding values of this suite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEGEND = (
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Write each published value with a counterpart, ours, and the difference."""
+    """Write each published value that has a counterpart in this configuration, our value, and the difference."""
     protocol = table.config.protocols[0]
     collected: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     records = []
@@ -40,18 +40,19 @@ def write(table: RunTable, output: Output) -> None:
 
 
 def our_mean(results: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Difference:
-    """Our value of a mean of metrics: a fraction, with the variance that its test items give it.
+    """Return our value of a mean of metrics, as a fraction, with its variance over test items.
 
-    Folds of a task are averaged unweighted, seeds item by item. Metrics of one task are read off the same items.
+    Scores are averaged over seeds for each item, and the folds of a task are averaged unweighted. Metrics of the same
+    task use the same items.
 
     Args:
-        results: of the runs in question, as ``collect`` writes them.
+        results: results of the corresponding runs, as ``collect`` writes them.
         items: as ``collect_items`` writes them.
-        tasks: one per metric.
-        metrics: whose values are averaged.
+        tasks: the task of each metric.
+        metrics: the metrics to average.
 
     Returns:
-        The mean; NaN where a run failed or lacks a metric.
+        The mean; NaN if a run failed or lacks a metric.
     """
     lost = Difference(math.nan, math.nan, 0)
     parts = []

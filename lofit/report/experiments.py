@@ -1,4 +1,4 @@
-"""What is written of an experiment: a table, or a figure with the numbers behind it."""
+"""Write the output of an experiment: a table, or a figure with the numbers behind it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from lofit.report.variance import variance_table, write_variance
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Write the table, or draw the figure, of the experiment that it is called after."""
+    """Write the table or figure of the experiment ``output.name``."""
     kind = table.config.experiment(output.name).kind
     assert kind
     _WRITERS[kind](table, output)
 
 
 def arm_rows(table: RunTable, name: str) -> pd.DataFrame:
-    """Results of an experiment's runs on their own tasks, under the first protocol, with ``variant`` and ``x``.
+    """Return the results of an experiment's runs, with ``variant`` (the arm) and ``x`` (its point on the axis).
+
+    Results are those on the task that a run was fitted on, under the first protocol.
 
     Raises:
         ReportError: there are none.
@@ -54,17 +56,17 @@ def _table(table: RunTable, output: Output) -> None:
 
 
 def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
-    """One row per model, task, arm and place on the axis.
+    """Return the points of a curve or trade-off: one row per model, task, arm and point on the axis.
 
     Args:
-        rows: as :func:`arm_rows` gives them.
+        rows: as :func:`arm_rows` returns them.
         metrics: task to headline metric.
         items: as ``collect_items`` writes them.
 
     Returns:
-        ``model``, ``task``, ``arm``, ``x``, ``value`` with ``low`` and ``high`` (the 95% interval over test items,
-        seeds averaged; all fractions), ``n_seeds``, ``n_items``, ``status``, ``note``, ``trained_params`` and
-        ``seconds`` (of localization and fit, mean over the runs of the seeds that count).
+        ``model``, ``task``, ``arm``, ``x``, ``value`` with ``low`` and ``high`` (the 95% confidence interval over test
+        items, seeds averaged; all fractions), ``n_seeds``, ``n_items``, ``status``, ``note``, ``trained_params`` and
+        ``seconds`` (activations, localization and fit). The last two are means over the runs of complete seeds.
     """
     rows = headline_rows(rows, metrics)
     folds, rng = folds_by_task(rows), np.random.default_rng(0)
@@ -89,7 +91,7 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
 
 
 def _cell_key(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A key of a group that can be looked up: NaN, where there is no axis, is not equal to itself."""
+    """Return a group key that can be looked up in a dict: NaN, which is not equal to itself, is replaced by None."""
     return tuple(None if pd.isna(part) else part for part in key)
 
 
@@ -111,11 +113,12 @@ def _pareto(table: RunTable, output: Output) -> None:
 
 
 def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
-    """Share of each layer among the selected heads, averaged over rankings: those of all folds and seeds.
+    """Return the share of each layer among the selected heads, averaged over the rankings of all folds and seeds.
 
     Returns:
-        ``model``, ``task``, ``arm``, ``layer``, ``share`` (a fraction; NaN where no ranking succeeded), ``n_rankings``,
-        ``n_seeds`` and ``n_folds`` (of the rankings that did), and ``note`` (which failed and why; empty if none).
+        ``model``, ``task``, ``arm``, ``layer``, ``share`` (a fraction; NaN if no ranking succeeded), ``n_rankings``,
+        ``n_seeds`` and ``n_folds`` (numbers for the rankings that succeeded), and ``note`` (which failed and why; empty
+        if none did).
     """
     records = []
     for arm in table.experiments[name]:
@@ -132,7 +135,7 @@ def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
             records.append(row | {"layer": layer, "share": share})
     keys = ["model", "task", "arm", "layer"]
     frame = pd.DataFrame(records, columns=[*keys, "ranking", "share", "seed", "fold", "note"])
-    # Arms may share a ranking: heads of a task with one fold serve all folds of another.
+    # Arms may share a ranking: heads selected on a task with one fold are used for all folds of another task.
     grouped = frame.drop_duplicates([*keys, "ranking"]).groupby(keys, sort=False)
     return grouped.agg(
         share=("share", "mean"),

@@ -1,4 +1,4 @@
-"""Curves, layers and trade-offs, drawn for print."""
+"""Figures of experiments for print: curves, layers of selected heads, and trade-offs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
     """Draw score against ``axis``, one panel per model and task, as ``<stem>.pdf``, ``.png`` and ``.csv``.
 
     Args:
-        frame: as ``points`` gives it.
+        frame: as ``points`` returns it.
         stem: path without suffix.
-        title: above the figure.
-        axis: what ``x`` is: a share of the heads (drawn in percent), a number of them, or of training examples.
+        title: title of the figure.
+        axis: meaning of ``x``: a share of the heads (drawn in percent), a number of heads, or a number of training
+            examples.
         metrics: task to headline metric.
 
     Returns:
@@ -72,14 +73,15 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
 
 
 def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
-    """Draw where the selected heads are, one panel per model and arm, rows being tasks; also as ``<stem>.csv``.
+    """Draw in which layers the selected heads are, one panel per model and arm, one row per task.
 
-    A task whose rankings all failed has a row that says so.
+    The figure is written as ``<stem>.pdf`` and ``.png``, and the data as ``.csv``. A task whose rankings all failed has
+    a row that says so.
 
     Args:
-        frame: as ``layer_counts`` gives it.
+        frame: as ``layer_counts`` returns it.
         stem: path without suffix.
-        title: above the figure.
+        title: title of the figure.
     """
     panels = list(frame.groupby(["model", "arm"], sort=False))
     widest = max(panel["layer"].max() + 1 for _, panel in panels)
@@ -112,15 +114,16 @@ def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
 
 
 def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
-    """Draw the mean score over the tasks against trained parameters and against seconds; also as ``<stem>.csv``.
+    """Draw the mean score over the tasks against trained parameters and against seconds.
 
-    An arm that lacks a task has no mean: it is named below the figure, and its line of the CSV says why. Intervals take
-    the tasks as given and their items as the sample.
+    The figure is written as ``<stem>.pdf`` and ``.png``, and the data as ``.csv``. An arm without a score on some task
+    has no mean. It is named below the figure, and its row in the CSV says why. Intervals treat the tasks as fixed and
+    their items as the sample.
 
     Args:
-        frame: as ``points`` gives it.
+        frame: as ``points`` returns it.
         stem: path without suffix.
-        title: above the figure.
+        title: title of the figure.
     """
     records, lost = [], []
     for model, of_model in frame.groupby("model", sort=False):
@@ -174,7 +177,10 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
 
 
 def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str], drawn: dict[str, Any]) -> None:
-    """Points with bars, which are added to ``drawn``, and the front: what nothing cheaper beats."""
+    """Draw points with error bars, which are added to ``drawn``, and the Pareto front.
+
+    A point is on the front if no cheaper one scores at least as high.
+    """
     shown = means[means[column] > 0]
     for line in shown.to_dict("records"):
         look = {key: value for key, value in LINES[arms.index(line["arm"]) % len(LINES)].items() if key != "linestyle"}
@@ -209,7 +215,7 @@ def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def span(values: pd.Series, what: str) -> str:
-    """From the smallest to the largest of some numbers of something, for a caption: ``2 to 3 seeds``."""
+    """Return the range of some counts as text for a caption, for example ``2 to 3 seeds``."""
     low, high = int(values.min()), int(values.max())
     return f"{low if low == high else f'{low} to {high}'} {what}{'' if high == 1 else 's'}"
 
@@ -222,9 +228,10 @@ def _caption(frame: pd.DataFrame, note: str) -> str:
 
 
 def _finish(figure: Figure, drawn: dict[str, Any], caption: str) -> None:
-    """A legend for all panels, and the caption.
+    """Add one legend for all panels, and the caption.
 
-    What was drawn is collected by hand: matplotlib's own list leaves out names that begin with an underscore.
+    The legend entries are collected in ``drawn``, since matplotlib's automatic legend leaves out labels that begin with
+    an underscore.
     """
     width = figure.get_figwidth()
     figure.legend(

@@ -1,4 +1,4 @@
-"""The scores of every single test item, in one table: what paired comparisons are made of."""
+"""The table of scores of every test item, on which paired comparisons are based."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SCHEMA = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
-"""Columns of ``items.parquet``. An item has the same name in every run that was scored on it.
+"""Columns of ``items.parquet``. An item has the same name in all runs that were scored on it.
 
 Items of one ``cluster`` share a context, such as a passage, and are not independent of each other.
 """
 
 
 def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
-    """Write one row per evaluated run, item and metric to ``target`` (parquet); failed runs have none.
+    """Write one row per evaluated run, item and metric to ``target`` (parquet); failed runs have no rows.
 
     Raises:
         ReportError: the samples of a run do not hold a metric that its results report.
@@ -47,12 +47,12 @@ def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
 
 
 def item_scores(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """One row per run and test item: the columns of ``rows``, with the item's ``value``, its name and its cluster.
+    """Return one row per run and test item: the columns of ``rows``, with ``value``, ``item`` and ``cluster``.
 
-    Items of different folds have different names.
+    Names of items and clusters are prefixed with the fold, so that they differ between folds.
 
     Args:
-        rows: of ``results.parquet``, one metric per run and evaluation.
+        rows: rows of ``results.parquet``, one metric per run and evaluation.
         items: as :func:`collect_items` writes them.
     """
     on = ["run_id", "eval_task", "eval_fold", "protocol", "metric"]
@@ -62,14 +62,15 @@ def item_scores(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def item_interval(scores: pd.DataFrame, value: float, rng: np.random.Generator) -> Interval:
-    """The 95% interval of a value over its test items: each item's mean over seeds, all folds together.
+    """Return the 95% bootstrap confidence interval of a value over its test items.
 
-    The interval is moved to the value, which weighs folds equally.
+    The scores of an item are averaged over seeds, and the items of all folds are pooled. The interval is then shifted
+    so that it belongs to ``value``, in which folds have equal weights, and clipped to [0, 1].
 
     Args:
-        scores: as :func:`item_scores` gives them.
-        value: a fraction, the mean that stands in the table.
-        rng: of the bootstrap.
+        scores: as :func:`item_scores` returns them.
+        value: the mean shown in the table, a fraction.
+        rng: random generator of the bootstrap.
     """
     averaged = scores.groupby(["cluster", "item"])["value"].mean().reset_index()
     found = bootstrap_interval(Sample.of(averaged["value"], averaged["cluster"]), rng)
@@ -78,7 +79,7 @@ def item_interval(scores: pd.DataFrame, value: float, rng: np.random.Generator) 
 
 
 def _clusters(run: EvaluatedRun) -> list[str]:
-    """Name of the cluster of every test item, in order; empty if each is its own."""
+    """Return the cluster name of every test item, in order; empty if every item is a cluster by itself."""
     if run.items_path is None:
         return []
     rows = read_jsonl(run.items_path)

@@ -13,7 +13,7 @@ from lofit.spec.protocol import Protocol, table_name
 
 
 def comparison(table: RunTable, protocol: Protocol) -> pd.DataFrame:
-    """The main table under one protocol."""
+    """Return the main table under one protocol."""
     results, items = read_part(table, MAIN)
     chosen = headline(table, protocol)
     rows = results[(results["protocol"] == protocol) & results["task"].isin(chosen)]
@@ -21,6 +21,6 @@ def comparison(table: RunTable, protocol: Protocol) -> pd.DataFrame:
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Write the table of the protocol that it is called after."""
+    """Write the main table of the protocol that ``output.name`` stands for."""
     protocol = next(known for known in table.config.protocols if table_name(known) == output.name)
     write_table(comparison(table, protocol), table.config.results / output.id)

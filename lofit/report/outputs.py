@@ -1,6 +1,6 @@
-"""All tables and figures of a configuration: what each needs and which module writes it.
+"""The list of all tables and figures of a configuration: what each needs and which module writes it.
 
-The one list that workflow, command line, summary and report page read.
+The workflow, the command line, the summary and the report page all use this list.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Output:
     """A table (``tables/<name>.md``, ``.tex`` and ``.csv``) or a figure (``figures/<name>.png``, ``.pdf``, ``.csv``).
 
     Attributes:
-        kind: which of both.
-        name: of its files.
-        title: what it shows, in a line.
-        module: of ``lofit.report``, whose ``write(table, output)`` writes the files.
-        needs: what it is made of.
-        triggers: what else makes it anew when it changes, as plain data.
+        kind: ``table`` or ``figure``.
+        name: name of its files.
+        title: what it shows, in one line.
+        module: name of the module in ``lofit.report`` whose ``write(table, output)`` writes the files.
+        needs: files from which it is made.
+        triggers: other values, as plain data; if they change, the output is made again.
     """
 
     kind: Literal["table", "figure"]
@@ -42,20 +42,20 @@ class Output:
 
     @property
     def id(self) -> str:
-        """Its path below the results, without suffix."""
+        """Path below the results folder, without suffix."""
         return f"{self.kind}s/{self.name}"
 
     def path(self, results: Path) -> Path:
-        """The file a person opens first."""
+        """Return the path of the file that people read: ``.md`` for a table, ``.png`` for a figure."""
         return results / f"{self.id}.{'md' if self.kind == 'table' else 'png'}"
 
     def write(self, table: RunTable) -> None:
-        """Write its files."""
+        """Write the files of this output."""
         importlib.import_module(f"lofit.report.{self.module}").write(table, self)
 
 
 def outputs(table: RunTable) -> list[Output]:
-    """All tables and figures, the most wanted first."""
+    """Return all tables and figures, in the order in which they are shown."""
     return list(_outputs(table))
 
 

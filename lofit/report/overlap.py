@@ -1,4 +1,4 @@
-"""How alike the rankings of heads are: across tasks, folds, seeds and localizers, against random heads."""
+"""The overlap of head rankings across tasks, folds, seeds and localizers, compared with random heads."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LEGEND = (
 
 
 def overlap_pairs(table: RunTable) -> pd.DataFrame:
-    """One row per comparable pair and number of heads.
+    """Return the overlap of rankings: one row per comparable pair and number of heads.
 
     Returns:
-        ``model``, ``kind`` (in what they differ), ``task`` and ``other_task``, ``localizer`` and ``other_localizer``,
-        then as :func:`lofit.rankings.overlap.overlap_table`, NaN for a pair with a ranking that failed, and ``note``
-        (which failed and why; empty if none).
+        ``model``, ``kind`` (in what the two rankings differ), ``task`` and ``other_task``, ``localizer`` and
+        ``other_localizer``, the columns of :func:`lofit.rankings.overlap.overlap_table` (NaN if a ranking of the pair
+        failed) and ``note`` (which failed and why; empty if none did).
     """
     counts = table.head_counts()
     reasons = {node.id: why_lost(table, node) for node in table.localize.values()}
@@ -60,7 +60,7 @@ def overlap_pairs(table: RunTable) -> pd.DataFrame:
 
 
 def why_lost(table: RunTable, ranking: LocalizeNode) -> str:
-    """Why a ranking is empty; an empty text if it is not."""
+    """Return why a ranking failed; an empty string if it did not."""
     folder = table.folder(ranking)
     if len(read_ranking(folder / "heads.parquet")):
         return ""
@@ -68,7 +68,7 @@ def why_lost(table: RunTable, ranking: LocalizeNode) -> str:
 
 
 def joined(notes: pd.Series) -> str:
-    """The texts of a column, each once and without the empty ones."""
+    """Join the distinct non-empty texts of a column."""
     return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
@@ -76,7 +76,7 @@ _WHERE = ["model", "kind", "task", "other_task", "localizer", "other_localizer"]
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Write the table of all pairs, or draw the figure of tasks."""
+    """Write the table of all pairs, or draw the heat map of tasks."""
     frame, stem = overlap_pairs(table), table.config.results / output.id
     if output.kind == "figure":
         draw_overlap(overlap_matrix(frame), stem)
@@ -102,20 +102,21 @@ def _both(frame: pd.DataFrame, name: str) -> list[str]:
 
 
 def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Mean Jaccard index of rankings for two tasks, and for one task over folds and seeds.
+    """Return the mean Jaccard index between the rankings of two tasks; for one task, between its folds and seeds.
+
+    Rows are made for each model and localizer with several tasks, at the largest k that is not all heads.
 
     Args:
-        pairs: as :func:`overlap_pairs` gives them.
+        pairs: as :func:`overlap_pairs` returns them.
 
     Returns:
-        ``model``, ``localizer``, ``k``, ``task``, ``other_task`` (both orders), ``jaccard``, ``expected`` (of random
-        heads), ``pairs`` and ``rankings`` (how many of either are behind it; 0, and NaN before, where all failed) and
-        ``note``, which failed and why; of each model and localizer with several tasks, at the largest k that is not
-        all heads.
+        ``model``, ``localizer``, ``k``, ``task``, ``other_task`` (both orders), ``jaccard``, ``expected`` (for random
+        heads), ``pairs`` and ``rankings`` (numbers of pairs and rankings behind the mean), and ``note`` (which failed
+        and why). If all rankings failed, these numbers are 0 and the indices NaN.
     """
     frame = pairs[(pairs["localizer"] == pairs["other_localizer"]) & (pairs["kind"] != "localizers")]
     chance = frame.groupby(["model", "k"])["expected_jaccard"].transform("max")  # a failed ranking has none
-    some = ~(chance > 1 - 1e-9)  # all heads are the same for any two rankings
+    some = ~(chance > 1 - 1e-9)  # with all heads selected, any two rankings agree
     frame = frame[some | ~some.groupby(frame["model"]).transform("any")]
     frame = frame[frame["k"] == frame.groupby("model")["k"].transform("max")]
     several = frame[frame["kind"] == "tasks"].groupby(["model", "localizer"]).size().index
@@ -135,12 +136,12 @@ def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
-    """Draw a heat map per model and localizer; cells without value are hatched, and say so where rankings failed.
+    """Draw one heat map per model and localizer, as ``<stem>.pdf``, ``.png`` and ``.csv``.
 
-    It is written as ``<stem>.pdf``, ``.png`` and ``.csv``.
+    Cells without a value are hatched, and marked "failed" if rankings failed.
 
     Args:
-        matrix: as :func:`overlap_matrix` gives it.
+        matrix: as :func:`overlap_matrix` returns it.
         stem: path without suffix.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The report: one self-contained page of what ran, what came out, what it cost, and how to run it again."""
+"""The HTML report: one self-contained page with results, costs, failures and the configuration to run it again."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from lofit.report.style import PNG_DPI
 from lofit.report.tables import remarks
 
 _SCREEN_DPI = 120
-"""Dots of a figure's inch on the page; CSS has 96, where 9 point text is small to read."""
+"""Resolution at which figures are shown. At the 96 dots per inch of CSS, text of 9 points would be small."""
 
 _LONG = 30
-"""Lines of a table from which on it is folded."""
+"""Tables with more lines than this are folded."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Section:
     """A table or figure as the page shows it.
 
     Attributes:
-        output: which one.
-        body: HTML of a table; of a figure, its PNG as a data URI.
-        folded: whether it is too long to stand open.
-        width: of a figure, in CSS pixels.
+        output: the table or figure.
+        body: HTML of a table; for a figure, its PNG as a data URI.
+        folded: whether the table is folded because it is long.
+        width: width of a figure in CSS pixels.
     """
 
     output: Output
@@ -51,10 +51,10 @@ def write_report(table: RunTable) -> Path:
     """Write ``report.html``, which needs no other file and no network.
 
     Returns:
-        Its path.
+        The path of the page.
 
     Raises:
-        ReportError: a table or figure is not there yet.
+        ReportError: a table or figure has not been made yet.
     """
     results = read_results(results_path(table, ALL))
     reports = list(node_reports(table))
@@ -78,13 +78,13 @@ def write_report(table: RunTable) -> Path:
 
 
 def configuration_text(table: RunTable) -> str:
-    """The configuration as YAML, with all defaults; without the folder that stood in for the network."""
+    """Return the configuration as YAML, with all defaults but without ``data_mirror``."""
     values = table.config.model_dump(mode="json", exclude={"data_mirror"})
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 
 
 def failures(results: pd.DataFrame) -> list[dict[str, str]]:
-    """``run``, ``scored on`` and ``reason`` of everything that failed, in the order of the results."""
+    """Return ``run``, ``scored on`` and ``reason`` of every failure, in the order of the results."""
     failed = results[results["status"] != "ok"]
     return [
         {
@@ -97,7 +97,7 @@ def failures(results: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def item_remarks(results: pd.DataFrame) -> list[dict[str, str]]:
-    """``run``, ``scored on`` and ``items`` of every evaluation of whose items something is to be said."""
+    """Return ``run``, ``scored on`` and ``items`` (the remark) of every evaluation with remarks on its items."""
     evaluations = results.drop_duplicates(["run_id", "eval_task", "eval_fold", "protocol"])
     return [
         {"run": row["run_id"], "scored on": f"{row['eval_task']}, protocol {row['protocol']}", "items": remark}
@@ -117,7 +117,7 @@ def _section(output: Output, results: Path) -> Section:
         return Section(output, f"data:image/png;base64,{encoded}", width=dots * _SCREEN_DPI // PNG_DPI)
     text = path.read_text(encoding="utf-8")
     lines = text.split("\n")
-    if lines[0].startswith("**"):  # its title, which the page shows as a heading
+    if lines[0].startswith("**"):  # the title, which the page shows as a heading
         text = "\n".join(lines[1:])
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     return Section(output, body, folded=sum(line.startswith("|") for line in lines) > _LONG)

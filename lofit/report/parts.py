@@ -1,4 +1,4 @@
-"""Gathering the scores of a part of the run table, and reading them again."""
+"""Collect the scores of a part of the run table, and read them again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lofit.report.paths import items_path, results_path
 
 
 def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
-    """Where a node's scores and costs are."""
+    """Return the description of an evaluated run, with the paths of its scores and costs."""
     node, ranking = evaluation.fit, evaluation.fit.ranking
-    tuned = isinstance(node, TunedNode)  # its report tells the cost of the rankings too
+    tuned = isinstance(node, TunedNode)  # its report includes the cost of the rankings
     read = [table.activations_of(user) for user in (node, ranking) if user]
     activations = {used.id: used for used in read if used}.values()
     manifest = PREPARE.read_report(table, node.data)
@@ -45,12 +45,12 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
 
 
 def collect_results(table: RunTable, part: str) -> None:
-    """Write results.parquet and results.csv of a part, and items.parquet with every single test item."""
+    """Write results.parquet and results.csv of a part, and items.parquet with the scores of every test item."""
     runs = [evaluated_run(table, node) for node in table.part(part).values()]
     collect(runs, results_path(table, part))
     collect_items(runs, items_path(table, part))
 
 
 def read_part(table: RunTable, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Results and items of a part."""
+    """Return the results and the item scores of a part."""
     return read_results(results_path(table, part)), pd.read_parquet(items_path(table, part))

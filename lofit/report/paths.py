@@ -1,4 +1,4 @@
-"""Where the results of a configuration are, and which metric of a task heads its tables."""
+"""Paths of the collected results of a configuration, and the headline metric of each task."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def _folder(table: RunTable, part: str) -> Path:
 
 
 def results_path(table: RunTable, part: str) -> Path:
-    """The tidy results of a part of the run table (see ``RunTable.part``)."""
+    """Return the path of the tidy results of a part of the run table (see ``RunTable.part``)."""
     return _folder(table, part) / "results.parquet"
 
 
 def items_path(table: RunTable, part: str) -> Path:
-    """The scores of every single test item of a part of the run table."""
+    """Return the path of the scores of every test item of a part of the run table."""
     return _folder(table, part) / "items.parquet"
 
 
 def part_inputs(table: RunTable, part: str) -> dict[str, list[Path]]:
-    """What the scores of a part of the run table are gathered from."""
+    """Return the files from which the scores of a part of the run table are collected."""
     evaluations = list(table.part(part).values())
     fits = [fit for fit in _once(node.fit for node in evaluations) if load_method(fit.method).fit]
     rankings = _once(node.fit.ranking for node in evaluations if node.fit.ranking)
@@ -47,14 +47,14 @@ def part_inputs(table: RunTable, part: str) -> dict[str, list[Path]]:
 
 
 def _once(nodes: Iterable[N]) -> list[N]:
-    """The nodes, each once."""
+    """Return the distinct nodes, in order."""
     return list({node.id: node for node in nodes}.values())
 
 
 def headline(table: RunTable, protocol: Protocol | None = None) -> dict[str, str]:
-    """Task to headline metric under a protocol, by default the first configured one, in the configuration's order.
+    """Return task to headline metric under a protocol, in the order of the configuration.
 
-    Tasks that the protocol does not have are left out.
+    The default protocol is the first configured one. Tasks that are not scored under the protocol are left out.
     """
     protocol = protocol or table.config.protocols[0]
     found = {name: table.config.task(name).headline_under(protocol) for name in table.config.tasks}

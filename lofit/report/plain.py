@@ -1,4 +1,4 @@
-"""Tables of text in every form: CSV with all numbers, Markdown and LaTeX for people."""
+"""Write tables of text: CSV with all numbers, Markdown and LaTeX for people."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def write_plain_table(frame: pd.DataFrame, shown: pd.DataFrame, stem: Path, *, t
     """Write ``<stem>.csv`` (all numbers), ``<stem>.md`` and ``<stem>.tex`` (what people read).
 
     Args:
-        frame: for the CSV.
-        shown: text for the others; its columns are their headings.
+        frame: content of the CSV.
+        shown: content of Markdown and LaTeX, as text; its column names are the headings.
         stem: path without suffix.
-        title: stands above the Markdown table, and first in the LaTeX caption.
-        legend: below the table, and after the title in the caption.
+        title: printed above the Markdown table and first in the LaTeX caption.
+        legend: printed below the Markdown table and after the title in the LaTeX caption.
     """
     with atomic_path(stem.parent / f"{stem.name}.csv") as part:
         frame.to_csv(part, index=False)
@@ -38,14 +38,14 @@ def write_plain_table(frame: pd.DataFrame, shown: pd.DataFrame, stem: Path, *, t
 
 
 def latex_table(tabular: str, caption: str, label: str, notes: str = "") -> str:
-    """A LaTeX ``table`` environment, scaled down where it is wider than the text.
+    """Return a LaTeX ``table`` environment, scaled down if it is wider than the text.
 
     It needs the packages ``booktabs`` and ``graphicx``.
 
     Args:
-        tabular: its LaTeX.
-        caption: plain text.
-        label: after ``tab:``.
+        tabular: LaTeX of the ``tabular`` environment.
+        caption: caption as plain text.
+        label: label without the prefix ``tab:``.
         notes: LaTeX below the table.
     """
     scaled = f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{tabular.rstrip()}}}\n"
@@ -58,10 +58,10 @@ def latex_table(tabular: str, caption: str, label: str, notes: str = "") -> str:
 
 
 def latex_text(text: object) -> str:
-    """Escape LaTeX's specials and spell the signs that need math mode."""
+    """Escape the special characters of LaTeX, and write signs such as ± in math mode."""
     return str(text).translate(_LATEX)
 
 
 def escape_pipe(text: str) -> str:
-    """Escape what ends a cell of a Markdown table."""
+    """Escape the pipe, which would end a cell of a Markdown table."""
     return text.replace("|", "\\|")

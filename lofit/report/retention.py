@@ -1,4 +1,4 @@
-"""What fitting a method for one task cost on others."""
+"""The table of retention: how fitting a method for one task changed the scores on other tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lofit.report.tables import MISSING
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Write the table."""
+    """Write the table of retention."""
     tasks = {name: table.config.task(name) for name in table.config.retention}
     in_nats = [name for name, task in tasks.items() if task.plain_text]
     results, items = read_part(table, MAIN)

@@ -1,4 +1,4 @@
-"""What a search tried, and what it chose."""
+"""The table of hyperparameter searches: what was tried, and what was chosen."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lofit.report.plain import write_plain_table
 
 
 def search_table(table: RunTable) -> pd.DataFrame:
-    """One row per search and setting.
+    """Return one row per search and setting.
 
     Returns:
         ``model``, ``task``, ``fold``, ``seed``, ``method``, ``setting``, ``validation_loss`` (nats per answer token,
-        or per preference pair), ``chosen`` (yes or no), ``note`` (why it failed) and ``run`` (the fit).
+        or per preference pair), ``chosen`` (yes or no), ``note`` (why it failed) and ``run`` (id of the fit).
 
     Raises:
-        LofitError: a choice is not there yet.
+        LofitError: a select_best node has not run yet.
     """
     records = []
     for node in table.tuned.values():
@@ -36,7 +36,7 @@ def search_table(table: RunTable) -> pd.DataFrame:
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Write the table."""
+    """Write the table of searches."""
     frame = search_table(table)
     losses = frame["validation_loss"].map(lambda loss: "failed" if pd.isna(loss) else f"{loss:.4f}")
     shown = frame.drop(columns="run").assign(validation_loss=losses)

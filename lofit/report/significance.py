@@ -1,4 +1,4 @@
-"""Which differences between methods the test items bear out."""
+"""Confidence intervals, and tests of each method against the best one."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ TEST = f"paired permutation test over items, Holm-corrected over the tests of th
 def compared_with_best(
     frame: pd.DataFrame, rows: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str]
 ) -> pd.DataFrame:
-    """Add intervals, and what speaks against each method's being as good as the best.
+    """Add confidence intervals, and the p-value of each method's difference to the best method.
 
-    An item's score is its mean over the seeds; the items of all folds are pooled.
+    The score of an item is its mean over seeds; the items of all folds are pooled.
 
     Args:
         frame: one row per ``model`` and ``method``, with ``<task>.percent``.
-        rows: headline rows of the runs that count in it, with ``variant``, the method in ``frame``.
+        rows: headline rows of the runs behind ``frame``, with ``variant`` (the name of the method in ``frame``).
         items: as ``collect_items`` writes them.
-        tasks: the columns.
+        tasks: the tasks to compare on.
 
     Returns:
-        The frame with ``<task>.percent_low`` and ``.percent_high``, the 95% interval over the test items, and
-        ``<task>.p_best``: the p-value of the difference to the best value of the column, corrected over all such
-        tests of the model; NaN for the best itself and where there is nothing to test.
+        The frame with ``<task>.percent_low`` and ``.percent_high``, the 95% confidence interval over the test items,
+        and ``<task>.p_best``, the p-value of the difference to the best method on the task (paired permutation test,
+        Holm-corrected over all such tests of the model). ``p_best`` is NaN for the best method and where there is
+        nothing to test.
     """
     scores = item_scores(rows, items)
     found: dict[tuple[str, str, str], pd.DataFrame] = {

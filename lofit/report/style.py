@@ -1,4 +1,4 @@
-"""The look that all figures share, and how they are written."""
+"""The common style of all figures, and how they are saved."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PNG_DPI = 200
 LINES: tuple[dict[str, Any], ...] = tuple(
     {"color": colour, "marker": marker, "linestyle": line}
     for colour, marker, line in zip(
-        # Okabe and Ito's colours, which the colour-blind tell apart; markers and dashes do in grey.
+        # The colour-blind safe palette of Okabe and Ito; in greyscale, markers and dashes differ.
         ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
         ("o", "s", "^", "D", "v", "P", "X"),
         ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))),
         strict=True,
     )
 )
-"""Looks of the lines of a figure, in order; from the eighth on they repeat."""
+"""Line styles of a figure, in order; they repeat from the eighth line on."""
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so figures look alike on every machine
     "font.size": 9,
@@ -36,7 +36,7 @@ _SETTINGS: dict[Any, Any] = {
     "hatch.linewidth": 0.6,
     "hatch.color": "0.72",
     "pdf.fonttype": 42,  # TrueType: text stays text in the PDF
-    "text.parse_math": False,  # names and titles are the user's: two dollar signs are no formula
+    "text.parse_math": False,  # names and titles come from the user: two dollar signs are not a formula
     "text.usetex": False,
 }
 
@@ -49,7 +49,7 @@ def figure_style() -> Iterator[None]:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``<stem>.pdf`` (the same bytes for the same figure) and ``<stem>.png`` (200 dpi); return both paths."""
+    """Write ``<stem>.pdf`` (reproducible: no creation date) and ``<stem>.png`` (200 dpi); return both paths."""
     paths = []
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {})):
         path = stem.parent / f"{stem.name}{suffix}"

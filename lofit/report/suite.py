@@ -1,4 +1,4 @@
-"""Each method's difference to the base model and to full fine-tuning, averaged over tasks."""
+"""The suite table: each method's difference to the base model and to full fine-tuning, averaged over tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lofit.report.tables import MISSING
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Write the table, of the first protocol."""
+    """Write the suite table under the first protocol."""
     names, protocol = table.config.suite or list(table.config.tasks), table.config.protocols[0]
     chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
     results, items = read_part(table, MAIN)

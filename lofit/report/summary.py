@@ -1,4 +1,4 @@
-"""What is printed at the end of a run: the main tables, where the files are, and what to do next."""
+"""Print the main tables, the paths of the files, and the next steps (``lofit summary``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lofit.report.tables import print_table
 
 
 def print_results(table: RunTable) -> None:
-    """Print the main tables, and where the files are."""
+    """Print the main tables and the paths of the files."""
     results = table.config.results
     for protocol in table.config.protocols:
         print_table(comparison(table, protocol))
@@ -28,7 +28,7 @@ def print_results(table: RunTable) -> None:
 
 
 def print_summary(table: RunTable, configfile: Path) -> None:
-    """Print the main tables, where the files are, and what to do next."""
+    """Print the main tables, the paths of the files, and the commands for the next run."""
     print_results(table)
     option = f"--configfile {shlex.quote(str(configfile))}"
     Console(markup=False, emoji=False, highlight=False).print(

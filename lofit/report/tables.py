@@ -1,4 +1,4 @@
-"""The main table, method by task, as CSV, Markdown, LaTeX and on the terminal."""
+"""The main table (methods by tasks) as CSV, Markdown and LaTeX, and on the terminal."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ _NOTE_WIDTH = 200
 
 
 def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
-    """Compare methods: one row per model and method variant, one column per task.
+    """Build the table that compares methods: one row per model and method variant, one column per task.
 
-    Within a seed the folds are averaged unweighted; the value is the mean over seeds and, with more than one seed,
-    ± is the sample standard deviation over seeds. A seed counts only when all its folds have a value. Runs that
-    use heads selected on another task are left out.
+    Folds are averaged unweighted within a seed. The value is the mean over seeds; with more than one seed, ± is the
+    sample standard deviation over seeds. A seed counts only if all its folds have a value. Runs with heads selected on
+    another task are left out if the method also has a run with heads selected on the task itself.
 
-    A variant is the method with its number of heads, and with its selector and number of training examples where
-    these differ among the runs of one fold, so that no cell averages over them. A column ``variant`` in ``results``
-    names it instead.
+    A variant is the method with its number of heads, and with its selector and number of training examples if these
+    differ between runs, so that no cell averages over them. A column ``variant`` in ``results`` overrides these names.
 
     Args:
         results: tidy results, as ``collect`` writes them; values of headline metrics are fractions.
@@ -42,17 +41,16 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
         items: the scores of every test item, as ``collect_items`` writes them.
 
     Returns:
-        Text columns ``model``, ``method``, one per task (percent with one decimal, ``failed``, or ``-`` where there
-        is no run; ``†`` marks fewer seeds than the row has), ``seeds`` (Int64), ``tuned`` (``no``, or among how many
-        settings validation chose; shown only where something was) and ``trained parameters``; then
-        per task ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.seed_low`` and
-        ``<task>.seed_high`` (95% interval of Student's t over seeds, NaN for one seed), ``<task>.percent_low`` and
-        ``<task>.percent_high`` (95% interval over test items), ``<task>.p_best`` (see ``compared_with_best``),
-        ``<task>.seeds`` (int64),
+        Text columns ``model``, ``method``, one per task (percent with one decimal, ``failed``, or ``-`` if there is no
+        run; ``†`` marks fewer seeds than the row has), ``seeds`` (Int64), ``tuned`` (``no``, or the number of settings
+        compared on validation data; shown only if some method was tuned) and ``trained parameters``; then per task
+        ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.seed_low`` and ``<task>.seed_high``
+        (95% interval of Student's t over seeds, NaN for one seed), ``<task>.percent_low`` and ``<task>.percent_high``
+        (95% interval over test items), ``<task>.p_best`` (see ``compared_with_best``), ``<task>.seeds`` (int64),
         ``<task>.metric`` and ``<task>.protocol``; then ``trained_params.min`` and ``.max`` (Int64) and ``note``.
 
     Raises:
-        ReportError: see ``headline_rows``; also two runs for the same cell, seed and fold.
+        ReportError: see ``headline_rows``; also if two runs have the same cell, seed and fold.
     """
     rows = headline_rows(results, headline)
     if "variant" not in rows:
@@ -80,14 +78,14 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
 def write_table(frame: pd.DataFrame, stem: Path, title: str = "") -> list[Path]:
     """Write a table of ``main_table`` as ``<stem>.csv`` (all columns), ``<stem>.md`` and ``<stem>.tex``.
 
-    Markdown and LaTeX hold the text columns, in bold the best value per model and task and those that do not differ
-    from it by test (nothing to compare, nothing bold). The LaTeX file is a ``table`` environment that needs the
-    packages ``booktabs`` and ``graphicx``.
+    Markdown and LaTeX hold the text columns. The best value per model and task is bold, and so are the values that do
+    not differ significantly from it; nothing is bold if there is nothing to compare. The LaTeX file is a ``table``
+    environment that needs the packages ``booktabs`` and ``graphicx``.
 
     Args:
         frame: the table.
         stem: path without suffix.
-        title: stands above the Markdown table, and first in the LaTeX caption.
+        title: printed above the Markdown table and first in the LaTeX caption.
 
     Returns:
         The three paths.
@@ -119,7 +117,10 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
 
 
 def transferred(rows: pd.DataFrame) -> pd.Series:
-    """Which rows have heads of another task although there is a run with heads of its own: those of the heat map."""
+    """Return which rows belong to the transfer heat map only.
+
+    These have heads selected on another task, while the same method also has a run with heads of the task itself.
+    """
     own = rows["head_task"] == rows["task"]
     keys = ["model", "method", "selector", "n_heads", "task"]
     has_own = own.groupby([rows[key] for key in keys], dropna=False).transform("any")
@@ -127,9 +128,10 @@ def transferred(rows: pd.DataFrame) -> pd.Series:
 
 
 def variant_names(rows: pd.DataFrame) -> list[str]:
-    """Name each row's method with what tells its runs apart: number of heads, selector, number of examples.
+    """Return a name for the method of each row that includes what distinguishes its runs.
 
-    Where a method has heads of another task, it is named by that task on every task.
+    This is the number of heads, the selector if the method has several, and the number of examples if it varies. If a
+    method uses heads selected on another task, its name includes the task of the heads in all rows.
     """
     selectors = rows.groupby("method")["selector"].nunique()
     foreign = set(rows.loc[rows["head_task"].notna() & (rows["head_task"] != rows["task"]), "method"])
@@ -184,7 +186,7 @@ def _record(
 
 
 def remarks(rows: pd.DataFrame) -> list[str]:
-    """What is to be said of the items of some evaluations: see :data:`lofit.spec.protocol.COUNTED`."""
+    """Return remarks on the items of some evaluations, with counts; see :data:`lofit.spec.protocol.COUNTED`."""
     total = int(rows["n_items"].sum())
     counts = {name: int(rows[name].sum()) for name in COUNTED}
     return [f"{counts[name]:,} of {total:,} items {said}" for name, said in COUNTED.items() if counts[name]]
@@ -207,9 +209,10 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _best(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mark the best value of each task (columns) within each model, and those that a test does not tell from it.
+    """Mark the best value of each task (columns) within each model, and the values that do not differ significantly.
 
-    Booleans aligned with ``frame``; nothing is marked where there is nothing to compare.
+    Returns:
+        Booleans aligned with ``frame``; nothing is marked if there is nothing to compare.
     """
     best = pd.DataFrame(index=frame.index)
     for task in _tasks(frame):

@@ -1,4 +1,4 @@
-"""Do heads selected on one task serve another? The transfer matrix and its heat map."""
+"""The transfer matrix and its heat map: how well heads selected on one task work for another."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from lofit.report.style import figure_style, ink_on, save_figure
 from lofit.stats import holm, paired_bootstrap_p, paired_sample
 
 _COLUMNS = ["model", "head_task", "task", "value", "relative", "p", "p_holm", "n_seeds", "n_items", "status", "note"]
-# Levels at which the paper's Figure 2 marks a cell, of p-values that are not corrected for their number.
+# Significance levels at which the paper's Figure 2 marks a cell; its p-values are not corrected for multiple tests.
 _MARKS = {0.05: "**", 0.1: "*"}
-# Colour-blind-safe (ColorBrewer), light in the middle: orange below 1, purple above, darker the further away.
+# A colour-blind safe palette (ColorBrewer): light at 1, orange below, purple above, darker with the distance.
 _COLOURS = "PuOr"
 _MIN_SPAN, _MAX_SPAN = 0.25, 1.0
 _PANELS_PER_ROW = 3
@@ -47,12 +47,12 @@ def transfer_matrix(
     method: str = "lofit",
     selector: str = "lofit",
 ) -> pd.DataFrame:
-    """Build one row per model, task the heads were selected on, and task trained for.
+    """Build the transfer matrix: one row per model, task on which the heads were selected, and task trained for.
 
-    Only runs of ``method`` with ``n_heads`` heads chosen by ``selector`` count. ``value`` is the headline metric
-    with folds averaged within a seed, then seeds; ``relative`` is ``value`` divided by the value of the same model
-    and task with heads selected on the task itself, both over the seeds that are complete in both cells; NaN where
-    there is none, or that value is 0. Where a task was trained with several numbers of examples, its own-heads runs
+    Only runs of ``method`` with ``n_heads`` heads ranked by ``selector`` count. ``value`` is the headline metric, with
+    folds averaged within a seed and then seeds. ``relative`` is ``value`` divided by the value of the same model and
+    task with heads selected on the task itself, both over the seeds that are complete in both cells; it is NaN if there
+    are none or if that value is 0. If a task was trained with several numbers of examples, runs with its own heads
     count only at the number used for transfer.
 
     Args:
@@ -61,18 +61,18 @@ def transfer_matrix(
         n_heads: number of heads edited (K).
         items: the scores of every test item, as ``collect_items`` writes them.
         method: the method whose heads are transferred.
-        selector: how its heads were chosen.
+        selector: the localizer that ranked the heads.
 
     Returns:
         Columns model, head_task, task, value (float64, fraction), relative (float64), p and p_holm (float64), n_seeds
         (int64, complete seeds), n_items (int64, test items of all folds), status (``ok``, ``partial``, ``failed``,
-        ``missing``) and note (what is absent and why; empty if nothing), for all pairs of the tasks that occur. ``p``
-        is the one-sided p-value of a paired bootstrap over the same seeds as ``relative``: that heads of the task
-        itself are no better; ``p_holm`` is ``p`` corrected by Holm's method over all such tests of the model. Both are
-        NaN on the diagonal and where there is nothing to test.
+        ``missing``) and note (what is absent and why; empty if nothing is), for all pairs of the tasks that occur.
+        ``p`` is the one-sided p-value of a paired bootstrap over the same seeds as ``relative``; the null hypothesis is
+        that heads of the task itself are no better. ``p_holm`` is ``p`` corrected by Holm's method over all such tests
+        of the model. Both are NaN on the diagonal and where there is nothing to test.
 
     Raises:
-        ReportError: no such runs, runs that must not share a cell, or see ``headline_rows``.
+        ReportError: there are no such runs, or some must not share a cell; see also ``headline_rows``.
     """
     candidates = results[(results["method"] == method) & (results["selector"] == selector)]
     rows = candidates[(candidates["n_heads"] == n_heads).fillna(False).astype(bool)]
@@ -132,12 +132,12 @@ def draw_transfer(
 ) -> list[Path]:
     """Draw the matrix as ``<stem>.pdf`` and ``<stem>.png``, and write it as ``<stem>.csv``.
 
-    One panel per model; rows are the tasks heads were selected on, columns the tasks the offsets were trained and
-    evaluated on. Colour shows the relative value, centred at 1; each cell gives the relative value and, below it,
-    the absolute one in percent. Cells without value are hatched and say why.
+    There is one panel per model. Rows are the tasks on which heads were selected, columns the tasks on which offsets
+    were trained and evaluated. The colour shows the relative value, centred at 1. Each cell shows the relative value
+    and, below it, the absolute value in percent. Cells without a value are hatched and show the status.
 
     Args:
-        matrix: what ``transfer_matrix`` returned.
+        matrix: as ``transfer_matrix`` returns it.
         stem: path of the figure without suffix.
         headline: task to headline metric, for the labels.
         n_heads: model to number of heads edited (K), for the caption.
@@ -154,7 +154,7 @@ def draw_transfer(
 
 
 def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
-    """Return the text below the figure: what it shows, K, the numbers of test items and seeds, and what marks mean."""
+    """Return the caption: K, the numbers of test items and seeds, what the cells show, and the meaning of the marks."""
     known = matrix[matrix["n_seeds"] > 0]
     n = f"n = {span(known['n_items'], 'test item')}, {span(known['n_seeds'], 'seed')}" if len(known) else "no scores"
     same = len(set(n_heads.values())) == 1
@@ -277,7 +277,7 @@ def _draw_cell(
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Draw the figure, of the first protocol."""
+    """Draw the heat map under the first protocol."""
     config = table.config
     assert config.transfer
     protocol, names = config.protocols[0], config.transfer.tasks or config.tasks

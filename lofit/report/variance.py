@@ -1,4 +1,4 @@
-"""The spread of scores told apart: over training subsets, over training seeds, and over test items."""
+"""Variance components of scores: training subsets, training seeds, and test items."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ LEGEND = (
 
 
 def variance_table(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """One row per model, task and arm.
+    """Return the variance components of the scores: one row per model, task and arm.
 
     Args:
-        rows: one per run, with ``variant``, ``seed`` (of the subset), ``training_seed`` and the headline ``value``.
+        rows: one row per run, with ``variant``, ``seed`` (of the training subset), ``training_seed`` and the headline
+            ``value``.
         items: as ``collect_items`` writes them.
 
     Returns:
-        ``model``, ``task``, ``arm``, ``percent`` (mean over all runs), ``sd_training``, ``sd_subset``, ``sd_items``
-        (percentage points; NaN where there are fewer than two), ``p_subset``, ``subsets``, ``training_seeds`` and
-        ``note`` (what failed).
+        ``model``, ``task``, ``arm``, ``percent`` (mean over all runs), the standard deviations ``sd_training``,
+        ``sd_subset`` and ``sd_items`` (percentage points; NaN with fewer than two), ``p_subset`` (F test that subsets
+        do not differ), the numbers ``subsets`` and ``training_seeds``, and ``note`` (what failed).
     """
     folds = folds_by_task(rows)
     scores = item_scores(rows[rows["status"] == "ok"], items)
     records = []
     for key, group in rows.groupby(["model", "task", "variant"], sort=False):
         model, task, arm = key
-        # A score is a mean over the folds; NaN where one of them has none.
+        # A score is the mean over the folds; it is NaN if a fold has no value.
         values = group.pivot(index=["seed", "training_seed"], columns="fold", values="value")
         values = values.reindex(columns=sorted(folds[str(task)]))
         table = values.mean(axis=1, skipna=False).unstack("training_seed").dropna()

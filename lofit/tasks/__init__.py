@@ -1,7 +1,7 @@
-"""Benchmark tasks: one folder each, found by being there.
+"""Benchmark tasks: every folder with a ``prepare.py`` is a task; there is no list to extend.
 
-A task folder holds ``prepare.py`` (which defines ``Options`` and ``TASK``), ``task.yaml`` (the lm-eval task
-``lofit_<name>``), ``utils.py`` if the YAML needs functions, and a README with the source of each choice.
+A task folder holds ``prepare.py`` (which defines ``TASK``, and ``Options`` if it has its own), ``task.yaml`` (the
+lm-eval task ``lofit_<name>``), ``utils.py`` if the YAML needs functions, and a README with the source of each choice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HERE = Path(__file__).parent
 
 
 def task_names() -> list[str]:
-    """Return the names of all tasks, sorted, without importing any."""
+    """Return the names of all tasks, sorted, without importing them."""
     return sorted(path.parent.name for path in _HERE.glob("*/prepare.py"))
 
 
@@ -46,7 +46,7 @@ def task_folder(name: str) -> Path:
     """Return the folder of task ``name``.
 
     Raises:
-        TaskError: no such task.
+        TaskError: there is no such task.
     """
     if name not in task_names():
         raise TaskError(f"unknown task {name!r}; known tasks: {', '.join(task_names())}")
@@ -54,10 +54,10 @@ def task_folder(name: str) -> Path:
 
 
 def load_task(name: str, path: Path | None = None) -> Task:
-    """Import ``lofit.tasks.<name>.prepare`` and return its TASK, or read a task of the user's own from ``path``.
+    """Import ``lofit.tasks.<name>.prepare`` and return its TASK, or read a custom task from ``path``.
 
     Raises:
-        TaskError: no such task, or ``path`` holds none.
+        TaskError: there is no such task, or ``path`` holds none.
         ConfigError: the task's module is damaged.
     """
     if path is not None:
@@ -69,17 +69,17 @@ def load_task(name: str, path: Path | None = None) -> Task:
 
 
 class _Definition(yaml.SafeLoader):
-    """Reads lm-eval's YAML with the names of functions in place of them."""
+    """Reads lm-eval's YAML without importing functions: ``!function`` tags yield their names."""
 
 
 _Definition.add_constructor("!function", lambda loader, node: node.value)
 
 
 def check_definition(task: Task) -> None:
-    """Check the lm-eval definitions of a task without importing what they name.
+    """Check the lm-eval definitions of a task without importing the functions that they name.
 
     Raises:
-        TaskError: a file is missing or no mapping, or names a function that its module lacks.
+        TaskError: a file is missing, is no YAML mapping, or names a function that its module does not define.
     """
     for file in filter(None, (_definition(task), task.open_definition)):
         if not file.is_file():
@@ -100,14 +100,14 @@ def check_definition(task: Task) -> None:
 
 
 def _definition(task: Task) -> Path:
-    """The file of a task's lm-eval definition."""
+    """Return the path of a task's lm-eval definition."""
     return task.definition or task_folder(task.name) / "task.yaml"
 
 
 def lm_eval_config(task: Task, definition: Path | None = None) -> dict[str, Any]:
-    """Return the lm-eval definition of a task, called ``lofit_<name>``: its ``task.yaml``, or ``definition`` instead.
+    """Return the lm-eval configuration of a task, called ``lofit_<name>``, from ``definition`` or its ``task.yaml``.
 
-    Its rows are given to :class:`lofit.evaluation.harness.RowsTask`.
+    The rows are not part of it; :class:`lofit.evaluation.harness.RowsTask` gets them separately.
     """
     from lm_eval.tasks.manager import load_yaml
 
@@ -116,14 +116,15 @@ def lm_eval_config(task: Task, definition: Path | None = None) -> dict[str, Any]
 
 
 def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher: Fetcher, destination: Path) -> None:
-    """Write the splits of one task, fold and seed as a folder, atomically.
+    """Write the splits of one task, fold and seed to a folder, atomically.
 
     The folder holds ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` and ``manifest.json`` (options, counts,
-    drawn indices, ids left out because they overlap a later split, provenance, sha256 of the three files).
+    drawn indices, ids of rows left out because they overlap with a later split, provenance, sha256 of the three files).
 
     Raises:
-        TaskError: unknown fold, malformed rows, repeated ids, refused overlap between splits, or too few rows.
-        SourceError: the data could not be fetched.
+        TaskError: the fold is unknown, rows are malformed or too few, ids are repeated, or splits overlap although the
+            options forbid it.
+        SourceError: the data cannot be fetched.
     """
     if fold not in task.folds:
         raise TaskError(f"task {task.name}: no fold {fold}; choose from {', '.join(map(str, task.folds))}")

@@ -1,4 +1,4 @@
-"""When an answer counts as right: texts that are the same, choices that win, and SQuAD's exact match and F1.
+"""Rules for right answers: equality of texts, comparison of choices, and SQuAD's exact match and F1.
 
 Exact match and F1 are those of SQuAD's evaluation script (arXiv 1606.05250, section 6.1).
 """
@@ -16,16 +16,16 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _QUOTES = str.maketrans("\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033", "'" * 5 + '"' * 5)
 _JOINERS = "\u200c\u200d"
 TIE = 1e-4
-"""Nats within which log-probabilities count as equal: to this our scores are those of lm-eval's stock model."""
+"""Difference in nats up to which log-probabilities count as equal; to this precision, our scores equal lm-eval's."""
 
 
 def canonical(text: str) -> str:
-    """The text without differences that nobody sees: composed characters, straight quotes, plain blanks.
+    """Return the text without differences that a reader does not see: in encoding, quotes and whitespace.
 
-    Unicode's normal form C; typographic quotes and primes become ASCII ones; characters without a width (soft hyphens,
-    marks of direction, selectors of a variant) are dropped, but for the joiners that some scripts are written with;
-    every run of blanks, no-break spaces and line breaks among them, becomes one space, and none is left at the ends.
-    Case stays, and so do characters that only look alike, such as full-width digits.
+    The text is brought to Unicode's normal form C (NFC). Typographic quotes and primes become ASCII quotes. Zero-width
+    characters (soft hyphens, direction marks, variation selectors) are removed, except the joiners that some scripts
+    need. Every run of whitespace, including no-break spaces and line breaks, becomes one space, and whitespace at both
+    ends is removed. Case is kept, and so are characters that only look alike, such as full-width digits.
     """
     shown = "".join(c for c in unicodedata.normalize("NFC", text) if c in _JOINERS or not _is_invisible(c))
     return " ".join(shown.translate(_QUOTES).split())
@@ -36,52 +36,52 @@ def _is_invisible(character: str) -> bool:
 
 
 def same_text(first: str, second: str) -> bool:
-    """Whether two texts are the same to a reader."""
+    """Return whether two texts have the same :func:`canonical` form."""
     return canonical(first) == canonical(second)
 
 
 def wins(scores: Sequence[float], right: Sequence[bool]) -> bool:
-    """Whether a right choice scores above every wrong one; a tie is no win.
+    """Return whether a right choice scores higher than every wrong one; a tie does not count.
 
     Args:
-        scores: log-probability of each choice, in nats, or that by its length.
-        right: which choices are.
+        scores: log-probability of each choice in nats, or the same divided by its length.
+        right: whether each choice is right.
     """
     best = max(score for score, is_right in zip(scores, right, strict=True) if is_right)
     return all(best > score + TIE for score, is_right in zip(scores, right, strict=True) if not is_right)
 
 
 def by_length(scores: Sequence[float], texts: Sequence[str]) -> list[float]:
-    """Scores by the number of characters; those that are equal stay so, whatever texts they are of.
+    """Divide scores by the number of characters of the text, such that equal scores remain equal.
 
-    Texts that the tokenizer does not tell apart may have different lengths (a ligature, a special token's name).
+    Texts that the tokenizer does not distinguish may differ in length (a ligature, the name of a special token).
 
     Args:
         scores: log-probability of each text, in nats.
-        texts: none of them empty.
+        texts: the texts, none of them empty.
     """
     each = list(zip(scores, texts, strict=True))
     return [max(score / len(text) for score, text in each if abs(score - own) <= TIE) for own in scores]
 
 
 def tied(scores: Sequence[float], texts: Sequence[str]) -> bool:
-    """Whether different texts share the best score."""
+    """Return whether different texts share the best score."""
     best = max(scores)
     return len({canonical(text) for score, text in zip(scores, texts, strict=True) if score >= best - TIE}) > 1
 
 
 def normalised_answer(text: str) -> str:
-    """:func:`canonical`, lower-cased, without ASCII punctuation and English articles, whitespace collapsed."""
+    """Return the :func:`canonical` text in lower case, without ASCII punctuation, English articles and extra spaces."""
     return " ".join(_ARTICLES.sub(" ", canonical(text).lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(output: str, answers: list[str]) -> float:
-    """1 if the output is one of the answers, else 0."""
+    """Return 1 if the normalised output equals one of the normalised answers, else 0."""
     return float(normalised_answer(output) in {normalised_answer(answer) for answer in answers})
 
 
 def f1(output: str, answers: list[str]) -> float:
-    """Best F1 of the words shared with an answer; two texts without words are equal."""
+    """Return the best F1 over the answers, computed on words; two texts without words count as equal."""
     return max(_f1(normalised_answer(output).split(), normalised_answer(answer).split()) for answer in answers)
 
 

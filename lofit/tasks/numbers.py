@@ -1,4 +1,4 @@
-"""Numbers in texts: finding them, comparing them, and wrong ones that could be taken for right."""
+"""Numbers in texts: find and parse them, and make plausible wrong answers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from decimal import Decimal, InvalidOperation
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 MAX_DIGITS = 50
-"""In front of and behind the point of a number: ``1e999999`` would be a text of a million."""
+"""Largest number of digits before or after the decimal point; written out, ``1e999999`` would have a million."""
 
 
 def parse(text: str) -> Decimal | None:
-    """The number that a text is, commas and a dollar sign aside; None if it is none, or one of absurd size."""
+    """Return a text as a number, ignoring commas, a dollar sign and a final full stop; None if it is no usable number.
+
+    None is also returned for infinite numbers and for numbers that are too large or too small (see ``MAX_DIGITS``).
+    """
     try:
         number = Decimal(text.strip().replace(",", "").lstrip("$").rstrip("."))
     except InvalidOperation:
@@ -21,7 +24,7 @@ def parse(text: str) -> Decimal | None:
 
 
 def plain(number: Decimal) -> str:
-    """Write a number without needless zeros: 4.0 as 4."""
+    """Format a number without trailing zeros: 4.0 as 4."""
     return format(number.normalize(), "f") if number else "0"
 
 
@@ -29,9 +32,10 @@ def wrong_numbers(answer: Decimal, texts: Iterable[str], n: int = 3) -> list[str
     """Return up to ``n`` wrong answers to a word problem: other numbers of its texts, in order, or the answer plus one.
 
     Args:
-        answer: the right one.
-        texts: the problem and, if there is one, its solution, whose intermediate results are the likeliest mistakes.
-        n: how many.
+        answer: the right answer.
+        texts: the texts in which to look for numbers, the best source first, for example the solution (its intermediate
+            results are likely mistakes) and then the problem.
+        n: maximum number of wrong answers.
     """
     # In a text "10-3" is a difference, not a negative number.
     found = (Decimal(match.lstrip("-").replace(",", "")) for text in texts for match in NUMBER.findall(text))

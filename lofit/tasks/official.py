@@ -1,4 +1,4 @@
-"""Splits of tasks whose hub dataset has official ones: the usual case."""
+"""Make the splits of tasks from the official splits of a hub dataset, as most tasks do."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def official_splits(
     test: Literal["test", "validation"],
     group_by: str,
 ) -> Callable[[TaskOptions, int, int, Fetcher], Splits]:
-    """Return the ``prepare`` of a task that trains on the official training split and is tested on another.
+    """Return the ``prepare`` function of a task that trains on the official training split and tests on another.
 
-    A tenth of the training texts is set aside as validation, by a fixed seed, so that a task whose official validation
-    split serves as test has one too; the run's seed plays no part.
+    A tenth of the training texts is set aside as validation with a fixed seed, independent of the run's seed. This also
+    gives a validation split to tasks whose official validation split serves as test.
 
     Args:
-        name: of the task.
+        name: name of the task.
         source: the official training split.
-        render: turns an item, described by a second argument for errors, into a row without an id.
+        render: turns an item into a row without an id; its second argument describes the item for error messages.
         test: the official split to test on.
-        group_by: field of the rows whose text must not be in two parts.
+        group_by: field of the rows; rows with the same text in it are kept in the same split.
     """
 
     def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
@@ -62,12 +62,12 @@ def official_splits(
 def single_split(
     name: str, source: HubDataset, render: Callable[[Row, str], Row]
 ) -> Callable[[TaskOptions, int, int, Fetcher], Splits]:
-    """Return the ``prepare`` of a task for evaluation only, whose rows are one official split.
+    """Return the ``prepare`` function of an evaluation-only task whose rows are one official split.
 
     Args:
-        name: of the task.
+        name: name of the task.
         source: the split.
-        render: turns an item, described by a second argument for errors, into a row without an id.
+        render: turns an item into a row without an id; its second argument describes the item for error messages.
     """
 
     def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
@@ -78,13 +78,13 @@ def single_split(
 
 
 def labelled_choices(item: Row, where: str) -> tuple[list[str], int, Row]:
-    """Read the choices of an item in the schema of AI2's datasets: texts and labels, and the label of the right one.
+    """Read the choices of an item in the schema of AI2's datasets, which has texts, labels and the label of the answer.
 
     Returns:
         The texts, the index of the right one, and the fields as published.
 
     Raises:
-        TaskError: they are malformed, or no choice has the label.
+        TaskError: the fields are malformed, or no choice has the label of the answer.
     """
     given = item.get("choices")
     choices: Row = given if isinstance(given, dict) else {}

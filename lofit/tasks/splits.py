@@ -1,4 +1,4 @@
-"""Checks on the rows of a task and the seeded draw of its subsets."""
+"""Check the rows of a task and draw its subsets with a seed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ TEST_SEED = 0
 
 
 def normalised(text: str) -> str:
-    """The form in which overlap between splits is judged: :func:`canonical`, case and forms of compatibility aside.
+    """Return the form of a text in which overlap between splits is detected: :func:`canonical`, case-folded, in NFKC.
 
-    Here even what only looks alike counts as the same (Unicode's NFKC), such as full-width digits and ligatures.
+    With NFKC, characters that only look alike, such as full-width digits and ligatures, count as the same here.
     """
     return canonical(unicodedata.normalize("NFKC", text)).casefold()
 
 
 def with_ids(name: str, rows: list[Row], seen: Counter[str]) -> list[Row]:
-    """Give each row an id made from its content, so it does not depend on source or position; repeats are numbered.
+    """Give each row an id made from its content, so that it does not depend on source or position.
+
+    Rows with the same content are numbered.
 
     Args:
-        name: of the task, with which the ids begin.
-        rows: with the evaluation fields.
-        seen: the ids given so far, in all splits; renewed.
+        name: name of the task, which the ids begin with.
+        rows: rows with the evaluation fields.
+        seen: counts of the contents so far, over all splits; updated in place.
     """
     out = []
     for row in rows:
@@ -46,15 +48,15 @@ def with_ids(name: str, rows: list[Row], seen: Counter[str]) -> list[Row]:
 
 
 def cut_by(rows: list[Row], field: str, shares: Sequence[float], seed: str) -> list[list[Row]]:
-    """Cut rows into parts that hold about ``shares`` of the distinct texts of a field, such as the passage.
+    """Split rows into parts that hold about ``shares`` of the distinct texts of a field, such as the passage.
 
-    No text, whitespace and case aside, is in two parts; within a part the rows keep their order.
+    Rows with the same :func:`normalised` text are in the same part. Within a part, the rows keep their order.
 
     Args:
-        rows: what to cut.
-        field: the text that stays together.
-        shares: of each part; they add up to 1.
-        seed: of the cut.
+        rows: the rows to split.
+        field: the field whose text stays together.
+        shares: share of each part; they add up to 1.
+        seed: seed of the split.
     """
     texts = sorted({normalised(row[field]) for row in rows})
     random.Random(seed).shuffle(texts)
@@ -72,7 +74,7 @@ def cut_by(rows: list[Row], field: str, shares: Sequence[float], seed: str) -> l
 
 
 def check_training_row(row: Row, objective: Objective, where: str) -> None:
-    """Raise TaskError unless the row carries the training fields of ``objective``."""
+    """Raise TaskError unless the row has valid training fields for ``objective``."""
     for name in TRAINING_FIELDS[objective]:
         text_field(row, name, where)
     pairs = row.get("contrast") or {}
@@ -88,7 +90,7 @@ def check_training_row(row: Row, objective: Objective, where: str) -> None:
 
 
 def check_evaluation_row(row: Row, where: str) -> None:
-    """Raise TaskError unless the row carries the evaluation fields of one of the three kinds of task."""
+    """Raise TaskError unless the row has valid evaluation fields of one of the three kinds of task."""
     text_field(row, "prompt", where)
     if "choices" not in row:
         if not all(isinstance(answer, str) and answer.strip() for answer in list_field(row, "answers", where)):
@@ -112,10 +114,10 @@ def check_evaluation_row(row: Row, where: str) -> None:
 
 
 def check_splits(task: Task, splits: Splits) -> None:
-    """Check the fields of every row and that ids are unique over the splits.
+    """Check the fields of every row, and that ids are unique over all splits.
 
     Raises:
-        TaskError: naming task, split, row and field.
+        TaskError: a row is malformed (the message names task, split, row and field), or a split is empty.
     """
     seen: set[str] = set()
     for split in ("train", "validation", "test"):
@@ -137,7 +139,12 @@ def check_splits(task: Task, splits: Splits) -> None:
 
 @dataclass(frozen=True)
 class Draw:
-    """A drawn subset: indices into the available rows (in the order of use) and the indices left out as overlapping."""
+    """A drawn subset.
+
+    Attributes:
+        indices: indices of the drawn rows among the available rows, in the order of use.
+        excluded: indices of rows that were left out because they overlap with a later split.
+    """
 
     indices: list[int]
     excluded: list[int]
@@ -146,9 +153,10 @@ class Draw:
 def draw(rows: list[Row], n: int | None, seed: int, banned: set[int], *, what: str) -> Draw:
     """Draw ``n`` of ``rows``, or take all of them in file order if ``n`` is None.
 
-    The draw is ``random.Random(seed).sample(range(len(rows)), n)`` in drawn order, which for the 3,151 CLUTRR rows and
-    seed 42 gives the subset of the LoFiT authors' script (fc2869/lo-fit, ``utils/dataloaders.py``). Drawn rows that are
-    ``banned`` are replaced, each in its place, by further draws among the rows that are neither drawn nor banned.
+    The draw is ``random.Random(seed).sample(range(len(rows)), n)`` in drawn order. For the 3,151 CLUTRR rows and seed
+    42, this gives the subset of the LoFiT authors' script (fc2869/lo-fit, ``utils/dataloaders.py``). Each drawn row
+    whose index is in ``banned`` is replaced in its position by a further draw among the rows that are neither drawn nor
+    banned.
 
     Raises:
         TaskError: fewer than ``n`` rows are available.
@@ -185,11 +193,11 @@ def _banned(task: Task, options: TaskOptions, split: str, rows: list[Row], later
 def draw_splits(task: Task, options: TaskOptions, seed: int, splits: Splits) -> dict[str, Draw]:
     """Draw the subsets of all three splits.
 
-    Overlap is judged against everything available in the later splits, so the training subset depends on ``n_train``
-    and ``seed`` only. The test draw is sorted and uses TEST_SEED.
+    Overlap is checked against all available rows of the later splits, not only the drawn ones, so the training subset
+    depends on ``n_train`` and ``seed`` only. The test draw is sorted and uses TEST_SEED.
 
     Raises:
-        TaskError: overlap between splits that the options refuse, or too few rows.
+        TaskError: splits overlap although the options forbid it, or there are too few rows.
     """
     banned_train = _banned(task, options, "train", splits.train, [*splits.validation, *splits.test])
     banned_validation = _banned(task, options, "validation", splits.validation, splits.test)

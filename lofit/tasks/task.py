@@ -1,4 +1,4 @@
-"""What a task is: options, splits, and the object that ties a task's parts together."""
+"""The classes of which a task consists: its options, its splits, and the task itself."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Splits:
     A training row holds ``id``, the training fields (``prompt``, ``target`` for supervised fine-tuning;
     ``train_prompt``, ``chosen``, ``rejected`` for preference optimisation) and ``contrast``, made by
     :func:`contrast`. A test row holds ``id`` and the evaluation fields (``prompt`` with ``answers``, or with
-    ``choices`` and ``gold`` or ``labels``). A validation row holds all of them. An evaluation-only task has test rows
-    alone.
+    ``choices`` and ``gold`` or ``labels``). A validation row holds all of these. An evaluation-only task has test rows
+    only.
     """
 
     train: list[Row] = field(default_factory=list)
@@ -81,15 +81,15 @@ class Task:
         headline: metric shown in tables, in [0, 1], higher is better.
         licence: licence of the data.
         Options: pydantic model of the task's options.
-        prepare: (options, fold, seed, fetcher) -> Splits, everything that is available, before any draw.
-        overlap_key: row field that must not be shared between splits.
+        prepare: (options, fold, seed, fetcher) -> Splits; returns all available rows, before subsets are drawn.
+        overlap_key: row field whose text must not occur in two splits.
         harness: lm-eval's own definitions, whose fields the test rows hold under ``item``; None if there are none.
-        definition: the lm-eval definition; None for ``task.yaml`` in the task's folder.
-        open_definition: an lm-eval definition in which the model words its answer itself, which judges may then read;
-            None if there is none.
+        definition: path of the lm-eval definition; None for ``task.yaml`` in the task's folder.
+        open_definition: path of an lm-eval definition in which the model answers in its own words, which judges may
+            then read; None if there is none.
         overrides: keys of the definition to replace.
-        files: the user's own files that the rows are read from.
-        plain_text: whether the rows are texts (``id`` and ``text``) that are scored as such, not through lm-eval; the
+        files: for a custom task, the files from which the rows are read.
+        plain_text: whether the rows are texts (``id`` and ``text``) that are scored directly, not through lm-eval; the
             headline is then in nats per token, and lower is better.
     """
 
@@ -110,7 +110,7 @@ class Task:
     plain_text: bool = False
 
     def headline_under(self, protocol: Protocol) -> str | None:
-        """Metric shown in the tables of a protocol; None if the task is not scored under it."""
+        """Return the metric shown in the tables of a protocol; None if the task is not scored under it."""
         if protocol == HARNESS:
             return self.harness.headline if self.harness else None
         if protocol == OPEN:
@@ -122,22 +122,22 @@ def contrast(prompt: str, right: list[str], wrong: list[str]) -> Row:
     """Return right and wrong answers to one question, from which ITI and RepE estimate their directions.
 
     Args:
-        prompt: text in front of each answer.
-        right: the right answers as they follow the prompt, blanks in front included; at least one.
-        wrong: the wrong ones, likewise.
+        prompt: text before each answer.
+        right: right answers as they follow the prompt, including leading spaces; at least one.
+        wrong: wrong answers in the same form; at least one.
     """
     return {"prompt": prompt, "right": right, "wrong": wrong}
 
 
 def choice_row(prompt: str, choices: list[str], gold: int, **fields: Any) -> Row:
-    """Return a row, still without an id, in which one of several texts follows the prompt after a blank.
+    """Return a multiple-choice row without an id, in which a space separates the prompt from each choice.
 
-    The target is the right choice; the contrast is it against each of the others.
+    The target is the right choice; the contrast compares it with each of the other choices.
 
     Args:
-        prompt: text in front.
-        choices: without the blank.
-        gold: index of the right one.
+        prompt: text before the choices.
+        choices: the choices without the leading space.
+        gold: index of the right choice.
         **fields: further fields of the row.
     """
     right = f" {choices[gold]}"

@@ -13,7 +13,7 @@ REVISION = "33301c6a050c96af81f63cad5562cb5363e88971"
 
 
 def render(item: Row, where: str) -> Row:
-    """Turn an item of the hub dataset into a row, without an id: options in the prompt, letters to choose from."""
+    """Turn an item of the hub dataset into a row without an id. The prompt lists the options; choices are letters."""
     question, options = text_field(item, "question", where), list_field(item, "options", where)
     marks = [f"{letter})" for letter in LETTERS]
     if not all(isinstance(o, str) for o in options) or [option[:2] for option in options] != marks:

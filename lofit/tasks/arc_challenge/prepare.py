@@ -10,7 +10,7 @@ REVISION = "210d026faf9955653af8916fad021475a3f00453"
 
 
 def render(item: Row, where: str) -> Row:
-    """Turn an item of the hub dataset into a row, without an id. The prompt is that of lm-eval's ``arc_challenge``."""
+    """Turn an item of the hub dataset into a row without an id. The prompt is that of lm-eval's ``arc_challenge``."""
     question = text_field(item, "question", where)
     texts, gold, published = labelled_choices(item, where)
     return choice_row(f"Question: {question}\nAnswer:", texts, gold, item={"question": question, **published})

@@ -13,7 +13,7 @@ REVISION = "35b264d03638db9f4ce671b711558bf7ff0f80d5"
 
 
 def render(item: Row, where: str) -> Row:
-    """Turn an item of the hub dataset into a row, without an id. The prompt is that of lm-eval's ``boolq``."""
+    """Turn an item of the hub dataset into a row without an id. The prompt is that of lm-eval's ``boolq``."""
     question, passage = text_field(item, "question", where), text_field(item, "passage", where)
     answer = item.get("answer")
     if not isinstance(answer, bool):

@@ -31,7 +31,7 @@ TEMPLATE = (
     "commonsense knowledge about family relationship, how is {second} related to {first}? "
     "Answer: {second} is {first} 's\n"
 )
-# The 18 relations of the two-hop files.
+# The 18 relations in the two-hop files.
 RELATIONS = (
     "aunt", "brother", "daughter", "daughter-in-law", "father", "father-in-law", "granddaughter", "grandfather",
     "grandmother", "grandson", "mother", "mother-in-law", "nephew", "niece", "sister", "son", "son-in-law", "uncle",

@@ -1,11 +1,11 @@
-"""Scores of one generated answer."""
+"""Score one generated answer."""
 
 
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
-    """Compare the output with the relation; both rules cut at the first full stop, strip and lower-case.
+    """Compare the output with the relation; both metrics cut at the first full stop, strip and lower-case.
 
-    exact_match reads the first line only. exact_match_strict is the authors' rule: everything up to the next "'s" at
-    the end of a line, however many lines, so an output that goes on talking fails.
+    ``exact_match`` reads the first line only. ``exact_match_strict`` is the authors' rule: it reads everything up to
+    the next "'s" at the end of a line, over any number of lines, so an output that continues after the answer fails.
     """
     output = results[0]
     gold = [answer.lower() for answer in doc["answers"]]

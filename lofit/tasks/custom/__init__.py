@@ -1,4 +1,4 @@
-"""Tasks of the user's own: JSON lines in a folder, or named by a YAML file."""
+"""Custom tasks: JSON lines in a folder, or in files that a YAML file names."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FIELDS: dict[Kind, tuple[str, ...]] = {
     "prefer": ("prompt", "chosen", "rejected"),
 }
 N_WRONG = 3
-"""Answers of other rows that serve as wrong ones, where a row of kind ``generate`` names none."""
+"""Number of answers of other rows that serve as wrong answers, if a row of kind ``generate`` has no field ``wrong``."""
 SEED = "own task"
-"""Seed of the cut of the validation rows and of the wrong answers; fixed, so that every run has the same."""
+"""Seed with which validation rows are set aside and wrong answers are drawn; it is fixed, so all runs use the same."""
 
 
 class Description(BaseModel):
-    """What a YAML file says of a task; its paths are relative to it."""
+    """Content of a YAML file that describes a task; paths are relative to the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,13 +48,17 @@ class Description(BaseModel):
 def custom_task(name: str, path: Path) -> Task:
     """Read a task from a folder of JSON lines, or from a YAML file that names them.
 
-    The folder holds ``train.jsonl``, ``test.jsonl`` and, if there is one, ``validation.jsonl``; without one a tenth of
-    the training prompts is set aside. The fields of the first training row say what kind of task it is: ``prompt`` and
-    ``answer`` (or ``answers``) are generated, ``prompt``, ``choices`` and ``gold`` chosen from, ``prompt``, ``chosen``
-    and ``rejected`` preferred. The rows themselves are checked when they are prepared.
+    The folder holds ``train.jsonl``, ``test.jsonl`` and optionally ``validation.jsonl``; without it, a tenth of the
+    training prompts is set aside for validation. The fields of the first training row determine the kind of the task:
+
+    - ``prompt`` and ``answer`` (or ``answers``): the model generates the answer.
+    - ``prompt``, ``choices`` and ``gold``: the model chooses the most probable choice.
+    - ``prompt``, ``chosen`` and ``rejected``: preference pairs.
+
+    The rows themselves are checked when they are prepared.
 
     Raises:
-        TaskError: there is no such folder or file, or it describes no task.
+        TaskError: there is no such folder or file, or it does not describe a task.
     """
     folder, about = _describe(path)
     validation = about.validation or (Path("validation.jsonl") if (folder / "validation.jsonl").is_file() else None)
@@ -88,7 +92,7 @@ def custom_task(name: str, path: Path) -> Task:
 
 
 def _describe(path: Path) -> tuple[Path, Description]:
-    """The folder that paths are relative to, and the description."""
+    """Return the folder to which paths are relative, and the description of the task."""
     if path.is_dir():
         return path, Description()
     try:
@@ -119,7 +123,7 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]
             for row, item, place in zip(rows[split], items[split], where[split], strict=True):
                 _check_generated(row, _prompt(item, place)[1], until, place)
         fitted = ("train", "validation")  # test rows are not contrasted
-        # One of each meaning, so that each right answer of a row rules out one of them at most.
+        # Each distinct answer once, so that each right answer of a row excludes at most one candidate.
         pool = {_plain(row["answers"][0]): row["answers"][0] for split in fitted for row in rows[split]}
         candidates = [pool[key] for key in sorted(pool)]
         for split in fitted:
@@ -133,16 +137,17 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]
             raise TaskError(
                 f"{files['train']}: too few different prompts to set some aside ({prompts}); give validation.jsonl"
             )
-        share = max(0.1, 1 / prompts)  # one prompt at least
+        share = max(0.1, 1 / prompts)  # at least one prompt
         read["train"], read["validation"] = cut_by(read["train"], "prompt", (1 - share, share), SEED)
     return Splits(**read)
 
 
 def _prompt(item: Row, where: str) -> tuple[str, str]:
-    """The prompt, and what stands between it and an answer that brings no blank of its own.
+    """Return the prompt, and the separator that precedes an answer which does not begin with whitespace.
 
-    Blanks at the prompt's end are the answer's beginning: tokenizers join them with the word that follows, so a prompt
-    that ended with one would be another in training than in scoring. A line break stays where it is.
+    Spaces at the end of the prompt are moved to the beginning of the answer. Tokenizers join a space with the word that
+    follows, so a prompt that ends with a space would be tokenized differently in training and in scoring. A line break
+    at the end stays in the prompt.
     """
     given = text_field(item, "prompt", where)
     prompt = given.rstrip(" \t")
@@ -154,7 +159,7 @@ def _after(between: str, answer: str) -> str:
 
 
 def _plain(answer: str) -> str:
-    """The answer as far as it is compared."""
+    """Return the form in which answers are compared: canonical and in lower case."""
     return canonical(answer).lower()
 
 
@@ -172,7 +177,7 @@ def _generate(item: Row, where: str) -> Row:
 
 
 def _check_generated(row: Row, between: str, until: Sequence[str], where: str) -> None:
-    """Raise TaskError if no answer of a generated row counts as right once generation has ended at a stop string."""
+    """Raise TaskError if no answer of a row would count as right after it is cut at a stop string."""
     for answer in row["answers"]:
         text = _after(between, answer)
         for stop in until:
@@ -187,7 +192,7 @@ def _check_generated(row: Row, between: str, until: Sequence[str], where: str) -
 
 
 def _contrast(row: Row, item: Row, candidates: Sequence[str], where: str) -> Row:
-    """The right answers of a generated row, and the wrong ones: those it names, else answers of other rows."""
+    """Return right and wrong answers of a row of kind ``generate``; wrong ones are given, or answers of other rows."""
     if "wrong" in item:
         wrong = _texts(item, "wrong", where)
     else:

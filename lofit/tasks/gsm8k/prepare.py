@@ -16,7 +16,7 @@ REVISION = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 
 
 def render(item: Row, where: str) -> Row:
-    """Turn an item of the hub dataset into a row, without an id. The prompt is that of lm-eval's ``gsm8k``."""
+    """Turn an item of the hub dataset into a row without an id. The prompt is that of lm-eval's ``gsm8k``."""
     question, solution = text_field(item, "question", where), text_field(item, "answer", where)
     steps, mark, final = solution.rpartition("#### ")
     answer = parse(final)

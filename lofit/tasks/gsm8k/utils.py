@@ -1,4 +1,4 @@
-"""Scores of one generated solution: both extractions of lm-eval's gsm8k."""
+"""Score one generated solution with both extraction rules of lm-eval's gsm8k."""
 
 import re
 
@@ -9,9 +9,10 @@ FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 
 
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
-    """Compare a number of the output with the answer, as numbers: $1,000. is 1000.
+    """Compare a number in the output with the answer as numbers, so that "$1,000." equals 1000.
 
-    exact_match takes the last number of all. exact_match_strict takes the first one after "#### ", as trained.
+    ``exact_match`` takes the last number of the output; ``exact_match_strict`` takes the first number after "#### ",
+    the form of the training targets.
     """
     answer = parse(doc["answers"][0])
     last, marked = FLEXIBLE.findall(results[0])[-1:], STRICT.findall(results[0])[:1]

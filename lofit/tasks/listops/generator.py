@@ -9,8 +9,8 @@ from dataclasses import dataclass
 OPERATORS: dict[str, Callable[[list[int]], int]] = {
     "MIN": min,
     "MAX": max,
-    # The authors' make_data.py takes int(median): for an even number of arguments the mean of the middle two, cut to
-    # an integer. Digits are not negative, so that is the floor.
+    # The authors' make_data.py uses int(median): for an even number of arguments, the mean of the middle two, truncated
+    # to an integer. Digits are not negative, so this is the floor.
     "MED": lambda values: (sorted(values)[(len(values) - 1) // 2] + sorted(values)[len(values) // 2]) // 2,
     "SM": lambda values: sum(values) % 10,
 }
@@ -25,7 +25,7 @@ class Node:
 
 
 def text(node: Node | int) -> str:
-    """Write the expression in the canonical notation, e.g. ``[MAX 2 9 [MIN 4 7 ] 0 ]``."""
+    """Return the expression in its standard notation, for example ``[MAX 2 9 [MIN 4 7 ] 0 ]``."""
     if isinstance(node, int):
         return str(node)
     return f"[{node.operator} {' '.join(text(argument) for argument in node.arguments)} ]"
@@ -57,9 +57,9 @@ def _draw_node(rng: random.Random, depth: int, max_args: int) -> Node:
 
 
 def draw_expression(rng: random.Random, *, min_depth: int, max_depth: int, max_args: int, max_length: int) -> Node:
-    """Draw an expression whose depth is uniform on min_depth..max_depth, then reject those over ``max_length`` tokens.
+    """Draw an expression with a depth uniform on min_depth..max_depth; redraw it if it exceeds ``max_length`` tokens.
 
-    Tokens are the blank-separated pieces of the notation: digits, operators with their bracket, closing brackets. The
+    Tokens are the space-separated parts of the notation: digits, operators with their bracket, closing brackets. The
     caller ensures ``max_length >= 3 * max_depth + 1``, the length of the shortest expression of that depth.
     """
     depth = rng.randint(min_depth, max_depth)

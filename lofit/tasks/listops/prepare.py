@@ -20,7 +20,7 @@ INSTRUCTION = (
 )
 DEFAULT_SIZES = {"train": 400, "validation": 100, "test": 200}
 MISSES = 2000
-"""Repeated expressions in a row after which the space of expressions counts as used up."""
+"""Number of consecutive repeated expressions after which the space of expressions counts as exhausted."""
 
 
 class Options(TaskOptions):

@@ -38,7 +38,7 @@ class Options(TaskOptions):
 def render(item: Row, separator: str, where: str) -> Row:
     """Turn one item of the authors' file into a row with training and evaluation fields.
 
-    Only the first of the three paraphrased questions is used, in all splits, as the authors do.
+    As in the authors' code, only the first of the three paraphrased questions is used, in all splits.
     """
     rewrites = list_field(item, "requested_rewrite", where)
     if len(rewrites) != 1:

@@ -1,4 +1,4 @@
-"""Scores of one generated answer."""
+"""Score one generated answer."""
 
 from lofit.tasks.answers import canonical
 
@@ -6,9 +6,9 @@ from lofit.tasks.answers import canonical
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
     """Compare the first line of the output, lower-cased, with the new answer and its aliases.
 
-    exact_match leaves aside what nobody sees (:func:`canonical`), such as the form of an accent and blanks at the ends.
-    exact_match_strict does not: the line (after its last "A:", as in the authors' script)
-    must be the separator of the training targets followed by an answer. With glued targets the separator is empty and
+    ``exact_match`` compares the :func:`canonical` forms, so it ignores, for example, how an accent is encoded and
+    whitespace at the ends. ``exact_match_strict`` does not: the line (after its last "A:", as in the authors' script)
+    must be the separator of the training targets followed by an answer. With glued targets, the separator is empty and
     this is the authors' metric.
     """
     line = results[0].split("\n")[0]

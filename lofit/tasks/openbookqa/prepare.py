@@ -10,7 +10,7 @@ REVISION = "388097ea7776314e93a529163e0fea805b8a6454"
 
 
 def render(item: Row, where: str) -> Row:
-    """Turn an item of the hub dataset into a row, without an id. The prompt is that of lm-eval's ``openbookqa``."""
+    """Turn an item of the hub dataset into a row without an id. The prompt is that of lm-eval's ``openbookqa``."""
     stem = text_field(item, "question_stem", where)
     texts, gold, published = labelled_choices(item, where)
     return choice_row(stem, texts, gold, item={"question_stem": stem, **published})

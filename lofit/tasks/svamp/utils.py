@@ -1,12 +1,12 @@
-"""Scores of one generated answer."""
+"""Score one generated answer."""
 
 from lofit.tasks.numbers import NUMBER, parse
 
 
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
-    """Compare the output's first line with the answer, as numbers: 17.0 is 17.
+    """Compare the first line of the output with the answer as numbers, so that 17.0 equals 17.
 
-    exact_match takes the first number in the line. exact_match_strict wants nothing but one.
+    ``exact_match`` takes the first number in the line; ``exact_match_strict`` requires that the line is only a number.
     """
     line, answer = results[0].split("\n")[0], parse(doc["answers"][0])
     first = NUMBER.search(line)

@@ -1,4 +1,4 @@
-"""Plain text on which a language model is measured as such, for evaluation only. See README.md."""
+"""WikiText-2 documents for language modelling, for evaluation only. See README.md for the source of each choice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HUB = HubDataset(repo=REPO, revision=REVISION, config="wikitext-2-raw-v1", split
 
 
 def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
-    """Read the official test split, a document per row, as published."""
+    """Read the official test split as published, one document per row."""
     pages = [text_field(item, "page", f"{REPO} row {i}") for i, item in enumerate(fetcher.hub_rows(HUB))]
     return Splits(test=[{"id": f"wikitext-{i}", "text": page} for i, page in enumerate(pages)])
 

@@ -1,1 +1,1 @@
-"""WinoGrande: whom or what does the blank in a sentence stand for?"""
+"""WinoGrande: find out whom or what the blank in a sentence stands for."""

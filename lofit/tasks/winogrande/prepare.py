@@ -11,10 +11,10 @@ REVISION = "01e74176c63542e6b0bcb004dcdea22d94fb67b5"
 
 
 def render(item: Row, where: str) -> Row:
-    """Turn an item of the hub dataset into a row, without an id.
+    """Turn an item of the hub dataset into a row without an id.
 
-    Scored as in lm-eval: how likely the rest of the sentence (``continuation``) is after each filled-in beginning
-    (``contexts``). Trained on option and rest together, after the beginning.
+    Scoring follows lm-eval: the log-probability of the rest of the sentence (``continuation``) after each beginning
+    with the blank filled in (``contexts``). The training target is the option and the rest, after the beginning.
     """
     sentence, answer = text_field(item, "sentence", where), item.get("answer")
     options = [text_field(item, f"option{number}", where) for number in (1, 2)]
