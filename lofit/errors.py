@@ -12,7 +12,7 @@ import re
 import sys
 
 MAX_LENGTH = 2000
-"""Characters of a message; of a longer one the middle is left out."""
+"""Length of a message in characters above which its middle is cut out."""
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 _NO_ROOM = "free some space, or name another folder (results, resources, TMPDIR)"
@@ -30,30 +30,30 @@ _REMEDIES = {
     errno.ESTALE: "check the network file system, and run the workflow again",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }
-"""What to do about errors of the system that a long run meets."""
+"""What to do about the system errors that a long run may meet, by errno."""
 
 
 def redacted(text: str) -> str:
-    """The text without access tokens of the hub and without the user part of URLs."""
-    hub = sys.modules.get("huggingface_hub")  # only where it was imported can the token of its login be at work
+    """Replace Hugging Face access tokens, and the credentials in URLs, with placeholders."""
+    hub = sys.modules.get("huggingface_hub")  # the token of a login is only in use if this was imported
     logged_in = getattr(hub, "get_token", lambda: None)
     tokens = [os.environ.get(name) for name in _TOKENS] + [logged_in()]
     for token in ((token or "").strip() for token in tokens):
-        if len(token) >= 8:  # anything shorter is none, and would be found in ordinary words
+        if len(token) >= 8:  # anything shorter is not a token, and could match ordinary words
             text = text.replace(token, "<token>")
     text = re.sub(r"(hf|api_org)_[A-Za-z0-9]{8,}", "<token>", text)
     return re.sub(r"(\w://)[^\s/@'\"]+@", r"\1<credentials>@", text)
 
 
 def one_line(text: str) -> str:
-    """The text on one line of bounded length, characters that a terminal would obey written as escapes."""
+    """Put a text on one line of bounded length, with control characters escaped."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
     half = MAX_LENGTH // 2
     return line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"
 
 
 def brief(error: BaseException) -> str:
-    """First line of an error's message, or its kind where it has none, without secrets, at most 200 characters."""
+    """Return the first line of an error's message, or its class name if it has none; no secrets, 200 characters."""
     return (redacted(str(error)).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -77,21 +77,22 @@ class TaskError(LofitError):
 
 
 class EditError(LofitError, ValueError):
-    """An intervention cannot be applied to, or folded into, this model; a ValueError, as PEFT's own refusals are."""
+    """An intervention cannot be applied to, or folded into, this model; a ValueError, like PEFT's own errors."""
 
 
 class FitError(LofitError):
-    """Training ended for a reason of its own (diverged loss, out of memory)."""
+    """Fitting or scoring failed for a reason specific to this run (diverged loss, out of memory)."""
 
 
 class ReportError(LofitError):
-    """Results are absent, malformed, or cannot be put into one table or figure."""
+    """Results are missing, malformed, or cannot be combined in one table or figure."""
 
 
 def system_error(error: BaseException) -> str | None:
-    """What the system refused, as ``path: what; remedy``; None if the error is not of the system, but a bug.
+    """Describe a system error as ``path: problem; remedy``; None for any other error, which is a bug.
 
-    Libraries wrap such errors: the causes are looked at too, and what native code writes as ``(os error 28)``.
+    Libraries wrap such errors, so the chain of causes is searched, also for messages of native code that contain
+    ``(os error 28)`` or the like.
     """
     found: BaseException | None = error
     while found is not None:

@@ -1,4 +1,4 @@
-"""Reading and writing of the small files that nodes exchange; every write is atomic."""
+"""Read and write the small files that nodes exchange; every write is atomic."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _PACKED = {
     b"PK\3\4": "zip",
     b"PAR1": "Parquet",
 }
-"""How files begin that hold rows in another form."""
+"""First bytes of files that hold rows in another format than JSON lines."""
 
 EXPORT_MARK = "lofit-export.json"
-"""In a folder that was written for the user: the files that were written and their checksums."""
+"""File in an exported folder that lists the exported files and their checksums."""
 
 _SCRATCH_MARK = ".lofit-scratch"
-"""In a scratch folder: that this project made it."""
+"""File in a scratch folder which shows that this project created it."""
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it becomes ``target`` only if the block succeeds.
 
-    For the project's own outputs only, since an existing file at ``target`` is replaced and an existing folder is
-    removed first; a folder that the user names is written with :func:`user_folder`. The caller creates a file or a
-    folder at the yielded path. On any error nothing is left behind, and what a killed writer of the same target left
-    behind is removed. An error of the system that names no file, such as a full disk, names this one.
+    Use it for the project's own outputs only: an existing file at ``target`` is replaced, and an existing folder is
+    removed first. For a folder that the user names, use :func:`user_folder`. The caller creates a file or a folder at
+    the yielded path. On any error nothing is left behind, and leftovers of a killed writer of the same target are
+    removed. A system error without a file name, such as a full disk, is given the name of ``target``.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _scratch_beside(target) as scratch:
@@ -63,16 +63,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def user_folder(target: Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield a path beside a folder that the user named; it becomes that folder only if the block succeeds.
 
-    The caller creates a folder at the yielded path. Nothing of the user's is lost: ``target`` is missing, empty, or
-    holds what an earlier call wrote and nothing else, byte for byte, which its ``lofit-export.json`` tells.
+    The caller creates a folder at the yielded path. No file of the user is lost: ``target`` must be missing, empty, or
+    hold exactly what an earlier call wrote, byte for byte, according to its ``lofit-export.json``.
 
     Args:
-        target: what the user named; links and ``..`` are followed first.
-        apart_from: folders of the project's own that it must neither hold nor be in.
+        target: the folder that the user named; links and ``..`` are resolved first.
+        apart_from: folders of the project that ``target`` must neither contain nor be inside of.
 
     Raises:
-        LofitError: it is anything else, or can never be written to: the working or the home folder or one above them,
-            a file, a mount point.
+        LofitError: ``target`` holds anything else, cannot be written, or can never be replaced: the working folder,
+            the home folder or a folder above them, a file, a mount point.
     """
     place = Path(os.path.realpath(expanded(target)))
     named = str(target) if target == place else f"{target} ({place})"
@@ -110,7 +110,7 @@ def _check_user_folder(place: Path, named: str, apart_from: Iterable[Path]) -> N
 
 
 def _refuse_foreign(folder: Path, named: str) -> None:
-    """Refuse a folder that holds anything but what :func:`user_folder` wrote."""
+    """Raise LofitError if a folder holds anything but what :func:`user_folder` wrote."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
@@ -130,15 +130,15 @@ def _refuse_foreign(folder: Path, named: str) -> None:
 
 
 def _move_into_place(part: Path, place: Path, named: str) -> None:
-    """Rename a folder to where an earlier export, an empty folder or nothing is."""
+    """Move a finished folder to ``place``, where there is an earlier export, an empty folder or nothing."""
     if not place.is_dir() or not any(place.iterdir()):
-        os.rename(part, place)  # which the system refuses where there is more by now
+        os.rename(part, place)  # the system refuses this if the folder has been filled in the meantime
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old-", dir=place.parent))
     old = aside / place.name
     os.rename(place, old)
     try:
-        _refuse_foreign(old, named)  # again, now that nobody can add to it under its name
+        _refuse_foreign(old, named)  # checked again, now that nobody can add files under the old name
         os.rename(part, place)
     except BaseException:
         os.rename(old, place)
@@ -153,10 +153,11 @@ def _sha256(path: Path) -> str:
 
 
 def expanded(path: Path) -> Path:
-    """A path of the user's with the home folder for ``~``.
+    """Expand ``~`` in a path that the user wrote.
 
     Raises:
-        ConfigError: it leads nowhere, or is one that tables and files of ours cannot name.
+        ConfigError: the path names an unknown user's home folder, holds a zero byte or is not UTF-8; or the working
+            folder no longer exists.
     """
     named = os.path.expanduser(path)
     if "\0" in named:
@@ -175,9 +176,10 @@ def expanded(path: Path) -> Path:
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Within this, no other process is in it for the same folder, which is made if it is not there.
+    """Hold an exclusive lock on a folder, which is created if it is missing.
 
-    Waits for one that is: a job that a killed Snakemake left on a cluster must not write after the next one's.
+    Waits until no other process holds it: a job that a killed Snakemake left on a cluster must not write after the
+    job that replaced it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
@@ -195,7 +197,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch_beside(target: Path) -> Iterator[Path]:
-    """A scratch folder beside ``target`` with a lock that ends with this process, however it ends."""
+    """Yield a scratch folder beside ``target``, with a lock that ends with this process, however it ends."""
     while True:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.lofit-", dir=target.parent))
         held = os.open(scratch, os.O_RDONLY)
@@ -203,7 +205,7 @@ def _scratch_beside(target: Path) -> Iterator[Path]:
             fcntl.flock(held, fcntl.LOCK_EX)
         if scratch.exists():
             break
-        os.close(held)  # another writer took it for a dead one's before it was locked
+        os.close(held)  # before it was locked, another writer took it for a leftover and removed it
     try:
         (scratch / _SCRATCH_MARK).touch()
         yield scratch
@@ -213,13 +215,13 @@ def _scratch_beside(target: Path) -> Iterator[Path]:
 
 
 def is_scratch(path: Path) -> bool:
-    """Whether a folder was made by a writer of this project, for its own or the user's files."""
+    """Whether a path is a scratch folder that this project created."""
     named = re.fullmatch(r"\..+\.lofit-[a-z0-9_]{8}", path.name, re.DOTALL)
     return bool(named) and path.is_dir() and ((path / _SCRATCH_MARK).is_file() or not any(path.iterdir()))
 
 
 def _remove_dead(target: Path) -> None:
-    """Remove scratch folders that no process holds: those that dead writers of the same target left."""
+    """Remove the scratch folders that killed writers of the same target left: those that no process has locked."""
     for scratch in target.parent.glob(f".{glob.escape(target.name)}.lofit-*"):
         try:
             handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -230,23 +232,23 @@ def _remove_dead(target: Path) -> None:
             if is_scratch(scratch):
                 shutil.rmtree(scratch, ignore_errors=True)
         except OSError:
-            pass  # its writer lives, or locks are not known here
+            pass  # its writer is still running, or the file system has no locks
         finally:
             os.close(handle)
 
 
 def reserve(path: Path) -> None:
-    """Give a sparse file its room on disk now: writing to one that is mapped kills the process where there is none.
+    """Allocate the disk space of a sparse file now: on a full disk, writing to its memory map kills the process.
 
     Raises:
-        OSError: there is no room.
+        OSError: the disk is full.
     """
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
 
 
 def short_hash(identity: Any) -> str:
-    """First 8 hexadecimal digits of the SHA-256 of the canonical JSON of ``identity``."""
+    """Return the first 8 hexadecimal digits of the SHA-256 of the canonical JSON of ``identity``."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
@@ -262,10 +264,10 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def need(path: Path, command: str) -> Path:
-    """The path itself, if it is there.
+    """Return ``path`` if it exists.
 
     Raises:
-        LofitError: it is not; the message names the ``lofit`` command that makes it.
+        LofitError: it does not exist; the message names the ``lofit`` command that creates it.
     """
     if not path.exists():
         raise LofitError(f"{path} is not there; run `lofit {command}` first, or the whole workflow with snakemake")
@@ -276,7 +278,7 @@ def read_json(path: Path, refusal: type[LofitError] = LofitError) -> Any:
     """Read one JSON document.
 
     Raises:
-        LofitError: of class ``refusal``: it is damaged; the message names the file.
+        LofitError: the file is not valid JSON; the error is of class ``refusal`` and names the file.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -293,8 +295,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines.
 
     Raises:
-        TaskError: the file cannot be read, or a line is not a JSON object of whole characters; the message names file
-            and line.
+        TaskError: the file cannot be read, or a line is not a JSON object or holds a lone surrogate; the message names
+            file and line.
     """
     try:
         data = path.read_bytes()
@@ -311,7 +313,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _row(line: str, where: str) -> dict[str, Any]:
-    """One JSON object; half a character, which JSON can escape, could not be written again."""
+    """Parse one JSON object; a lone surrogate, which JSON can escape, is refused since UTF-8 cannot encode it."""
     try:
         row = json.loads(line)
         if "\\u" in line:

@@ -1,4 +1,4 @@
-"""Progress of a node: a bar on a terminal, a few lines in a log; and the time since it was started."""
+"""Progress of a node (a bar on a terminal, a few lines in a log) and the time since it was started."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import time
 from collections.abc import Callable, Iterator
 
 STARTED = "LOFIT_STARTED"
-"""When the command was started, in seconds of the monotonic clock, which all processes share; it sets it itself."""
+"""Environment variable with the start time of the command, which sets it itself: seconds of the monotonic clock, which
+all processes share."""
 _IMPORTED = time.monotonic()
 
 
 def seconds_since_start() -> float:
-    """Seconds since the command was started."""
+    """Return the seconds since the command was started."""
     return time.monotonic() - float(os.environ.get(STARTED, _IMPORTED))
 
 
 @contextlib.contextmanager
 def track(title: str, total: int, show: bool = True, done: int = 0) -> Iterator[Callable[[str], None]]:
-    """Yield ``advance(note)``; a bar is drawn on a terminal, and a line every tenth of the way elsewhere.
+    """Yield ``advance(note)``, to be called after every step; on a terminal a bar is drawn.
+
+    Elsewhere a line is printed after every tenth of the steps.
 
     Args:
-        title: what is done.
-        total: how many steps there are.
-        show: whether to draw a bar at all.
-        done: how many of them are done already.
+        title: label of the bar or the lines.
+        total: number of steps.
+        show: whether to draw a bar on a terminal; if not, lines are printed there too.
+        done: number of steps that are already done.
     """
     if show and sys.stderr.isatty():
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""Finding methods and localizers: a module in the folder is registered by being there."""
+"""Find methods and localizers: a module is registered by being in the folder, with its recipe beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _folder(package: str) -> Path:
 
 @cache
 def module_names(package: str) -> tuple[str, ...]:
-    """Names of the modules of ``package`` that come with a recipe (``<name>.yaml`` beside them), sorted."""
+    """Return the sorted names of the modules of ``package`` that have a recipe (``<name>.yaml``) beside them."""
     folder = _folder(package)
     return tuple(sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if (folder / f"{m.name}.yaml").is_file()))
 
@@ -32,12 +32,12 @@ def load(package: str, name: str, attribute: str, kind: type[T]) -> T:
     """Import ``package.name`` and return the object of class ``kind`` that it registers under ``attribute``.
 
     Raises:
-        ConfigError: the module cannot be imported, or registers no such object: one line naming the file.
+        ConfigError: the module cannot be imported, or registers no such object; the message names the file.
     """
     file = _folder(package) / f"{name}.py"
     try:
         module = importlib.import_module(f"{package}.{name}")
-    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
+    except (Exception, SystemExit) as error:  # a module that a user wrote can raise anything
         if isinstance(error, SyntaxError):
             place, line = error.filename, error.lineno
         else:
@@ -54,12 +54,12 @@ def load(package: str, name: str, attribute: str, kind: type[T]) -> T:
 
 @cache
 def source_hash(package: str, name: str) -> str:
-    """Short hash of the source of a module, which is part of what determines the results of what it registers."""
+    """Return a short hash of a module's source; nodes of the method or localizer run again when it changes."""
     return short_hash((_folder(package) / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def unknown_module(kind: str, package: str, name: str) -> str:
-    """The message for a name without module and recipe, which says what it lacks where half of it is there."""
+    """Return the message for an unknown name; if only its module or only its recipe exists, it says what is missing."""
     folder = _folder(package)
     file, recipe = folder / f"{name}.py", folder / f"{name}.yaml"
     for there, lacking in ((file, recipe), (recipe, file)):
@@ -69,7 +69,7 @@ def unknown_module(kind: str, package: str, name: str) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for an unknown name, with the nearest known one."""
+    """Return the message for an unknown name, with the closest known name, or all of them if none is close."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"choose from: {', '.join(known)}"

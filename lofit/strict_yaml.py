@@ -1,4 +1,4 @@
-"""YAML that a person wrote: read safely, and refused where it would silently mean something else."""
+"""Read YAML written by people: safely, and with an error where YAML would silently mean something else."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import yaml
 from lofit.errors import LofitError
 
 MAX_NODES = 100_000
-"""Values that a document may hold once its aliases are expanded."""
+"""Largest number of values in a document, with its aliases expanded."""
 MAX_DEPTH = 50
-"""Levels of mappings and lists in each other."""
+"""Largest number of levels of nested mappings and lists."""
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-"""Characters that no file name and no UTF-8 file can hold."""
+"""NUL, which no file name can hold, and lone surrogates, which UTF-8 cannot encode."""
 
 
 def read_yaml(path: Path, error: type[LofitError]) -> Any:
     """Read one YAML document of plain data (no Python objects).
 
     Args:
-        path: of the file.
+        path: the file.
         error: class of the error to raise.
 
     Raises:
-        LofitError: of class ``error``: the file cannot be read, is not UTF-8, or is not YAML; a key stands twice in one
-            mapping; an alias holds itself; it is too large or too deeply nested; a number has more than 64 bits; or a
-            text holds NUL or half a character.
+        LofitError: of class ``error``: the file cannot be read, is not UTF-8, or is not YAML; a mapping has a duplicate
+            key; an alias contains itself; the document is too large or too deeply nested; an integer does not fit into
+            64 bits; or a string contains NUL or a lone surrogate.
     """
     try:
         return _load(path.read_text(encoding="utf-8-sig"))
@@ -58,10 +58,14 @@ def _load(text: str) -> Any:
 
 
 def _check(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-    """Refuse what PyYAML would let pass.
+    """Check a node for what PyYAML accepts silently.
+
+    Args:
+        node: the node to check.
+        known: results for the nodes checked so far, by ``id``; None for a node that is being checked.
 
     Returns:
-        Number of values below the node, counted as often as aliases use them, and number of levels.
+        Number of values in the node, with aliases expanded, and number of levels.
     """
     found = known.get(id(node), (0, 0))
     if found is None:
@@ -95,10 +99,10 @@ def _refusal(problem: str, node: yaml.Node) -> yaml.YAMLError:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which by itself lets Python's errors through for values that only look like numbers."""
+    """PyYAML's safe loader, but values that only look like numbers raise a YAML error instead of one of Python's."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Build a value; one that looks like a number or a date and is none is an error of the document."""
+        """Build a value; one that only looks like a number or a date is an error of the document."""
         try:
             value = super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError, OverflowError):

@@ -1,4 +1,4 @@
-"""Named experiments: which runs each compares, and what is written of them."""
+"""Named experiments: which runs each of them compares, and the table or figure that it writes."""
 
 from lofit.experiments.experiment import TABLES, ArmConfig, ExperimentConfig, Kind, builtin_names, resolved
 

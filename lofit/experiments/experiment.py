@@ -1,4 +1,4 @@
-"""The form of an experiment, and the experiments that come with the package: YAML files in this folder."""
+"""Configuration of an experiment, and the experiments that come with the package as YAML files in this folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ the training subset and with the training seed."""
 
 
 TABLES: tuple[Kind, ...] = ("table", "variance")
-"""Kinds that are written as a table; the others are figures."""
+"""Kinds that are written as a table; the others are drawn as figures."""
 
 
 class ArmConfig(MethodConfig):
@@ -50,7 +50,7 @@ class ExperimentConfig(Form):
 
     @property
     def counts_heads(self) -> bool:
-        """Whether the axis of a curve is numbers of heads; it is shares where all of ``k`` are."""
+        """Whether the axis of a curve shows numbers of heads; it shows shares if all values of ``k`` are shares."""
         return any(isinstance(k, int) for k in self.k or ())
 
 
@@ -66,14 +66,14 @@ def _builtin(name: str) -> dict[str, Any]:
 
 
 def builtin_names() -> list[str]:
-    """Names of the experiments that come with the package."""
+    """Return the names of the experiments that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def resolved(name: str, given: ExperimentConfig | None) -> ExperimentConfig:
-    """An experiment with what the package says of it where the configuration says nothing.
+    """Fill in the keys that an experiment leaves out from the package's experiment of that name, if there is one.
 
-    An axis (``k`` or ``n_train``) that is given replaces the package's, whichever that is.
+    If an axis (``k`` or ``n_train``) is given, it replaces the package's axis, even if that is the other one.
     """
     values = (given or ExperimentConfig()).model_dump(exclude_none=True)
     if name in builtin_names():

@@ -1,1 +1,1 @@
-"""Base models: loading them, encoding texts for them, adapters put on them, and what running them costs."""
+"""Base models: loading, tokenizing texts, loading adapters, and measuring time and memory."""

@@ -1,4 +1,4 @@
-"""What a fit left on disk: checksums when it is written, and an adapter that is put on a model whole or not at all."""
+"""Saved adapters and checkpoints: checksums of their files, and loading that refuses what does not fit the model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ REMEDY = "remove its folder and fit again"
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Name to SHA-256 of the files of an adapter or checkpoint that determine what it computes."""
+    """Return the SHA-256, by file name, of the files of an adapter or checkpoint that determine what it computes."""
     return {file.name: sha256_of(file) for kind in ("json", "safetensors") for file in sorted(folder.glob(f"*.{kind}"))}
 
 
 def verify(folder: Path, recorded: Mapping[str, str] | None) -> None:
-    """Compare an adapter or checkpoint with the checksums recorded when it was written; None: there are none yet.
+    """Compare an adapter or checkpoint with the checksums recorded when it was written; None: nothing is recorded yet.
 
     Raises:
         SourceError: a file is missing, was added or was altered.
@@ -44,12 +44,12 @@ def verify(folder: Path, recorded: Mapping[str, str] | None) -> None:
 def load_fitted(
     model_dir: Path, fitted: Path | None, device: torch.device, dtype: Precision
 ) -> PreTrainedModel | PeftModel:
-    """The base model, the base model with a saved adapter in place, or a fully fine-tuned checkpoint.
+    """Load the base model, the base model with a saved adapter, or a fully fine-tuned checkpoint.
 
     Args:
-        model_dir: the base model.
+        model_dir: folder of the base model.
         fitted: folder of the adapter or checkpoint; None for the base model itself.
-        device: where to.
+        device: device of the model.
         dtype: precision of the weights.
 
     Raises:
@@ -63,12 +63,12 @@ def load_fitted(
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put a saved adapter on a model.
+    """Load a saved adapter onto a model, with a check that their tensors match.
 
-    PEFT itself loads what fits and passes over the rest.
+    PEFT by itself loads the tensors that match and ignores the rest.
 
     Raises:
-        SourceError: the adapter is damaged, is a pickle, holds values that are not finite, or is of another model.
+        SourceError: the adapter is damaged, pickled, has values that are not finite, or belongs to another model.
     """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
@@ -105,7 +105,7 @@ def _check_config(file: Path) -> None:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the stored tensors, all of them finite."""
+    """Read the names and shapes of the stored tensors, and check that all values are finite."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

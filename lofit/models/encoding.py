@@ -1,4 +1,4 @@
-"""From text to token ids, with the answer span located by character offsets."""
+"""Tokenize texts and locate the answer span by character offsets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenised text.
+    """One tokenized text.
 
     Attributes:
         ids: token ids of prompt, answer and end-of-sequence.
@@ -35,16 +35,16 @@ Row = tuple[Example, ...]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokenise a text as training, activations and evaluation all do.
+    """Tokenize a text in the way that training, activations and evaluation share.
 
-    What the tokenizer puts in front of every text (BOS) is there once, also where the text itself begins with it, as a
-    rendered chat template does. What it would append (EOS) is not: more may follow.
+    The special tokens that the tokenizer prepends (BOS) appear once, even if the text itself begins with them, as a
+    rendered chat template does. Those that it would append (EOS) are left out, since more text may follow.
 
     Returns:
-        The ids, and for each the characters of the text that it covers: (start, end), (0, 0) for what stands in front.
+        The token ids, and for each token the characters (start, end) that it covers; (0, 0) for prepended tokens.
 
     Raises:
-        FitError: the tokenizer has no tokens for it.
+        FitError: the tokenizer cannot encode the text.
     """
     front, ids, offsets = _parts(tokenizer, text)
     if front and ids[: len(front)] != front:
@@ -53,19 +53,19 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int],
 
 
 def front_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The special tokens that the tokenizer puts in front of a text.
+    """Return the ids of the special tokens that the tokenizer prepends to a text.
 
     Raises:
-        FitError: as of :func:`token_ids`.
+        FitError: the tokenizer cannot encode the text.
     """
     return _parts(tokenizer, text)[0]
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-    """What the tokenizer puts in front of a text, and ids and offsets of the text itself, without what it appends."""
+    """Return prepended special tokens, and ids and offsets of the text itself; appended special tokens are left out."""
     try:
         encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-    except Exception as error:  # a vocabulary without a token for what it does not know raises Exception itself
+    except Exception as error:  # a vocabulary without an unknown token raises Exception itself
         raise FitError(f"the tokenizer cannot encode {text[:40]!r} ({brief(error)}); choose another model") from None
     ids, offsets, added = (list(encoded[name]) for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
     start = added.index(0) if 0 in added else len(added)
@@ -74,10 +74,10 @@ def _parts(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], li
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, name: str = "row") -> Example:
-    """Tokenise ``prompt + answer`` in one piece with :func:`token_ids` and append end-of-sequence.
+    """Tokenize ``prompt + answer`` as one text with :func:`token_ids` and append end-of-sequence.
 
-    The answer begins at the first token that holds a character of it, so a token that spans the boundary counts
-    as answer.
+    The answer begins at the first token that contains one of its characters, so a token across the boundary belongs to
+    the answer.
 
     Raises:
         FitError: prompt or answer has no token, or there is no end-of-sequence token.
@@ -85,7 +85,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, name: s
     if tokenizer.eos_token_id is None:
         raise FitError("the tokenizer has no end-of-sequence token; choose a model that has one")
     ids, offsets = token_ids(tokenizer, prompt + answer)
-    while ids and ids[-1] == tokenizer.eos_token_id:  # an answer may spell it out
+    while ids and ids[-1] == tokenizer.eos_token_id:  # the text of an answer may end with it
         ids.pop()
     boundary = len(prompt)
     start = next((i for i, (_, end) in enumerate(offsets[: len(ids)]) if end > boundary), len(ids))
@@ -100,16 +100,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, name: s
 def check_texts(
     texts: Sequence[tuple[str, Example]], max_length: int | None, window: int | None, vocabulary: int | None
 ) -> None:
-    """Check that the model can read texts whole. None is ever cut: what is learned would be another text.
+    """Check that the model can read all texts; they are never truncated, since that would change what is learned.
 
     Args:
-        texts: each with what it is called.
-        max_length: most tokens, end-of-sequence included; None: any.
-        window: most tokens that the model reads, which it never does with end-of-sequence; None: any.
-        vocabulary: rows of the model's embedding; None: any.
+        texts: pairs of a name, for messages, and a text.
+        max_length: most tokens of a text, end-of-sequence included; None: no limit.
+        window: most tokens that the model reads, which do not include end-of-sequence; None: no limit.
+        vocabulary: number of rows of the model's embedding; None: not checked.
 
     Raises:
-        FitError: how many are longer, and the first of them; or a token has no row in the embedding.
+        FitError: texts are too long (the message names the first of them, and their number), or a token has no row in
+            the embedding.
     """
     bounds = {
         f"max_length {max_length}; raise max_length": max_length,
@@ -125,7 +126,7 @@ def check_texts(
 
 
 def check_ids(ids: Sequence[int], vocabulary: int | None, name: str) -> None:
-    """Check that the model knows every token; a tokenizer may have added tokens that it was never resized for.
+    """Check that every token is in the model's vocabulary: a tokenizer may have more tokens than the model.
 
     Raises:
         FitError: a token has no row in the embedding.
@@ -148,16 +149,16 @@ def encode_rows(
     """Encode the texts of every row.
 
     Args:
-        tokenizer: of the model.
-        rows: of the split.
+        tokenizer: the model's tokenizer.
+        rows: rows of a split.
         objective: ``sft`` or ``dpo``.
-        max_length: most tokens of a text.
-        window: most tokens that the model reads; None: any.
-        vocabulary: rows of the model's embedding; None: any.
+        max_length: most tokens of a text, end-of-sequence included.
+        window: most tokens that the model reads; None: no limit.
+        vocabulary: number of rows of the model's embedding; None: not checked.
 
     Raises:
         TaskError: a row lacks a training field.
-        FitError: a row cannot be encoded, is too long, or holds a token that the model does not know.
+        FitError: a row cannot be encoded, is too long, or has a token outside the model's vocabulary.
     """
     prompt_field, answer_fields = (
         ("prompt", ("target",)) if objective == "sft" else ("train_prompt", ("chosen", "rejected"))

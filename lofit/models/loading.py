@@ -1,4 +1,4 @@
-"""Loading base models and tokenizers from a local folder, in a precision, to a device."""
+"""Load base models and tokenizers from a local folder, with a given precision and device."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Precision = torch.dtype | Quantized
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a configuration names.
+    """Return the device that a configuration names.
 
     Raises:
-        ConfigError: ``cuda`` is asked for and torch finds no GPU.
+        ConfigError: the device is ``cuda`` and torch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -38,7 +38,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> Precision:
-    """``auto`` is float32 on CPU (bf16 is far slower there) and bfloat16 on GPU."""
+    """Return the precision that a configuration names; ``auto`` is float32 on CPU and bfloat16 on GPU."""
     if name in get_args(Quantized):
         return cast(Quantized, name)
     dtype: torch.dtype = getattr(torch, DTYPES[device.type] if name == "auto" else name)
@@ -46,7 +46,7 @@ def pick_dtype(name: str, device: torch.device) -> Precision:
 
 
 def precision_of(model: Any) -> str:
-    """Name of the precision of a model's weights: ``float32``, ``nf4``, ..."""
+    """Return the name of the precision of a model's weights: ``float32``, ``nf4``, ..."""
     method: Any = getattr(model.config, "quantization_config", None)
     if method is not None:
         return "nf4" if method.load_in_4bit else "int8"
@@ -54,7 +54,7 @@ def precision_of(model: Any) -> str:
 
 
 def _loading(dtype: Precision, device: torch.device) -> dict[str, Any]:
-    """What makes transformers load weights in a precision, and to several GPUs if this process was given several."""
+    """Return the arguments of ``from_pretrained`` for a precision, and for several GPUs if this process has several."""
     spread = device.type == "cuda" and torch.cuda.device_count() > 1
     if isinstance(dtype, torch.dtype):
         return {"dtype": dtype, **({"device_map": "balanced"} if spread else {})}
@@ -77,7 +77,8 @@ def _loading(dtype: Precision, device: torch.device) -> dict[str, Any]:
 
 
 _PRELOADED: dict[tuple[Path, str], tuple[int, PreTrainedModel]] = {}
-"""Models that were read before this process was forked: by folder and precision, with the time of the record there."""
+"""Models that were read before this process was forked, by folder and precision; each with the modification time of
+its ``source.json``."""
 
 
 _loaded_after: float | None = None
@@ -87,9 +88,9 @@ def preload(folder: Path, dtype: str, device: str) -> None:
     """Read a model into host memory, for the first :func:`load_model` of every process that is forked from this one.
 
     Args:
-        folder: of the weights.
-        dtype: precision, as configured; quantised weights are not read ahead, since they are made on the device.
-        device: where the model will run, as configured; it is not touched.
+        folder: folder of the weights.
+        dtype: precision, as configured; quantized weights are not preloaded, since they are quantized on the device.
+        device: device on which the model will run, as configured; it is not touched.
     """
     precision = pick_dtype(dtype, torch.device(device))
     if isinstance(precision, torch.dtype):
@@ -105,16 +106,16 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
     """Load a decoder-only model from a local folder, frozen and in evaluation mode (no dropout).
 
     Args:
-        folder: of the weights.
-        device: where to; a model for ``cuda`` is spread, layer by layer, over all GPUs that this process is shown.
-        dtype: precision of the weights; quantised ones are computed with in the device's usual precision.
-        source: folder that says where the model comes from, and so whether its code is trusted; None: ``folder``.
+        folder: folder of the weights.
+        device: device of the model; for ``cuda`` its layers are spread over all GPUs that are visible to this process.
+        dtype: precision of the weights; with quantized weights, computation is in the device's usual precision.
+        source: folder whose ``source.json`` says whether code that comes with the model is trusted; None: ``folder``.
 
     Raises:
         SourceError: the folder holds no loadable model.
-        ConfigError: quantised weights are asked for and bitsandbytes is not installed.
+        ConfigError: ``dtype`` is quantized and bitsandbytes is not installed.
     """
-    # One that was handed out is not handed out again: it may carry an adapter by then.
+    # A preloaded model is used once only: by the next call it may carry an adapter.
     read, model = _PRELOADED.pop((folder.resolve(), str(dtype)), (0, None))
     if model is not None and read == _time(folder):
         model.to(device)  # type: ignore[arg-type]  # its decorator hides its signature
@@ -127,7 +128,7 @@ def load_model(folder: Path, device: torch.device, dtype: Precision, source: Pat
 
 
 def loaded_after() -> float | None:
-    """Seconds from the start of this process's node until its first model was loaded; None: none was."""
+    """Return the seconds from the start of this process's node until its first model was loaded; None: none was."""
     return _loaded_after
 
 
@@ -152,13 +153,13 @@ def _read_model(folder: Path, device: torch.device, dtype: Precision, source: Pa
     for kind in ("missing_keys", "mismatched_keys"):
         if info[kind]:  # transformers gives such weights random values
             raise SourceError(f"{folder}: weights do not fit config.json ({kind}: {sorted(map(str, info[kind]))[0]})")
-    # Of a checkpoint's habits of generation only the special tokens count: greedy must be greedy for every model.
+    # Only the special tokens of a checkpoint's generation config are kept, so that greedy is greedy for every model.
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     model.generation_config = GenerationConfig(**{name: getattr(model.generation_config, name, None) for name in names})
     model.requires_grad_(False)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes' fast path for 4 bits on CPU has no backward, and says nothing when one is asked of it.
+            # bitsandbytes' fast 4-bit path on CPU has no backward pass, and gives no error when one is needed.
             cast(Any, module).support_avx512bf16_for_cpu = False
     if isinstance(dtype, torch.dtype) and not hasattr(model, "hf_device_map"):
         model.to(device)
@@ -166,17 +167,18 @@ def _read_model(folder: Path, device: torch.device, dtype: Precision, source: Pa
 
 
 def _trusted(folder: Path) -> bool:
-    """Whether the model's configured source allows code that comes with the model."""
+    """Whether the model's source is configured to allow code that comes with the model."""
     record = folder / "source.json"
     return record.is_file() and bool(read_json(record)["source"].get("trust_remote_code", False))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer: answer spans are located by character offsets, which slow ones lack.
+    """Load a fast tokenizer: answer spans are located by character offsets, which slow tokenizers lack.
 
     Raises:
-        SourceError: there is none, or it is not a fast one.
-        FitError: it has no end-of-sequence token, with which every answer ends, or the model does not know it.
+        SourceError: there is no loadable tokenizer, or it is not fast.
+        FitError: the tokenizer has no end-of-sequence token, with which every answer ends, or that token is not in the
+            model's vocabulary.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -184,7 +186,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         vocabulary = AutoConfig.from_pretrained(folder, **options).get_text_config().vocab_size
-    except Exception as error:  # likewise
+    except Exception as error:  # damaged files can make transformers raise anything
         raise SourceError(f"{folder}: no loadable tokenizer ({brief(error)})") from None
     if not tokenizer.is_fast:
         raise SourceError(f"{folder}: the tokenizer gives no character offsets; use a model with a fast tokenizer")
@@ -195,6 +197,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def vocabulary_of(model: Any) -> int:
-    """Rows of a model's embedding."""
+    """Return the number of rows of a model's input embedding."""
     rows: int = model.get_input_embeddings().weight.shape[0]
     return rows

@@ -1,4 +1,4 @@
-"""Running out of memory, on GPU or host: how to tell it from other errors, and whose fault it is."""
+"""Out-of-memory errors on GPU and host: recognize them, and find out whether other processes caused them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from lofit.errors import LofitError, brief
 
 CONTEXT = 1.5e9
-"""Bytes of a GPU that a process takes beside what torch allocates, at most: about 1 GB for the context and kernels."""
+"""Most bytes of a GPU that a process uses besides torch's allocations; the context and kernels take about 1 GB."""
 _HOST = ("not enough memory", "can't allocate memory")
 _GPU = re.compile(
     r"^(CUDA|Triton Error \[CUDA\]:)( driver)?( error:)? out of memory"
@@ -18,7 +18,7 @@ _GPU = re.compile(
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What an error says of memory that was wanted, on GPU or host; None if it is of another kind."""
+    """Return the reason for a failure if an error means running out of memory, on GPU or host; None otherwise."""
     if isinstance(error, MemoryError) or _on_gpu(error) or any(said in _text(error) for said in _HOST):
         return f"out of memory ({(str(error).splitlines() or ['host'])[0]})"
     return None
@@ -29,21 +29,22 @@ def _on_gpu(error: BaseException) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    """Of an error as torch raises it; others may quote such a text, as the evaluation of a failed fit does."""
+    """Return the message of a RuntimeError, which torch raises; other errors may quote one from a failed fit."""
     return str(error) if isinstance(error, RuntimeError) else ""
 
 
 def require_own_gpus(error: BaseException) -> None:
-    """Where the memory of a GPU did not suffice, require that no other process held some of it.
+    """If a GPU ran out of memory, check that no other process was using its memory.
 
     Raises:
-        LofitError: others did, and this one was still allowed to take more: that is no result of the node.
+        LofitError: other processes held GPU memory while this one was below its own limit, or the GPU cannot be
+            queried. Such a failure says nothing about the node.
     """
     if not (_on_gpu(error) and torch.cuda.is_initialized()):
         return
     try:
         held = max(map(_held_by_others, range(torch.cuda.device_count())), default=0.0)
-    except RuntimeError as refused:  # not even room to ask
+    except RuntimeError as refused:  # there is not even enough memory for the query
         raise LofitError(
             f"out of memory, and the GPU does not say who holds it ({brief(refused)}); run it again when it is free"
         ) from None
@@ -54,7 +55,7 @@ def require_own_gpus(error: BaseException) -> None:
 
 
 def _held_by_others(gpu: int) -> float:
-    """Bytes of a GPU that other processes hold; 0 if this one could not have taken more anyway, by its limit."""
+    """Return the bytes of a GPU that other processes hold; 0 if this process had reached its own limit anyway."""
     free, total = torch.cuda.mem_get_info(gpu)
     own = torch.cuda.memory_reserved(gpu)
     allowed = torch.cuda.get_per_process_memory_fraction(gpu) * total

@@ -1,4 +1,4 @@
-"""What a node cost: wall time, memory, and where it ran."""
+"""Cost of a node: wall time, memory, and the environment in which it ran."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "scikit-lear
 
 
 class Meter:
-    """Wall time and memory of a stretch of work; call :meth:`sample` once per step.
+    """Measures the wall time and memory of a piece of work; call :meth:`sample` once per step.
 
-    Memory is in bytes. On GPU it is what the allocator held, at most, since the last sample, on all GPUs together that
-    the model is spread over. On CPU a sample is the
-    resident set of the process at that moment, and the peak is that of the whole process, the loading of the model
-    included (``getrusage``): it is what the machine must have.
+    Memory is in bytes. On GPU, a sample is the largest amount allocated since the last sample, summed over all GPUs.
+    On CPU, a sample is the resident set size of the process at that moment, and the peak is that of the whole process,
+    model loading included (``getrusage``): it is what the machine must have.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +36,7 @@ class Meter:
         self._start = time.perf_counter()
 
     def forget(self) -> None:
-        """Leave what a GPU held until now out of the next sample."""
+        """Exclude the GPU memory used until now from the next sample."""
         for gpu in self._gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
 
@@ -48,13 +47,13 @@ class Meter:
         self.forget()
 
     def seconds(self) -> float:
-        """Seconds since the meter was made, after pending GPU work."""
+        """Return the seconds since the meter was created; waits for pending GPU work."""
         for gpu in self._gpus:
             torch.cuda.synchronize(gpu)
         return time.perf_counter() - self._start
 
     def report(self) -> dict[str, Any]:
-        """``seconds``, ``peak_memory_bytes``, and the 99th percentile of the samples as ``p99_memory_bytes``."""
+        """Return ``seconds``, ``peak_memory_bytes`` and ``p99_memory_bytes``, the 99th percentile of the samples."""
         seconds = self.seconds()
         self.sample()
         samples = torch.tensor(self._samples, dtype=torch.float64)
@@ -69,7 +68,7 @@ class Meter:
 
 
 def environment(model: Any) -> dict[str, Any]:
-    """Device and precision of a model, package versions and the commit of this checkout (None outside one)."""
+    """Return device and precision of a model, package versions, and the commit of this checkout (None outside one)."""
     device: torch.device = model.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
@@ -82,9 +81,9 @@ def environment(model: Any) -> dict[str, Any]:
 
 
 def _commit(checkout: Path) -> str | None:
-    """The commit of ``checkout`` if it is the top of a git work tree; another project's commit would mislead.
+    """Return the commit of ``checkout`` if it is the root of a git work tree; another project's commit would mislead.
 
-    Where tracked files differ from it, ``-dirty-`` and a short hash of the difference follow.
+    If tracked files differ from the commit, ``-dirty-`` and a short hash of the diff are appended.
     """
 
     def git(*arguments: str) -> str:

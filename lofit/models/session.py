@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """What a node that trains works with.
+    """The inputs of a node that trains.
 
     Attributes:
         model: frozen base model in evaluation mode.
@@ -24,9 +24,9 @@ class Session:
         objective: ``sft`` (answer tokens) or ``dpo`` (preference pairs).
         train, validation: rows with the training fields of the objective.
         seed: seed of initialisation and batch order.
-        progress: whether to show bars (only ever on a terminal).
+        progress: whether to show progress bars (on a terminal only).
         compute: how training is computed.
-        save_to: file for save points of training; None: none are written.
+        save_to: file for the save points of training; None: none are written.
     """
 
     model: PreTrainedModel
@@ -41,13 +41,13 @@ class Session:
 
     @property
     def window(self) -> int | None:
-        """Most tokens that the model reads; None if it does not say."""
+        """Most tokens that the model reads; None if its configuration does not say."""
         found: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return found
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the model's embedding: ids of tokens are below it."""
+        """Number of rows of the model's embedding; token ids must be smaller."""
         return vocabulary_of(self.model)
 
 
@@ -66,7 +66,7 @@ def open_session(
     """Load model, tokenizer and the training and validation rows of one split.
 
     Raises:
-        LofitError: the model or the split is not there, or cannot be loaded.
+        LofitError: the model or the split is missing, or cannot be loaded.
     """
     target = pick_device(device)
     rows = {

@@ -1,1 +1,1 @@
-"""Several texts in one row of a batch, with every part that they share computed once."""
+"""Packing: several texts in one row of a batch, with every part that they share computed once."""

@@ -1,4 +1,4 @@
-"""The forward pass on a batch, with the output head on answers alone."""
+"""Forward pass on a batch, with the output head on answers only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lofit.packing.patch import patched_forward
 from lofit.packing.rows import Rows
 
 KeyValues = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""Keys and values [1, heads, length, width] of a text in every layer."""
+"""Keys and values of a text for every layer, each [1, heads, length, width]."""
 
 
 def prefill(model: Any, ids: Sequence[int]) -> KeyValues:
-    """Keys and values of a text; none for an empty one."""
+    """Compute the keys and values of a text; an empty list for an empty text."""
     if not ids:
         return []
     tokens = torch.tensor([ids], device=model.device)
@@ -32,7 +32,7 @@ def prefill(model: Any, ids: Sequence[int]) -> KeyValues:
 
 
 def repeated(cached: KeyValues, n: int) -> DynamicCache:
-    """A cache of ``n`` rows that all begin with the same text."""
+    """Build a cache for ``n`` rows that all begin with the same text."""
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(cached):
         cache.update(keys.expand(n, -1, -1, -1), values.expand(n, -1, -1, -1), layer)
@@ -42,13 +42,14 @@ def repeated(cached: KeyValues, n: int) -> DynamicCache:
 def answer_logits(
     model: Any, rows: Rows, cache: DynamicCache | None = None, tail: LastLayerTrim | None = None
 ) -> torch.Tensor:
-    """Float32 logits [rows, width, vocabulary] of the columns that hold scored tokens.
+    """Compute the float32 logits [rows, width, vocabulary] of the columns that hold scored tokens.
 
     Args:
         model: any causal language model, with its adapters.
         rows: the batch.
-        cache: keys and values of what stands before it, to which its own are added; None: nothing does.
-        tail: the parts of the last layer that need computing in these columns only; None: all of it everywhere.
+        cache: keys and values of the tokens before the batch, to which those of the batch are added; None: there are
+            no such tokens.
+        tail: the modules of the last layer to compute in these columns only; None: compute every module everywhere.
     """
     limited = tail.limited_to(rows.width) if tail else contextlib.nullcontext()
     with given_spans(rows.prompt, rows.answer), limited, _one_product(model.get_output_embeddings()):
@@ -65,7 +66,7 @@ def answer_logits(
 
 
 def _one_product(head: Any) -> contextlib.AbstractContextManager[None]:
-    """Within this, the output head is one matrix product; on the slice that it gets it would be one for each row."""
+    """Context in which the output head is one matrix product; on the slice that it gets it would be one per row."""
     forward = head.forward
     return patched_forward(head, lambda x: forward(x.contiguous()))
 
@@ -73,6 +74,6 @@ def _one_product(head: Any) -> contextlib.AbstractContextManager[None]:
 def answer_log_probs(
     model: Any, rows: Rows, cache: DynamicCache | None = None, tail: LastLayerTrim | None = None
 ) -> torch.Tensor:
-    """Log-probability of each answer token: float32 [answer tokens], ordered as ``rows.label``."""
+    """Compute the log-probability of each answer token: float32 [answer tokens], in the order of ``rows.label``."""
     logits = answer_logits(model, rows, cache, tail)[rows.row, rows.column]
     return -functional.cross_entropy(logits, rows.label, reduction="none")

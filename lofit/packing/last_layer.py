@@ -1,7 +1,7 @@
-"""The last decoder layer, computed where its output is read.
+"""Compute the last decoder layer only where its output is read.
 
-Nothing after the last layer looks across positions, so of a row only the scored columns need its queries, attention
-output and feed-forward network; the other columns only need keys and values.
+Nothing after the last layer mixes positions. So only the scored columns of a row need its queries, attention output and
+feed-forward network; the other columns only need keys and values.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class LastLayerTrim:
     """The modules of a model's last layer whose output matters in the scored columns only."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Find them; of a layer that is built in an unknown way there are none.
+        """Find the modules; there are none if the structure of the layer is unknown.
 
         Args:
             model: a causal language model, with its adapters.
         """
         self.modules: list[nn.Module] = []
         if needs_spans(model):
-            return  # an edit at some positions has to see them all
+            return  # an edit at some of the positions must see all of them
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
         with contextlib.suppress(EditError):
             heads, ffn = find_site(base, "head"), find_site(base, "ffn")
@@ -47,7 +47,7 @@ class LastLayerTrim:
 
     @contextlib.contextmanager
     def limited_to(self, width: int) -> Iterator[None]:
-        """Within this, these modules compute the last ``width`` columns of a batch, and return zeros before them."""
+        """Context in which these modules compute the last ``width`` columns of a batch, and return zeros elsewhere."""
         with contextlib.ExitStack() as stack:
             for module in self.modules:
                 stack.enter_context(patched_forward(module, _on_last_columns(module.forward, width)))

@@ -1,4 +1,4 @@
-"""Another forward method for a module, for a while."""
+"""Replace the forward method of a module temporarily."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def patched_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let ``module`` compute ``forward`` instead; its hooks, attributes and place in the model stay."""
+    """Context in which ``module`` runs ``forward`` instead; its hooks, attributes and place in the model are kept."""
     before = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:

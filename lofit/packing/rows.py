@@ -1,4 +1,4 @@
-"""How texts are laid out in a batch: packed as tries, or each in a row of its own."""
+"""Layout of texts in a batch: packed as tries, or one text per row."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from lofit.models.encoding import Example
 from lofit.packing.trie import Role, Trie
 
-# Measured on SmolLM2-135M, CPU, float32; larger models have relatively cheaper attention, so there it is cautious.
+# Length of a row, in tokens, at which attention costs as much as everything else. Measured on SmolLM2-135M, CPU,
+# float32; in larger models attention is relatively cheaper, so for them the value is cautious.
 EQUAL_LENGTH = 1000
 PAD = 0
-"""What fills rows up: any token that the embedding surely has; a tokenizer's own padding token may be none of them."""
+"""Id of the padding token. Every embedding has a row for it; for a tokenizer's own padding token it may have none."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Rows:
 
     Attributes:
         input_ids, position_ids: int64 [rows, length]; the last token of each text is a label only.
-        attention_mask: packed, float [rows, 1, length, prefix + length], 0 where attended and the dtype's minimum
-            elsewhere; apart, int64 [rows, length], 0 for padding.
+        attention_mask: packed: float [rows, 1, length, prefix + length], 0 where attended and the dtype's minimum
+            elsewhere; unpacked: int64 [rows, length], 0 for padding.
         prompt, answer: bool [rows, length], as in :class:`lofit.interventions.spans.Spans`.
         width: number of columns, at the end, that hold scored tokens.
-        row, column, label, text: int64 [answer tokens]: which output predicts which token of which text; columns count
-            from the first of the ``width`` ones, texts through the whole batch.
-        cell_row, cell_column: int64 [nodes], where each node of each trie is, in their order.
+        row, column, label, text: int64 [answer tokens]: which output predicts which token of which text; columns are
+            counted from the first of the last ``width``, texts over the whole batch.
+        cell_row, cell_column: int64 [nodes], the position of each node of each trie, in the order of the tries.
     """
 
     input_ids: torch.Tensor
@@ -49,14 +50,14 @@ class Rows:
 def packed(
     rows: Sequence[Sequence[Trie]], pad_id: int, device: torch.device, dtype: torch.dtype, prefix: int = 0
 ) -> Rows:
-    """Lay out several tries per row: prompts end, and scored tokens begin, in the same column of every row.
+    """Lay out several tries per row. Prompts end, and scored tokens begin, in the same column of every row.
 
     Args:
         rows: the tries of each row, built with this ``prefix``.
         pad_id: any token.
-        device: where to.
-        dtype: of the attention mask, that of the model.
-        prefix: number of first tokens, shared by all texts, whose keys and values are cached.
+        device: device of the batch.
+        dtype: dtype of the attention mask, which is that of the model.
+        prefix: number of leading tokens, shared by all texts, whose keys and values are cached.
     """
     left = max(sum(trie.n_prompt for trie in tries) for tries in rows)
     width = max(sum(trie.n_scored for trie in tries) for tries in rows)
@@ -74,7 +75,7 @@ def packed(
 
 
 def unpacked(texts: Sequence[Example], pad_id: int, device: torch.device) -> Rows:
-    """Lay out each text in a row of its own, padded on the left, so that all texts end in the last column."""
+    """Lay out one text per row, with left-padding, so that all texts end in the last column."""
     tries = [Trie([text]) for text in texts]
     length, width = max(len(trie) for trie in tries), max(trie.n_scored for trie in tries)
     columns = [torch.arange(length - len(trie), length) for trie in tries]
@@ -92,7 +93,7 @@ def _rows(
     pad_id: int,
     device: torch.device,
 ) -> Rows:
-    """Put the tries' tokens where they belong; ``columns`` holds the place of each trie, ``size`` length and width."""
+    """Build the batch; ``columns`` holds the columns of each trie's nodes, and ``size`` is (length, width)."""
     length, width = size
     tries = [trie for row in rows for trie in row]
     cell_row = torch.cat([torch.full((len(trie),), i) for i, row in enumerate(rows) for trie in row])
@@ -125,21 +126,21 @@ def _rows(
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host on a device; a GPU is not waited for, since what is sent is in memory that stays."""
+    """Copy a host tensor to a device without waiting for a GPU: it is sent from pinned memory, which stays."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def fill(sizes: Sequence[int]) -> list[list[int]]:
-    """Share out items to the number of rows that costs least, the largest item first, each to the emptiest row.
+    """Distribute items over rows, with the number of rows that costs least.
 
-    Every row is padded to the fullest, and a token costs the more the longer its row is: attention over
-    ``EQUAL_LENGTH`` tokens costs as much as all the rest.
+    The largest item goes first, each item to the emptiest row. Every row is padded to the fullest one. A token costs
+    more the longer its row is: attention over ``EQUAL_LENGTH`` tokens costs as much as everything else.
 
     Args:
-        sizes: of the items, in tokens.
+        sizes: sizes of the items, in tokens.
 
     Returns:
-        The items' indices by row, fullest rows first, in a fixed order.
+        The indices of the items in each row, fullest rows first, in a deterministic order.
     """
     options = (_shared_out(sizes, n) for n in range(1, len(sizes) + 1))
     return min(options, key=lambda rows: len(rows) * (longest := _load(rows[0], sizes)) * (1 + longest / EQUAL_LENGTH))

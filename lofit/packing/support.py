@@ -1,4 +1,4 @@
-"""Which models can be given packed rows."""
+"""Find out which models can run on packed rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from lofit.packing.trie import Trie
 
 
 def longest_packable(model: Any) -> int:
-    """Longest text, in tokens, whose attention a block mask expresses; 0 if the model takes no such mask at all.
+    """Return the number of tokens of the longest text that can be packed; 0 if the model takes no block mask at all.
 
-    Packing needs positions given from outside, attention that is a masked softmax, and no window shorter than the text.
+    Packing needs explicit position ids, attention that is a masked softmax, and no attention window shorter than the
+    text.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     config = base.config.get_text_config()
@@ -43,18 +44,18 @@ def longest_packable(model: Any) -> int:
 
 @torch.no_grad()
 def supports_packing(model: Any) -> bool:
-    """Whether the model gives texts the same scores packed, behind a cached beginning or not, as it gives them apart.
+    """Whether the model gives packed texts, with and without a cached prefix, the same scores as unpacked texts.
 
-    Log-probabilities of tokens may differ by 0.01 nats plus 1% of their size. In half precision rounding alone can make
-    more than that, so there the bound is an eighth of what changes, on average, if the block mask is disregarded.
+    Log-probabilities of tokens may differ by 0.01 nats plus 1% of their magnitude. In half precision, rounding alone
+    can exceed that, so there the bound on the mean difference is an eighth of what ignoring the block mask changes.
     """
     vocabulary = model.config.get_text_config().vocab_size
-    # The same tokens for every model of a size, from the whole of its vocabulary.
+    # The same tokens for all vocabularies of a size, drawn from the whole vocabulary.
     ids = torch.randint(vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [Example((*ids[:8], *ids[8:11]), 8), Example((*ids[:8], *ids[9:]), 7), Example((*ids[:9], ids[2]), 8)]
     try:
         return _same_packed(model, ids, texts)
-    except Exception as error:  # a family may take no such mask in its own way; a want of memory is no answer
+    except Exception as error:  # a family can reject the mask with any error; running out of memory is no answer
         if out_of_memory(error):
             raise
         return False
@@ -81,7 +82,7 @@ def _same_packed(model: Any, ids: list[int], texts: list[Example]) -> bool:
 
 
 def _every_column_before(rows: Rows) -> torch.Tensor:
-    """The mask that a model sees which disregards the block mask: each column attends to itself and all before it."""
+    """Return the mask of a model that ignores the block mask: each column attends to itself and all before it."""
     mask = rows.attention_mask
     length, behind = mask.shape[2], mask.shape[3] - mask.shape[2]
     seen = torch.ones(length, behind + length, dtype=torch.bool, device=mask.device).tril(behind)

@@ -1,8 +1,8 @@
-"""The tokens of some texts, each distinct beginning once.
+"""Tries of texts, in which shared prefixes are stored once.
 
 The answers to one question share its tokens, and so do the chosen and the rejected answer of a preference pair. In a
-trie every distinct prefix of the texts is one token, so shared parts are computed once; each token attends to what
-stands before it in its text.
+trie every distinct prefix of the texts is one token, so shared parts are computed once. Each token attends to the
+tokens before it in its text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lofit.models.encoding import Example
 
 
 class Role(IntEnum):
-    """What a token is to its text; edits may act on some roles only, so tokens of different roles stay apart."""
+    """Role of a token in its text. Edits may act on some roles only, so tokens with different roles are not merged."""
 
     PROMPT = 0
     LAST_OF_PROMPT = 1
@@ -25,14 +25,14 @@ class Role(IntEnum):
 
 
 class Trie:
-    """The input tokens of some texts behind a shared prefix, each distinct (prefix, role) once.
+    """Trie of the input tokens of several texts after a shared prefix, with each distinct (beginning, role) once.
 
     Attributes:
         tokens, depths, roles: int64 [nodes]; a depth is the token's position in its text. Prompt tokens come first,
             then the scored ones: last tokens of prompts, and answers.
-        ancestors: bool [nodes, nodes], what a token (row) may attend to behind the prefix; itself included.
+        ancestors: bool [nodes, nodes], which tokens after the prefix a token (row) may attend to, itself included.
         n_texts: number of texts.
-        n_prompt: number of prompt tokens before the scored ones.
+        n_prompt: number of prompt tokens, which come before the scored ones.
         targets: int64 [answer tokens, 3]: which node predicts which token of which text, in the order of the texts.
     """
 
@@ -40,8 +40,8 @@ class Trie:
         """Build the trie.
 
         Args:
-            texts: share their first ``prefix`` tokens, all of which come before the last token of the prompt.
-            prefix: number of tokens left out.
+            texts: texts that share their first ``prefix`` tokens, all of them before the last token of the prompt.
+            prefix: number of leading tokens to leave out.
         """
         nodes: dict[tuple[int, int, int], int] = {}
         tokens: list[int] = []

@@ -1,1 +1,1 @@
-"""Rankings of attention heads: their file, and how alike two of them are."""
+"""Rankings of attention heads: the ranking file, and the overlap of two rankings."""

@@ -1,4 +1,4 @@
-"""How alike two rankings of heads are, against what chance would give."""
+"""Overlap of two rankings of heads, compared with chance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import stats
 
 
 def shared_heads(first: pd.DataFrame, second: pd.DataFrame, k: int) -> int:
-    """Number of heads among the ``k`` best of both rankings.
+    """Count the heads that are among the ``k`` best of both rankings.
 
     Args:
         first: a ranking with columns layer, head, rank (1 is best).
@@ -27,7 +27,7 @@ def shared_heads(first: pd.DataFrame, second: pd.DataFrame, k: int) -> int:
 
 
 def jaccard(shared: int, k: int) -> float:
-    """Jaccard index of two sets of ``k`` heads that share so many: intersection over union."""
+    """Jaccard index (intersection over union) of two sets of ``k`` heads that have ``shared`` heads in common."""
     return shared / (2 * k - shared)
 
 
@@ -46,7 +46,7 @@ def overlap_p_value(n: int, k: int, shared: int) -> float:
 
 
 def rank_correlation(first: pd.DataFrame, second: pd.DataFrame) -> float:
-    """Spearman's correlation of the scores of all heads; NaN where all scores of a ranking are equal."""
+    """Spearman's correlation of the scores of all heads; NaN if all scores of a ranking are equal."""
     one, other = (f.sort_values(["layer", "head"])["score"].to_numpy() for f in (first, second))
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan")
@@ -54,15 +54,15 @@ def rank_correlation(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
 
 def overlap_table(rankings: Mapping[str, pd.DataFrame], counts: Iterable[int]) -> pd.DataFrame:
-    """Compare every two rankings of one model.
+    """Compare every pair of rankings of one model.
 
     Args:
         rankings: name to ranking, all of the same heads.
         counts: numbers of best heads (K).
 
     Returns:
-        columns first, second, k, shared (heads), jaccard, expected_jaccard (of random heads), p_value (of so many
-        shared heads or more under random choice), spearman (of all scores). NaN where a ranking is empty.
+        Frame with columns first, second, k, shared (number of heads), jaccard, expected_jaccard (for random heads),
+        p_value (of sharing at least as many heads by chance), spearman (of all scores). NaN if a ranking is empty.
     """
     rows: list[tuple[Any, ...]] = []
     counts = list(counts)

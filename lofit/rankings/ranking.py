@@ -19,13 +19,16 @@ SCHEMA = pa.schema(
 
 
 def rank_heads(values: np.ndarray) -> pd.DataFrame:
-    """All heads by descending score; ties go to the lower layer, then the lower head.
+    """Rank all heads by descending score; ties go to the lower layer, then to the lower head.
 
     Args:
-        values: float [layers, heads].
+        values: scores, float [layers, heads].
 
     Returns:
-        columns layer, head, score, rank (1 is best).
+        Frame with columns layer, head, score, rank (1 is best).
+
+    Raises:
+        FitError: a score is not finite.
     """
     if not np.isfinite(values).all():
         raise FitError("head scores are not finite; the ranking would be arbitrary")
@@ -44,15 +47,15 @@ def write_ranking(frame: pd.DataFrame, path: Path) -> None:
 
 
 def read_ranking(path: Path) -> pd.DataFrame:
-    """All heads of a ranking file, best first: columns layer, head, score, rank; empty if the localization failed."""
+    """Read all heads, best first: columns layer, head, score, rank; no rows if the localization failed."""
     return pq.read_table(path, schema=SCHEMA).to_pandas().sort_values("rank", ignore_index=True)
 
 
 def top_heads(path: Path, k: int) -> list[Head]:
-    """The ``k`` best heads of a ranking file, best first.
+    """Read the ``k`` best heads of a ranking file, best first.
 
     Raises:
-        FitError: the ranking is of fewer heads (its localization failed, or it is of another model).
+        FitError: the ranking has fewer heads (its localization failed, or it is for another model).
     """
     frame = read_ranking(path)
     if len(frame) < k:

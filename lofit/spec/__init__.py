@@ -1,1 +1,1 @@
-"""What declarations of methods, tasks, sources and configurations are made of. Light to import."""
+"""Building blocks for the declarations of methods, tasks, sources and configurations; light to import."""

@@ -30,7 +30,7 @@ def _path(path: Path) -> Path:
 
 
 UserPath = Annotated[Path, AfterValidator(_path)]
-"""Every path that a user writes: ``~`` is the home folder."""
+"""A path that the user writes; ``~`` is expanded."""
 
 
 def _folder_to_fill(path: Path) -> Path:
@@ -47,7 +47,7 @@ def _folder_to_fill(path: Path) -> Path:
 
 
 OwnFolder = Annotated[UserPath, AfterValidator(_folder_to_fill)]
-"""A folder that is filled with many files, and emptied by hand."""
+"""A folder that the workflow fills with many files and that is emptied by hand."""
 
 
 def _one_line(text: str) -> str:
@@ -57,14 +57,14 @@ def _one_line(text: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
-"""Text that tables and messages show."""
+"""One line of text, to be shown in tables and messages."""
 
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
-"""What every generator of random numbers takes."""
+"""A seed that every random number generator accepts."""
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem that was found with a file of the package or of the user's, as ``key: problem``."""
+    """Return the first problem of a validation error as ``key: problem``."""
     first = error.errors(include_url=False)[0]
     return ": ".join(
         filter(None, [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ").lower()])
@@ -72,7 +72,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 class Form(BaseModel):
-    """Base of all parts: unknown keys are errors, numbers are finite, values do not change."""
+    """Base of all parts: unknown keys are errors, numbers must be finite, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -102,7 +102,7 @@ class SearchConfig(Form):
 
     @property
     def axes(self) -> dict[str, list[Any]]:
-        """What is varied to its values; names have the prefix ``localizer.`` where they are the localizer's."""
+        """Values to try, by name of the hyperparameter; those of the localizer have the prefix ``localizer.``."""
         moved = {f"localizer.{name}": values for name, values in self.localizer.items()}
         return {**({"k": self.k} if self.k else {}), **moved, **self.params}
 

@@ -1,4 +1,4 @@
-"""The protocols of scoring and what computes it: columns of every result, never mixed in one table."""
+"""Scoring protocols and backends: columns of every result, never mixed in one table."""
 
 from typing import Literal
 
@@ -11,31 +11,31 @@ HARNESS: Protocol = "harness"
 """lm-eval's own definition of the task, prompt and scoring, on the same test items."""
 
 OPEN: Protocol = "open"
-"""The model words its answer itself, compared with reference answers and, if any are configured, read by judges."""
+"""The model generates its answer, which is compared with reference answers and read by judges if any are configured."""
 
 
 def table_name(protocol: Protocol) -> str:
-    """Name of the main table of a protocol."""
+    """Return the name of the main table of a protocol."""
     return "main" if protocol == PAPER else f"main-{protocol}"
 
 
 JUDGED = ("true", "informative", "true_and_informative")
-"""Metrics of judged open answers, the headline last."""
+"""Metrics of judged open answers; the last one is the headline."""
 
 COUNTED = {
     "n_truncated": "with a prompt cut on the left to what the model reads",
     "n_ties": "in which different choices share the best score, which is no right answer",
     "n_unreachable": "whose answers cannot be generated: too long, or with a stop string or a special token in them",
 }
-"""What is counted of the test items of an evaluation, and what is said of them in the log, tables and the report."""
+"""Counts of test items in an evaluation, and how the log, the tables and the report describe these items."""
 
 Backend = Literal["packed", "hf", "vllm"]
 
 PACKED: Backend = "packed"
-"""lm-eval's ``hf`` model with shared prefixes and packed answers: the same scores, sooner."""
+"""lm-eval's ``hf`` model with shared prefixes and packed answers: the same scores, faster."""
 
 STOCK: Backend = "hf"
-"""lm-eval's own."""
+"""lm-eval's own ``hf`` model."""
 
 VLLM: Backend = "vllm"
 """lm-eval's ``vllm`` model on a plain checkpoint with the adapter folded in; on GPU."""

@@ -1,4 +1,4 @@
-"""How much of a spread is between groups and how much within them."""
+"""Variance components: how much of the variance is between groups and how much within them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Components:
     """Variance components of a balanced one-way layout.
 
     Attributes:
-        within: variance of values of one group.
-        between: variance of the groups' own means, what is within them taken off; 0 where that explains it all.
-        p: of the F test that groups do not differ; NaN where nothing varies within them.
+        within: mean variance within a group.
+        between: variance of the group means, less what the variance within groups explains; at least 0.
+        p: p-value of the F test that the groups do not differ; NaN if nothing varies within them.
     """
 
     within: float
@@ -29,10 +29,10 @@ def variance_components(values: ArrayLike) -> Components:
     """Estimate variance components by the method of moments (Searle, Casella and McCulloch 1992, section 3.5).
 
     Args:
-        values: float [groups, values of a group], two or more of each.
+        values: float [groups, values per group], at least two of each.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: there are fewer than two groups or values per group.
     """
     table = np.asarray(values, "float64")
     groups, size = table.shape

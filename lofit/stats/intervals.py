@@ -1,4 +1,4 @@
-"""Intervals: over seeds, and over the items of a test set."""
+"""Confidence intervals over seeds and over the items of a test set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESAMPLES = 4999
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the bounds of its interval; bounds are NaN where there is no telling."""
+    """A mean with the bounds of its interval; the bounds are NaN if they cannot be estimated."""
 
     mean: float
     low: float
@@ -25,7 +25,7 @@ class Interval:
 
 
 def seed_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """Mean over seeds with Student's t interval: seeds are few, and their spread is estimated from them alone."""
+    """Mean over seeds with Student's t interval, since seeds are few and their spread is estimated from them alone."""
     n = len(values)
     mean = float(np.mean(values)) if n else math.nan
     if n < 2:
@@ -35,9 +35,10 @@ def seed_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 
 
 def unseen_interval(sample: Sample, level: float = LEVEL) -> Interval:
-    """Interval of a mean where nothing varies: bounds on the share of clusters of another kind, of which none was seen.
+    """Interval of a mean when all clusters score the same, from a bound on the share of clusters that score otherwise.
 
-    Clopper and Pearson's bound on that share (1934, Biometrika 26(4)), times one, the range of a score.
+    The half-width is Clopper and Pearson's bound on a share of which no case was seen (1934, Biometrika 26(4)), times
+    one, the range of a score.
     """
     unseen = 1 - ((1 - level) / 2) ** (1 / len(sample.sums))
     return Interval(sample.mean, sample.mean - unseen, sample.mean + unseen)
@@ -50,15 +51,15 @@ def bootstrap_interval(
 
     The percentiles are widened as for Student's t (Hesterberg 2015, "What teachers should know about the bootstrap",
     The American Statistician 69(4), section 5: expanded percentile interval): a bootstrap distribution is too narrow
-    by sqrt((n - 1) / n) and knows nothing of the uncertainty of its own spread.
+    by sqrt((n - 1) / n), and it ignores that its spread is itself an estimate.
 
-    Where all clusters have the same mean nothing varies under resampling; see :func:`unseen_interval`.
+    If all clusters have the same mean, nothing varies under resampling, and :func:`unseen_interval` is used.
 
     Args:
-        sample: of scores in [0, 1], or of differences of them.
-        rng: where the resamples come from.
-        level: of confidence.
-        resamples: number of them.
+        sample: scores in [0, 1], or differences between such scores.
+        rng: generator for the resamples.
+        level: confidence level.
+        resamples: number of resamples.
     """
     n, mean = len(sample.sums), sample.mean
     if n < 2:

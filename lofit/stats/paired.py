@@ -1,4 +1,4 @@
-"""Tests of a difference between two methods on the same items, and their correction for number."""
+"""Tests of a difference between two methods on the same items, and a correction for multiple testing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from lofit.stats.samples import Sample
 
 
 def permutation_p(difference: Sample, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
-    """Two-sided p-value of a paired permutation test: if the methods were alike, any cluster's sign could be the other.
+    """Two-sided p-value of a paired permutation test, which flips the signs of the clusters' differences.
 
-    Exact where all sign flips can be enumerated within ``resamples``; else by random flips, the observed one among
-    them. 1 where no more than one cluster differs, since its sign alone says nothing; NaN without items.
+    The test is exact if all sign flips can be enumerated within ``resamples``; otherwise flips are random, and the
+    observed signs are counted among them. The p-value is 1 if at most one cluster differs, since its sign alone says
+    nothing, and NaN without items.
 
     Args:
-        difference: of item scores.
-        rng: where the flips come from.
+        difference: differences between the item scores of two methods.
+        rng: generator for the flips.
         resamples: number of flips.
     """
     changed = difference.sums[difference.sums != 0]
@@ -43,8 +44,8 @@ def permutation_p(difference: Sample, rng: np.random.Generator, resamples: int =
 def paired_bootstrap_p(difference: Sample, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
     """One-sided p-value of a paired bootstrap: share of resamples in which the mean difference is not above zero.
 
-    It marks the cells of the LoFiT paper's Figure 2 (Koehn 2004, "Statistical significance tests for machine
-    translation evaluation"). NaN for fewer than two clusters.
+    This is the test that marks cells in Figure 2 of the LoFiT paper (Koehn 2004, "Statistical significance tests for
+    machine translation evaluation"). The p-value is NaN for fewer than two clusters.
     """
     n = len(difference.sums)
     if n < 2:
@@ -54,7 +55,11 @@ def paired_bootstrap_p(difference: Sample, rng: np.random.Generator, resamples: 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number by Holm's step-down method; NaN stays NaN and does not count."""
+    """Correct p-values for multiple testing with Holm's step-down method; NaN stays NaN and is not counted.
+
+    >>> holm([0.01, 0.04, float("nan")])
+    [0.02, 0.04, nan]
+    """
     corrected = np.asarray(p_values, dtype="float64").copy()
     known = ~np.isnan(corrected)
     if known.any():

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 class Sample:
     """Scores, or differences of scores, of the items of one test set.
 
-    Items that share a context (a passage, a story) are not independent, so they are drawn together.
+    Items that share a context (a passage, a story) are not independent, so they form a cluster and are resampled
+    together.
 
     Attributes:
         sums: float64 [clusters], sum of the scores of a cluster's items.
@@ -29,7 +30,7 @@ class Sample:
 
         Args:
             values: one score per item.
-            clusters: name of each item's cluster; None if every item is its own.
+            clusters: name of each item's cluster; None if every item is a cluster by itself.
         """
         names = clusters if clusters is not None else pd.Series(range(len(values)), index=values.index)
         grouped = values.astype("float64").groupby(names, sort=True)
@@ -37,7 +38,7 @@ class Sample:
 
     @property
     def mean(self) -> float:
-        """Mean over items; NaN without any."""
+        """Mean over items; NaN if there are none."""
         return float(self.sums.sum() / self.counts.sum()) if len(self.sums) else float("nan")
 
     @property
@@ -56,11 +57,11 @@ class Sample:
 
 
 def paired_sample(items: pd.DataFrame, reference: pd.DataFrame) -> Sample:
-    """Differences on the items that both scored, each item's score averaged over the runs (seeds) first.
+    """Differences ``items`` - ``reference`` on the items scored in both, each item first averaged over runs (seeds).
 
     Args:
-        items: columns ``item``, ``cluster`` and ``value``.
-        reference: likewise.
+        items: frame with columns ``item``, ``cluster`` and ``value``.
+        reference: frame with the same columns.
     """
     both = pd.concat(
         [frame.groupby(["cluster", "item"])["value"].mean() for frame in (items, reference)],
