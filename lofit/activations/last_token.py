@@ -1,4 +1,4 @@
-"""One forward pass over contrastive texts, keeping what every head and layer holds at the last token."""
+"""Capture the last-token activations of every head and layer, in one forward pass over contrastive texts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from lofit.progress import track
 
 
 def contrast_texts(rows_by_split: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """All right and wrong answers of the rows, each after its prompt.
+    """List all right and wrong answers of the rows with their prompts.
 
     Returns:
-        columns split, row (number of the question over all splits), pair (number of the answer within its question
-        and label), label (1 right, 0 wrong), prompt, answer.
+        Frame with columns split, row (number of the question over all splits), pair (number of the answer within its
+        question and label), label (1 right, 0 wrong), prompt, answer.
     """
     texts = []
     row_number = 0
@@ -43,7 +43,7 @@ def contrast_texts(rows_by_split: dict[str, list[dict[str, Any]]]) -> pd.DataFra
 
 
 def encode_texts(session: Session, texts: pd.DataFrame) -> list[Example]:
-    """Each text as training encodes it, end-of-sequence included, which is a label and never an input.
+    """Encode each text as training does, with end-of-sequence, which is a label and never an input.
 
     Raises:
         FitError: a text is longer than the model reads, or cannot be encoded.
@@ -59,25 +59,25 @@ def encode_texts(session: Session, texts: pd.DataFrame) -> list[Example]:
 def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, batch_size: int = 8) -> dict[str, Any]:
     """Write the last token's activations of every text as two float32 arrays on disk, in one forward pass.
 
-    Memory holds one batch: the arrays are memory-mapped, and the output head runs on one position.
+    Only one batch is held in memory: the arrays are memory-mapped, and the output head runs on one position per text.
 
     Args:
         session: the frozen model, without adapters.
-        texts: made by :func:`contrast_texts`.
+        texts: output of :func:`contrast_texts`.
         heads: file for [layers, texts, query heads, head dimension], the input of each attention output projection.
         blocks: file for [layers, texts, hidden size], the output of each decoder layer (the last one's before the
             final norm).
-        batch_size: texts in one forward pass; they are taken in order of length.
+        batch_size: texts in one forward pass, which are taken in order of length.
 
     Returns:
-        seconds, peak and 99th percentile of memory in bytes, number of texts and tokens.
+        Seconds, peak and 99th percentile of memory in bytes, numbers of texts and tokens.
 
     Raises:
         FitError: an activation is not finite.
     """
     model = session.model
     site = find_site(model, "head")
-    # Of each text only the end-of-sequence is predicted, so that the output head runs on one position.
+    # Only end-of-sequence is predicted, so that the output head runs on one position of each text.
     examples = [Example(text.ids, len(text.ids) - 1) for text in encode_texts(session, texts)]
     lengths = [len(example.ids) - 1 for example in examples]
     shape = (site.n_layers, len(examples))

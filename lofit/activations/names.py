@@ -7,4 +7,4 @@ Direction = Literal["mass_mean", "probe", "random"]
 Reading = Literal["pca", "mean_difference"]
 """Ways to estimate a reading vector of the residual stream (RepE)."""
 FILES = ("texts.parquet", "heads.npy", "blocks.npy", "activations.json")
-"""What an activations node writes."""
+"""Files that a capture node writes."""

@@ -1,4 +1,4 @@
-"""Linear probes of attention heads, and the directions ITI shifts them along.
+"""Linear probes of attention heads, and the directions along which ITI shifts them.
 
 Source: Li et al. 2023, Inference-Time Intervention (arXiv 2306.03341), sections 3 and 4; likenneth/honest_llama.
 """
@@ -16,10 +16,10 @@ from lofit.errors import FitError
 
 
 def probe_accuracies(activations: Activations, seed: int) -> np.ndarray:
-    """Validation accuracy of a logistic-regression probe on every head.
+    """Compute the validation accuracy of a logistic-regression probe on every head.
 
-    Each probe (scikit-learn's defaults: L2 penalty, C = 1, up to 1,000 iterations; raw activations) learns right from
-    wrong on the training questions' texts and is scored on those of the validation questions.
+    Each probe (scikit-learn's defaults: L2 penalty, C = 1, up to 1,000 iterations; raw activations) is trained to
+    classify right and wrong answers to the training questions, and scored on those to the validation questions.
 
     Returns:
         float64 [layers, query heads], in [0, 1].
@@ -54,11 +54,11 @@ def _fit_probe(values: np.ndarray, labels: np.ndarray, seed: int):  # type: igno
 def head_directions(
     activations: Activations, heads: Sequence[tuple[int, int]], kind: Direction, seed: int
 ) -> np.ndarray:
-    """Unit vectors from wrong towards right, one per head.
+    """Estimate a direction from wrong towards right for each head, as a unit vector.
 
     ``mass_mean``: mean of right minus mean of wrong, answer-pooled, so that questions with more answers weigh more.
-    ``probe``: weights of the head's probe. Both are of the training texts: the strength of the shift is chosen on the
-    validation questions. ``random``: normal, independent of the activations.
+    ``probe``: weights of the head's probe. Both use the training texts only, since the strength of the shift is chosen
+    on the validation questions. ``random``: normal, independent of the activations.
 
     Returns:
         float64 [heads, head dimension].
@@ -87,13 +87,13 @@ def head_directions(
 def projection_spread(
     activations: Activations, heads: Sequence[tuple[int, int]], directions: np.ndarray, ddof: int
 ) -> np.ndarray:
-    """Standard deviation (sigma) of the training texts' projections on each head's direction.
+    """Compute the standard deviation (sigma) of the training texts' projections on each head's direction.
 
     Args:
-        activations: of one split.
+        activations: activations of one split.
         heads: n heads.
         directions: float [n, head dimension], unit vectors.
-        ddof: 0 for the population's, 1 for the sample's standard deviation.
+        ddof: 0 for the population standard deviation, 1 for that of the sample.
 
     Returns:
         float64 [n].

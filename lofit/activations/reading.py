@@ -32,10 +32,10 @@ class ReadingVectors:
 def reading_vectors(activations: Activations, kind: Reading, seed: int) -> ReadingVectors:
     """Estimate the reading vectors on training pairs and score them on validation pairs.
 
-    ``pca``: first principal component of the differences within pairs. The order within each pair is shuffled first:
-    with right always in front, centring the differences would remove the very direction that is looked for. The sign
-    is that under which the right text projects further in most training pairs. ``mean_difference``: mean of right
-    minus mean of wrong, normalised.
+    ``pca``: first principal component of the differences within pairs. The order within each pair is shuffled first: if
+    right always came first, centering the differences would remove the very direction to be found. The sign is the one
+    with which the right text projects further in most training pairs. ``mean_difference``: mean of right minus mean of
+    wrong, normalized.
 
     Raises:
         FitError: there are fewer than 2 training pairs or no validation pair, or a direction is zero.
@@ -47,7 +47,7 @@ def reading_vectors(activations: Activations, kind: Reading, seed: int) -> Readi
             "raise n_train or n_validation"
         )
     rng, flips = np.random.default_rng(seed), np.ones(len(train))
-    while abs(flips.sum()) == len(train):  # of few pairs all may fall on one side
+    while abs(flips.sum()) == len(train):  # with few pairs, all flips may be the same
         flips = np.where(rng.random(len(train)) < 0.5, -1.0, 1.0)
     directions: list[np.ndarray] = []
     accuracies, norms = [], []
@@ -66,14 +66,14 @@ def reading_vectors(activations: Activations, kind: Reading, seed: int) -> Readi
 
 
 def principal_direction(differences: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """First principal component of the flipped differences, signed towards right.
+    """Compute the first principal component of the flipped differences, signed towards right.
 
     Args:
         differences: float64 [pairs, hidden size], right minus wrong.
-        flips: float64 [pairs], 1 where right stands first in its pair and -1 where wrong does.
+        flips: float64 [pairs], 1 where right comes first in its pair and -1 where wrong does.
 
     Returns:
-        float64 [hidden size]; ties of the sign go to the component as it is.
+        float64 [hidden size]; if as many pairs project to either side, the sign of the component is kept.
     """
     from sklearn.decomposition import PCA
 

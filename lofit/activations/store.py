@@ -1,4 +1,4 @@
-"""The files of an activations node: which texts, and their activations."""
+"""The files of a capture node: the texts and their activations."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Activations:
         return self.texts["label"].to_numpy()
 
     def among(self, *splits: str) -> np.ndarray:
-        """Bool [texts]: whether a text belongs to one of the splits."""
+        """Return bool [texts]: whether each text belongs to one of the splits."""
         return self.texts["split"].isin(splits).to_numpy()
 
     def pairs(self, split: str) -> np.ndarray:
-        """int64 [pairs, 2]: indices of right and wrong texts of one split; answers of a question are paired in order.
+        """Pair the right and wrong answers to each question of one split, in order: int64 [pairs, 2], indices of texts.
 
-        Of the longer list of a question's answers the rest is left out.
+        If a question has more right than wrong answers, or fewer, those without a partner are left out.
         """
         part = self.texts[self.texts["split"] == split].reset_index()
         right, wrong = (part[part["label"] == label] for label in (1, 0))
@@ -50,7 +50,7 @@ class Activations:
 
 
 def read_activations(folder: Path) -> Activations:
-    """Open the files of an activations node; the arrays stay on disk until they are used.
+    """Open the files of a capture node; the arrays are memory-mapped, so they stay on disk until they are used.
 
     Raises:
         FitError: the node failed.

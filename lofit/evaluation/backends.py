@@ -1,4 +1,4 @@
-"""What computes a model's scores: lm-eval's model classes, by their names in configurations."""
+"""Scoring backends: lm-eval's model classes, by their names in configurations."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from lofit.spec.protocol import PACKED, STOCK, VLLM, Backend
 
 @contextlib.contextmanager
 def model_class(backend: Backend) -> Iterator[Callable[..., LM]]:
-    """What makes lm-eval's model of a model, a tokenizer and a batch size, given as those of ``HFLM``.
+    """Yield a function that wraps a model, a tokenizer and a batch size for lm-eval; its arguments are ``HFLM``'s.
 
     Raises:
-        ConfigError: vllm is asked for and not installed.
+        ConfigError: the backend is ``vllm``, which is not installed.
     """
     if backend == PACKED:
         yield LocalizedLM
@@ -52,7 +52,7 @@ def _stock(pretrained: Any, **kwargs: Any) -> LM:
 
 
 def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
-    """A plain checkpoint of the model, in lm-eval's ``vllm`` on all GPUs there are; the model itself leaves them."""
+    """Load a plain checkpoint of the model in lm-eval's ``vllm`` on all GPUs; the model itself moves to the CPU."""
     dtype = precision_of(pretrained)
     if isinstance(pretrained, PeftModel):
         export_merged(pretrained, folder, tokenizer)
@@ -67,9 +67,10 @@ def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
 
 
 def _leave_gpus(model: Any) -> None:
-    """Give back the GPU memory of a model: the engine claims nine tenths of each GPU, and counts what is in use."""
+    """Free the GPU memory of a model: the engine claims nine tenths of each GPU, and counts what is in use."""
     for module in model.modules():
-        if "_hf_hook" in vars(module):  # of a model that is spread over GPUs; PEFT's wrappers show those of others
+        # Hooks of a model that is spread over GPUs. PEFT's wrappers also show those of the modules that they wrap.
+        if "_hf_hook" in vars(module):
             remove_hook_from_module(module)
     model.to("cpu")
     gc.collect()
@@ -77,13 +78,13 @@ def _leave_gpus(model: Any) -> None:
 
 
 def _require_readable(folder: Path, config: Any) -> None:
-    """Refuse a checkpoint whose folded edit vLLM would drop in silence.
+    """Check that vLLM would not silently drop the folded edit of a checkpoint.
 
-    Of the families whose configuration can add biases, vLLM heeds that for Llama alone (its gemma.py, qwen3.py and
-    olmo2.py build the output projection without one, and its loader passes over a bias without a place).
+    Of the families whose configuration can add biases, vLLM supports that for Llama only: its gemma.py, qwen3.py and
+    olmo2.py build the output projection without a bias, and its loader skips a bias that has no place.
 
     Raises:
-        EditError: it is such a checkpoint.
+        EditError: vLLM would drop the edit.
     """
     written, before = read_json(folder / "config.json"), config.get_text_config().to_dict()
     text = written.get("text_config", written)

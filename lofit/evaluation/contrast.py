@@ -29,7 +29,7 @@ CUE = "\nA:"
 
 
 def with_instruction(context: str, instruction: str) -> str:
-    """Put an instruction after the question, which the last cue of the answer ends.
+    """Insert an instruction between the question and the cue of the answer, which ends the prompt.
 
     Raises:
         TaskError: the prompt does not end with the cue.
@@ -41,14 +41,14 @@ def with_instruction(context: str, instruction: str) -> str:
 
 @contextlib.contextmanager
 def contrasted(model: nn.Module, layers: Sequence[int], alpha: float, steered: torch.Tensor) -> Iterator[None]:
-    """Run a batch of three streams - plain, truthful, untruthful - that steer each other.
+    """Context in which a batch consists of three streams (plain, truthful, untruthful), and the last two steer all.
 
-    After each of the layers alpha (h_truthful - h_untruthful) is added to all three streams at the steered tokens.
+    After each of the layers, alpha (h_truthful - h_untruthful) is added to all three streams at the steered tokens.
 
     Args:
         model: a plain model.
-        layers: decoder layers.
-        alpha: strength.
+        layers: decoder layers after which the edit is made.
+        alpha: strength of the edit.
         steered: bool [rows, width], the steered tokens of one stream, in the last ``width`` columns of all streams.
     """
     site = find_site(model)
@@ -74,8 +74,8 @@ class ContrastLM(LocalizedLM):
 
     Args:
         alpha: strength of the edit.
-        layer_step: every how many layers it is made, from layer 0.
-        **kwargs: of ``HFLM``.
+        layer_step: number of layers from one edit to the next, starting at layer 0.
+        **kwargs: arguments of ``HFLM``.
     """
 
     _needs_positions = True
@@ -88,10 +88,10 @@ class ContrastLM(LocalizedLM):
         self._cues: dict[Example, int] = {}
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Score]:
-        """Scores of the requests.
+        """Score the requests.
 
-        The cue counts as the beginning of the answer, since what is steered begins there; its tokens are steered, but
-        not scored.
+        The cue counts as the beginning of the answer, since steering begins there; its tokens are steered, but not
+        scored.
         """
         moved = []
         self._strings, self._cues = {}, {}
@@ -104,7 +104,7 @@ class ContrastLM(LocalizedLM):
         return super()._loglikelihood_tokens(moved, *args, **kwargs)
 
     def _cue_length(self, context: str) -> int:
-        """Number of tokens, at the end of a prompt, that are wholly of its cue."""
+        """Return the number of tokens at the end of a prompt that lie entirely in its cue."""
         start = len(context) - len(CUE)
         length = sum(first >= start for first, _ in token_ids(self.tokenizer, context)[1])
         if not length:
@@ -124,7 +124,7 @@ class ContrastLM(LocalizedLM):
     def _score_steered(
         self, model: Any, groups: Sequence[Sequence[Example]], prefix: int, cached: KeyValues, pad_id: int
     ) -> list[Score]:
-        """Score rows in three streams, whose cues and answers stand in the same columns."""
+        """Score rows in three streams, with cues and answers in the same columns of all three."""
         texts = [text for group in groups for text in group]
         streams = [list(groups)]
         for instruction in (TRUTHFUL, UNTRUTHFUL):
@@ -140,7 +140,7 @@ class ContrastLM(LocalizedLM):
         return sums_by_text(logits, answers, len(texts))
 
     def _instructed(self, text: Example, instruction: str, prefix: int) -> Example:
-        """The text with an instruction, which changes neither the cached beginning nor the tokens from the cue on."""
+        """Insert an instruction into a text; neither the cached prefix nor the tokens from the cue on may change."""
         context, continuation = self._strings[text]
         before, answer = self._encode_pair(with_instruction(context, instruction), continuation)
         ids = (*before, *answer)

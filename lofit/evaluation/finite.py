@@ -1,4 +1,4 @@
-"""What cannot be scored ends an evaluation: a score of NaN or of half an answer would look like any other."""
+"""Checks that end an evaluation if something cannot be scored: the score of NaN or of half an answer looks normal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lofit.models.loading import vocabulary_of
 
 
 def require_finite(values: torch.Tensor) -> None:
-    """Check what is reduced from logits, such as their maximum or the logarithm of the sum of their exponentials.
+    """Check values that were reduced from logits, such as their maximum or log-sum-exp.
 
     Raises:
         FitError: a value is not finite.
@@ -33,7 +33,7 @@ def require_finite(values: torch.Tensor) -> None:
 
 
 class _Finite(LogitsProcessor):
-    """Changes nothing."""
+    """Checks that scores are finite, without changing them."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         require_finite(scores.max(-1).values)
@@ -41,20 +41,20 @@ class _Finite(LogitsProcessor):
 
 
 class OneEncoding(TemplateLM):
-    """An lm-eval model that reads texts as they are read in training: see :func:`lofit.models.encoding.token_ids`.
+    """An lm-eval model that tokenizes texts as training does: see :func:`lofit.models.encoding.token_ids`.
 
-    lm-eval's own encoding keeps an end-of-sequence that a tokenizer appends, in the middle of what is scored, and
-    divides context and continuation by the number of tokens of the context alone.
+    lm-eval's own encoding keeps an end-of-sequence token that a tokenizer appends, in the middle of the scored text,
+    and splits context and continuation by the number of tokens of the context alone.
     """
 
     tokenizer: Any
     vocabulary: int | None = None
-    """Rows of the model's embedding, where they are known."""
+    """Number of rows of the model's embedding, if known."""
 
     def tok_encode(
         self, string: Any, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
     ) -> Any:
-        """Ids of a text, or of each of several, with what the tokenizer puts in front unless it is not wanted.
+        """Tokenize one text, or each of several; ``add_special_tokens=False`` leaves out prepended special tokens.
 
         Raises:
             FitError: a token has no row in the embedding.
@@ -75,17 +75,17 @@ class OneEncoding(TemplateLM):
 
 
 def shown(text: str) -> str:
-    """What a text is called in messages: its end, which tells prompts of one task from each other."""
+    """Return the name of a text in messages: its end, which distinguishes the prompts of a task."""
     return f"text {text[-40:]!r}"
 
 
 class FiniteLM(OneEncoding, HFLM):
-    """The stock ``hf`` model, which raises ``FitError`` where a prediction is no number or an answer does not fit."""
+    """The stock ``hf`` model, but with a ``FitError`` if a prediction is not a number or an answer does not fit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.vocabulary = vocabulary_of(self.model)
-        if self.tokenizer.pad_token_id >= self.vocabulary:  # generation feeds it to rows that are done
+        if self.tokenizer.pad_token_id >= self.vocabulary:  # generation feeds it to finished rows
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
     def tok_batch_encode(
@@ -95,13 +95,13 @@ class FiniteLM(OneEncoding, HFLM):
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and attention mask [texts, longest]; of longer texts the end, on the side that is not padded.
+        """Tokenize texts to ids and attention mask, each [texts, longest]; of longer texts the last tokens are kept.
 
         Args:
             strings: the texts.
             padding_side: ``left`` or ``right``.
-            left_truncate_len: most tokens of a text; None: any.
-            truncation: of the stock code, not used: what is too long is cut by ``left_truncate_len``.
+            left_truncate_len: most tokens of a text; None: no limit.
+            truncation: not used, but part of the stock signature; texts are truncated to ``left_truncate_len``.
         """
         ids = [torch.tensor(self.tok_encode(text, left_truncate_len=left_truncate_len)) for text in strings]
         masks = [torch.ones_like(row) for row in ids]
@@ -116,12 +116,12 @@ class FiniteLM(OneEncoding, HFLM):
         return scores
 
     def generate_until(self, requests: list[Instance], *args: Any, **kwargs: Any) -> list[str]:
-        """Continue each prompt, up to and without a stop sequence.
+        """Continue each prompt up to a stop sequence, which is left out.
 
         Args:
-            requests: each with ``(context, settings of generation)``.
-            *args: of the stock code.
-            **kwargs: of the stock code.
+            requests: requests with the arguments ``(context, generation settings)``.
+            *args: passed on to the stock code.
+            **kwargs: passed on to the stock code.
         """
         for given in {repr(request.args[1]): request.args[1] for request in requests}.values():
             check_room(int(normalize_gen_kwargs(given, self.max_gen_toks)["max_gen_toks"]), self.max_length)

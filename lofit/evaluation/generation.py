@@ -1,7 +1,7 @@
-"""Greedy generation for many prompts that begin alike.
+"""Greedy generation for many prompts with shared prefixes.
 
-Prompts that share a beginning share a row of the first forward pass (:mod:`lofit.packing`), after which every prompt
-gets its own keys and values; decoding then runs on more rows at once, and those that are done leave.
+Prompts that share a prefix share a row of the first forward pass (:mod:`lofit.packing`), after which every prompt gets
+its own keys and values. Decoding then runs on more rows at once, and finished rows are dropped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import fill, packed
 from lofit.packing.trie import Trie
 
-# Prompts that are decoded together, per row of a forward pass on prompts: decoding needs far less memory per row.
+# Prompts decoded together, per row of a forward pass on prompts; decoding needs far less memory per row.
 DECODED_PER_ROW = 4
-# Prompts join a row if they share this part of their tokens with the one before.
+# A prompt joins a row if it shares at least this part of its tokens with the prompt before it.
 LEAST_SHARED = 0.25
 
 
@@ -41,17 +41,17 @@ def generate(
     """Continue each prompt greedily.
 
     Args:
-        model: one for which :func:`lofit.packing.support.supports_packing`, prompts and continuations within its
-            ``longest_packable``.
-        prompts: token ids, distinct.
+        model: a model for which :func:`lofit.packing.support.supports_packing` holds, with prompts and continuations
+            within its ``longest_packable``.
+        prompts: token ids of distinct prompts.
         n_tokens: most tokens to generate.
-        is_done: whether a continuation needs no further token.
-        eos: tokens that end a continuation, and are the last of it.
+        is_done: whether a continuation is complete.
+        eos: tokens that end a continuation, as its last token.
         pad_id: any token.
         batch_size: most rows in a forward pass on prompts.
 
     Yields:
-        The index of a prompt, and its continuation.
+        The index of a prompt and its continuation.
 
     Raises:
         FitError: a prediction is not finite.
@@ -65,7 +65,7 @@ def generate(
 
 
 def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -> Iterator[list[list[int]]]:
-    """Families of prompts that share a row; longest families first, like sizes together."""
+    """Group prompts into families that share a row, and families of similar length into batches, longest first."""
     families: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: prompts[i]):
         before = prompts[families[-1][-1]] if families else ()
@@ -86,7 +86,7 @@ def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -
 
 
 class _Roomy(DynamicLayer):
-    """Keys and values with room for what is going to be generated, so that nothing is copied at each step."""
+    """Keys and values with room for the tokens to be generated, so that nothing is copied in each step."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _Roomy(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append, and return all there is."""
+        """Append keys and values, and return all of them."""
         end = self._length + key_states.shape[2]
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, self._length : end] = new
@@ -111,7 +111,7 @@ class _Roomy(DynamicLayer):
         return self.keys, self.values
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all other rows."""
+        """Keep these rows and drop all others."""
         self._room = [x[rows.to(x.device)] for x in self._room]
         self._show()
 
@@ -130,13 +130,13 @@ def _decode(
     longest = max(len(prompts[i]) for family in families for i in family)
     order, logits, layers = _read_prompts(model, families, prompts, prefix, cached, longest, pad_id, batch_size)
     cache = DynamicCache()
-    while layers:  # each layer's keys and values are let go once they are copied
+    while layers:  # each layer's keys and values are freed once they are copied
         cache.layers.append(_Roomy(*layers.pop(0), n_tokens))
     lengths = torch.tensor([len(prompts[i]) for i in order], device=logits.device)
     mask = (torch.arange(longest, device=logits.device) >= longest - lengths[:, None]).long()
     tokens = _likeliest(logits)
     found: dict[int, list[int]] = {i: [] for i in order}
-    rows = list(order)  # the prompt of each row that is still computed
+    rows = list(order)  # the prompt of each row that is still being computed
     active = set(order)
     for step in range(1, n_tokens + 1):
         for i, token in zip(rows, tokens.tolist(), strict=True):
@@ -182,11 +182,11 @@ def _read_prompts(
     pad_id: int,
     batch_size: int,
 ) -> tuple[list[int], torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Read all prompts.
+    """Run the forward pass on all prompts.
 
     Returns:
-        The prompts' order; logits [prompts, vocabulary] of their next tokens; and per layer keys and values [prompts,
-        heads, longest, width], padded on the left.
+        The order of the prompts; logits [prompts, vocabulary] of their next tokens; and for each layer keys and values
+        [prompts, heads, longest, width], left-padded.
     """
     tries = [Trie([Example((*prompts[i], pad_id), len(prompts[i])) for i in family], prefix) for family in families]
     rows = fill([len(trie) for trie in tries])

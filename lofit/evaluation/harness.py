@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on one of our task folders."""
+"""Run lm-evaluation-harness on one of this package's task folders."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 
 class RowsTask(ConfigurableTask):
-    """An lm-eval task on rows that are in memory, in which a tie between a right and a wrong choice is wrong.
+    """An lm-eval task on rows in memory, in which a tie between a right and a wrong choice counts as wrong.
 
-    The rows are given as they are: a file of them would be read by ``datasets``, which takes text that looks like a
-    date for one. Of choices that score alike lm-eval takes the first for the model's, which may be the right one.
+    Rows are passed in memory because ``datasets``, which would read a file of them, parses text that looks like a date.
+    Of choices with equal scores, lm-eval takes the first as the model's answer, which may be the right one.
     """
 
     def __init__(self, definition: Mapping[str, Any], rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
         """Set up a task.
 
         Args:
-            definition: as in lm-eval's YAML files.
-            rows: of every split that the definition names.
+            definition: definition of the task, as in lm-eval's YAML files.
+            rows: rows of every split that the definition names.
         """
         self._rows = rows
         super().__init__(config={key: value for key, value in definition.items() if key not in ("tag", "group")})
@@ -48,7 +48,7 @@ class RowsTask(ConfigurableTask):
         self.dataset = {split: Dataset.from_list(list(rows)) for split, rows in self._rows.items()}
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-        """lm-eval's scores of one item, with ``acc`` and ``acc_norm`` 0 where a wrong choice does as well."""
+        """Score one item as lm-eval does, but with ``acc`` and ``acc_norm`` 0 if a wrong choice scores as high."""
         scores: dict[str, Any] = super().process_results(doc, results)
         if self.OUTPUT_TYPE == "multiple_choice" and not callable(self.config.process_results):
             choices = self.doc_to_choice(doc)
@@ -76,21 +76,21 @@ def evaluate(
     """Score ``model`` on the JSON lines in ``items``.
 
     Args:
-        model: scored as it is; a PEFT model with its adapters in place.
-        tokenizer: of the model.
-        task: what is scored.
-        items: JSON lines of evaluation rows; a ``train.jsonl`` beside them serves definitions that take examples.
+        model: the model to score; a PEFT model with its adapters in place.
+        tokenizer: the model's tokenizer.
+        task: the task to score.
+        items: JSON lines of evaluation rows; few-shot examples of a definition come from ``train.jsonl`` beside it.
         batch_size: prompts in one forward pass.
         protocol: ``paper`` and ``open`` for the task folder's own lm-eval definitions, ``harness`` for lm-eval's.
-        shots: training rows to put in front of every prompt, answered, in this order.
-        model_class: makes lm-eval's model, of the arguments of ``HFLM``; None for ours.
+        shots: training rows to put, with their answers, in front of every prompt, in this order.
+        model_class: creates lm-eval's model from the arguments of ``HFLM``; None for :class:`LocalizedLM`.
 
     Returns:
         ``{"n_items", "n_truncated", "n_ties", "n_unreachable", "metrics": {name: {"value", "stderr"}},
         "task_version"}``; and one sample per item as lm-eval gives them (document, arguments, responses, per-item
-        metrics). Of the items, ``n_truncated`` counts those whose prompt was longer than the model reads and was cut on
-        the left, ``n_ties`` those in which different choices share the best score, and ``n_unreachable`` those of which
-        no answer can be generated as it stands: it is longer than what is generated, or ends or loses a part there.
+        metrics). ``n_truncated`` counts items with a prompt that was longer than the model reads and was truncated on
+        the left. ``n_ties`` counts items in which different choices share the best score. ``n_unreachable`` counts
+        items with no answer that could be generated: all are too long, or contain a stop string or a special token.
     """
     rows, make_lm = read_jsonl(items), model_class or LocalizedLM
     if protocol == PAPER:
@@ -100,7 +100,7 @@ def evaluate(
     else:
         tasks = stock_tasks(task, rows, items.with_name("train.jsonl"))
     lm: Any = make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
-    # It asks git for the commit of the working folder, and outside a repository git complains on the terminal.
+    # lm-eval asks git for the commit of the working folder; outside a repository, git prints an error to the terminal.
     lm_eval.evaluator.get_git_commit_hash = lambda: None
     output = simple_evaluate(
         model=lm,
@@ -131,12 +131,12 @@ def evaluate(
 
 
 def stock_tasks(task: Task, rows: Sequence[dict[str, Any]], train: Path) -> list[RowsTask]:
-    """lm-eval's own definitions of a task, on the original fields of our rows instead of the hub's dataset.
+    """Build lm-eval's own definitions of a task, on the original fields of the rows instead of the hub's dataset.
 
     Args:
-        task: one that lm-eval defines.
+        task: a task that lm-eval defines.
         rows: evaluation rows.
-        train: JSON lines of training rows, for definitions that take examples.
+        train: JSON lines of training rows, for definitions with few-shot examples.
     """
     assert task.harness, f"lm-eval has no definition of {task.name}"
     made = []
@@ -154,7 +154,7 @@ def stock_tasks(task: Task, rows: Sequence[dict[str, Any]], train: Path) -> list
 def _after_examples(
     task: Task, rows: Sequence[dict[str, Any]], shots: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The rows with answered training rows in front of every prompt, in this order."""
+    """Put training rows with their answers in front of the prompt of every row, in this order."""
     prompt, answer = ("prompt", "target") if task.objective == "sft" else ("train_prompt", "chosen")
     examples = "".join(f"{shot[prompt]}{shot[answer]}\n\n" for shot in shots)
     contexts = (
@@ -176,7 +176,7 @@ def _is_tie(sample: dict[str, Any]) -> bool:
 def _unreachable(
     tokenizer: PreTrainedTokenizerBase, task: Task, asked: RowsTask, rows: Sequence[dict[str, Any]]
 ) -> int:
-    """Number of items whose own answers, each generated as well as it can be, would all count as wrong."""
+    """Count the items whose reference answers would all count as wrong, even if generated as well as possible."""
     if asked.OUTPUT_TYPE != "generate_until":
         return 0
     settings = asked.config.generation_kwargs
@@ -192,7 +192,7 @@ def _unreachable(
 
 
 def _metrics(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """lm-eval's ``metric,filter`` keys as ``metric`` or ``metric.filter`` to value and standard error."""
+    """Turn lm-eval's ``metric,filter`` keys into ``metric`` or ``metric.filter``, with value and standard error."""
     metrics: dict[str, dict[str, float | None]] = {}
     for key, value in results.items():
         metric, _, kind = key.partition(",")

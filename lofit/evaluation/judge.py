@@ -29,16 +29,16 @@ def judge(
     dtype: Precision,
     batch_size: int,
 ) -> list[dict[str, float]]:
-    """Whether each answer is ``true`` and ``informative``, and ``true_and_informative``, each 0 or 1.
+    """Judge whether each answer is ``true``, ``informative`` and ``true_and_informative``, each 0 or 1.
 
-    A judge says yes where " yes" is likelier than " no" after question, answer and its word.
+    A judge says yes if " yes" is more likely than " no" after question, answer and the judge's ending (``ENDINGS``).
 
     Args:
-        folders: transformers folders of the judges ``truth`` and ``info``, used one after the other.
-        questions: one for each answer.
-        answers: as the model gave them; an empty one is judged too.
-        device: where the judges run.
-        dtype: of their weights.
+        folders: transformers folders of the judges ``truth`` and ``info``, which run one after the other.
+        questions: the question of each answer.
+        answers: answers as the model gave them; empty ones are judged too.
+        device: device of the judges.
+        dtype: precision of their weights.
         batch_size: answers in one forward pass.
     """
     verdicts: list[dict[str, float]] = [{} for _ in answers]

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness's ``hf`` model, faster, and for edits that depend on where the prompt ends."""
+"""A faster ``hf`` model for lm-evaluation-harness, which also supports edits that depend on where the prompt ends."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from lofit.packing.rows import PAD, unpacked
 from lofit.packing.support import longest_packable, supports_packing
 from lofit.progress import track
 
-# Stop sequences, most tokens to generate, and whether the stock code would do the same.
+# Stop sequences, most tokens to generate, and whether nothing but greedy decoding is asked for.
 Settings = tuple[list[str], int, bool]
 
 
 class LocalizedLM(FiniteLM):
     """The stock ``hf`` model, except for how its results are computed.
 
-    Requests and their results are those of the stock model. The answers to one question share a row and
-    all questions their preamble (:mod:`lofit.packing.trie`), the output head runs on answers alone, and an adapter is
-    told where prompt and answer are. A model for which a block mask cannot be right is left to the stock code, or, if
-    its adapter has to know the positions, computes each text in a row of its own.
+    Requests and results are those of the stock model. The answers to one question share a row and all questions share
+    their preamble (:mod:`lofit.packing.trie`), the output head runs on answers only, and adapters get the positions of
+    prompt and answer. A model that cannot be packed runs the stock code, or one text per row if its adapter needs the
+    positions.
     """
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Score]:
-        """Sum of log-probabilities of the continuation, and whether it is the greedy one, for each request.
+        """Sum the log-probabilities of each continuation, and check whether it is the greedy one.
 
         Args:
             requests: ``((context, continuation), context ids, continuation ids)``.
-            disable_tqdm: passed on to the stock code; ours reports as all nodes do.
-            override_bs: passed on to the stock code; rows have a size of their own.
+            disable_tqdm: only for the stock code; otherwise progress is shown as in all nodes.
+            override_bs: only for the stock code.
         """
         check_answers(requests, self.max_length)
         texts = [self._text(context, continuation) for _, context, continuation in requests]
@@ -59,7 +59,7 @@ class LocalizedLM(FiniteLM):
         return answers
 
     def _text(self, context: list[int], continuation: list[int]) -> Example:
-        """Context and continuation, cut on the left to what the model can read; the continuation is whole."""
+        """Join context and continuation, with the context truncated on the left to what the model can read."""
         ids = (context + continuation)[-(self.max_length + 1) :]
         return Example(tuple(ids), len(ids) - len(continuation))
 
@@ -77,7 +77,7 @@ class LocalizedLM(FiniteLM):
         return score_rows
 
     def _packed(self, texts: Sequence[Example]) -> dict[Example, Score]:
-        """Scores of the texts, those that share a prompt in one row."""
+        """Score the texts, with those that share a prompt in one row."""
         rows: dict[tuple[int, ...], list[Example]] = {}
         for text in dict.fromkeys(texts):
             rows.setdefault(text.ids[: text.answer_start], []).append(text)
@@ -91,7 +91,7 @@ class LocalizedLM(FiniteLM):
 
     @torch.no_grad()
     def _apart(self, texts: Sequence[Example]) -> dict[Example, Score]:
-        """Scores of the texts, each in a row of its own, padded on the left."""
+        """Score the texts, one per row, with left-padding."""
         order = sorted(dict.fromkeys(texts), key=lambda text: (-len(text.ids), text.ids))
         size = int(self.batch_size_per_gpu)
         results: dict[Example, Score] = {}
@@ -104,11 +104,11 @@ class LocalizedLM(FiniteLM):
         return results
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue each prompt, up to and without a stop sequence.
+        """Continue each prompt up to a stop sequence, which is left out.
 
         Args:
-            requests: each with ``(context, settings of generation)``.
-            disable_tqdm: passed on to the stock code; ours reports as all nodes do.
+            requests: requests with the arguments ``(context, generation settings)``.
+            disable_tqdm: only for the stock code; otherwise progress is shown as in all nodes.
         """
         asked = [request.args for request in requests]
         settings = {repr(given): self._settings(given) for _, given in asked}
@@ -125,7 +125,7 @@ class LocalizedLM(FiniteLM):
         return texts
 
     def _settings(self, given: dict[str, Any]) -> Settings:
-        """Stop sequences, most tokens, and whether the most likely token is always taken, and nothing else asked."""
+        """Return stop sequences, most tokens to generate, and whether nothing but greedy decoding is asked for."""
         kwargs = normalize_gen_kwargs(given, self.max_gen_toks)
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         until = [stop for stop in handle_stop_sequences(kwargs.pop("until", None), eos=eos) if stop]
@@ -134,7 +134,7 @@ class LocalizedLM(FiniteLM):
         return until, n_tokens, greedy and not kwargs and self.think_end_token is None
 
     def _generates(self, context: str, settings: Settings) -> bool:
-        """Whether our own generation does what the stock code would."""
+        """Whether :func:`lofit.evaluation.generation.generate` can do what the stock code would do."""
         _, n_tokens, plain = settings
         return (
             plain
@@ -157,7 +157,7 @@ class LocalizedLM(FiniteLM):
             return any(stop in recent for stop in until) and any(stop in self.tok_decode(ids) for stop in until)
 
         eos = self.model.generation_config.eos_token_id
-        # The tokenizer's own ends the training texts, whatever the configuration of generation says.
+        # Training texts end with the tokenizer's end-of-sequence, whatever the generation config says.
         ends = [*(eos if isinstance(eos, list) else [eos]), self.eot_token_id]
         results: dict[str, str] = {}
         size = int(self.batch_size_per_gpu)

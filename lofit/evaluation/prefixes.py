@@ -1,4 +1,4 @@
-"""Beginnings that many texts share, whose keys and values are computed once."""
+"""Find prefixes that many texts share, so that their keys and values are computed once."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Sequence
 
 from lofit.models.encoding import Example
 
-# A beginning shared by fewer tokens or rows than this is computed again: a cache of its own would cost more.
+# A shared prefix of fewer tokens, or of fewer rows, is computed again, since caching it would cost more.
 LEAST_PREFIX, LEAST_ROWS = 16, 8
 
 
 def shared_prefix(texts: Sequence[Example]) -> int:
-    """Number of first tokens that all texts share and that come before the last token of every prompt."""
+    """Return the number of leading tokens that all texts share and that come before the last token of every prompt."""
     first, last = min(t.ids for t in texts), max(t.ids for t in texts)
     limit = min(text.answer_start - 1 for text in texts)
     return next((i for i in range(limit) if first[i] != last[i]), limit)
 
 
 def by_prefix(rows: Sequence[Sequence[Example]]) -> list[tuple[int, list[int]]]:
-    """Divide rows into groups that share a long beginning.
+    """Divide rows into groups that share a long prefix.
 
     Args:
         rows: the texts of each row.
 
     Returns:
-        Per group the number of tokens worth caching (0 if the rows share too little), and the rows' indices.
+        For each group, the number of tokens worth caching (0 if the rows share too little) and the indices of its rows.
     """
     order = sorted(range(len(rows)), key=lambda i: rows[i][0].ids)
     groups: list[tuple[int, list[int]]] = []

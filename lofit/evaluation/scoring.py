@@ -1,4 +1,4 @@
-"""Log-likelihoods of many texts from rows that share what the texts share."""
+"""Log-likelihoods of many texts, computed on packed rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lofit.packing.rows import Rows, packed
 from lofit.packing.trie import Trie
 
 Score = tuple[float, bool]
-# (model, texts of each row, length of their cached beginning, its keys and values, padding token) -> a score per text
+# (model, texts of each row, length of their cached prefix, its keys and values, padding token) -> a score per text
 Scorer = Callable[[Any, Sequence[Sequence[Example]], int, KeyValues, int], list[Score]]
 # Output-head rows in one forward pass: bounds the logits to 400 MB for 50,000 tokens in float32.
 MOST_SCORED = 2048
@@ -25,13 +25,13 @@ MOST_SCORED = 2048
 def score_rows(
     model: Any, groups: Sequence[Sequence[Example]], prefix: int, cached: KeyValues, pad_id: int
 ) -> list[Score]:
-    """Log-probability of each answer, in nats, and whether it is the greedy continuation.
+    """Compute the log-probability of each answer, in nats, and whether it is the greedy continuation.
 
     Args:
         model: any causal language model that takes a block mask.
         groups: the texts of each row.
-        prefix: number of first tokens, shared by all texts.
-        cached: their keys and values.
+        prefix: number of leading tokens that all texts share.
+        cached: keys and values of the prefix.
         pad_id: any token.
     """
     rows = packed([[Trie(texts, prefix)] for texts in groups], pad_id, model.device, model.dtype, prefix)
@@ -41,12 +41,12 @@ def score_rows(
 
 
 def sums_by_text(logits: torch.Tensor, rows: Rows, n_texts: int) -> list[Score]:
-    """Log-probability of each text's answer, in nats, and whether it is the greedy continuation.
+    """Sum the log-probabilities of each text's answer, in nats, and check whether it is the greedy continuation.
 
     Args:
-        logits: float32 [rows, width, vocabulary], as :func:`lofit.packing.forward.answer_logits` gives them.
+        logits: float32 [rows, width, vocabulary], from :func:`lofit.packing.forward.answer_logits`.
         rows: the batch.
-        n_texts: texts in it.
+        n_texts: number of texts in the batch.
 
     Raises:
         FitError: a prediction is not finite.
@@ -68,14 +68,15 @@ def score_packed(
     """Score all texts.
 
     Args:
-        model: one for which :func:`lofit.packing.support.supports_packing`, all texts within its ``longest_packable``.
-        rows: texts that begin alike, by row.
+        model: a model for which :func:`lofit.packing.support.supports_packing` holds, with all texts within its
+            ``longest_packable``.
+        rows: the texts of each row, which begin alike.
         pad_id: any token.
         batch_size: most rows in one forward pass.
         scorer: scores a batch.
 
     Yields:
-        The index of a row, and a score for each of its texts, longest rows first within a shared beginning.
+        The index of a row and a score for each of its texts, longest rows first within a shared prefix.
     """
     for prefix, members in by_prefix(rows):
         cached = prefill(model, rows[members[0]][0].ids[:prefix])
@@ -87,7 +88,7 @@ def score_packed(
 
 
 def _batches(rows: Sequence[Sequence[Example]], members: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Batches of rows of like size, largest first, of at most ``MOST_SCORED`` outputs unless one row alone has more."""
+    """Yield batches of rows of similar length, longest first, with at most ``MOST_SCORED`` outputs or a single row."""
     size = {i: sum(text.n_answer for text in rows[i]) for i in members}
     length = {i: max(len(text.ids) for text in rows[i]) + size[i] for i in members}
     left = sorted(members, key=lambda i: (-length[i], i))

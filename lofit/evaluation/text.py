@@ -1,4 +1,4 @@
-"""A language model as such: cross-entropy on plain text, and how far its predictions moved from the base model's."""
+"""Language modeling: cross-entropy on plain text, and the divergence of the predictions from the base model's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lofit.models.loading import vocabulary_of
 from lofit.progress import track
 
 WINDOW = 256
-"""Tokens of a window, the one that begins a text included; what is left over at the end of a document is not scored."""
+"""Tokens of a window, prepended special tokens included; a shorter rest at the end of a document is not scored."""
 
 
 @torch.no_grad()
@@ -34,23 +34,25 @@ def score_text(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score windows of the texts, one at a time.
 
-    Per window ``cross_entropy`` is the mean of -log p(token | tokens before it in the window) and ``kl`` the mean over
-    its positions of KL(base || model), both in nats per token. An edit that acts on prompts or answers only takes each
-    window for both.
+    For each window, ``cross_entropy`` is the mean of -log p(token | tokens before it in the window) and ``kl`` is the
+    mean over its positions of KL(base || model), both in nats per token. For an edit that acts on prompts or answers
+    only, each window counts as both.
 
     Args:
-        model: scored as it is.
-        base: the base model where ``model`` is another checkpoint; None where it is the base, or has an adapter that
-            can be switched off.
-        tokenizer: of the model.
-        rows: with ``id`` and ``text``.
+        model: the model to score.
+        base: the base model if ``model`` is another checkpoint; None if it is the base model, or has an adapter that
+            can be disabled.
+        tokenizer: the model's tokenizer.
+        rows: rows with ``id`` and ``text``.
         task: name of the task, for the samples.
 
     Returns:
-        As :func:`lofit.evaluation.harness.evaluate`; an item is a window, the ``doc_id`` of its sample the row's place.
+        As :func:`lofit.evaluation.harness.evaluate`; an item is a window, and the ``doc_id`` of its sample is the
+        index of the row.
 
     Raises:
-        FitError: a prediction is not finite, or the model reads less than a window.
+        FitError: a prediction is not finite, a window is longer than the model reads, or a token is not in the model's
+            vocabulary.
     """
     windows = [
         (number, f"{row['id']}-{i}", ids)
@@ -81,14 +83,14 @@ def score_text(
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
-    """Ids of a text's windows, each after what the tokenizer puts in front of every text."""
+    """Return the token ids of a text's windows, each with the tokenizer's prepended special tokens."""
     begin = front_ids(tokenizer, text)
     ids, size = token_ids(tokenizer, text)[0][len(begin) :], WINDOW - len(begin)
     return [begin + ids[start : start + size] for start in range(0, len(ids) - size + 1, size)] or [begin + ids]
 
 
 def _log_probs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Float32 log-probabilities [length - 1, vocabulary] of each next token."""
+    """Compute the float32 log-probabilities [length - 1, vocabulary] of each next token."""
     everywhere = torch.ones(tokens.shape[0], tokens.shape[1], dtype=torch.bool, device=tokens.device)
     with given_spans(prompt=everywhere, answer=everywhere):
         logits = model(input_ids=tokens, use_cache=False).logits
@@ -104,6 +106,6 @@ def _switched_off(model: Any) -> Iterator[None]:
 
 
 def mean_of(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and standard error (None for a single value)."""
+    """Compute the mean and its standard error (None for a single value)."""
     spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"value": statistics.fmean(values), "stderr": spread}

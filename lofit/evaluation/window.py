@@ -1,4 +1,4 @@
-"""Prompts longer than the model reads are cut on the left, as lm-eval does, and counted; an answer is never cut."""
+"""Prompts longer than the model reads are truncated on the left, as in lm-eval, and counted; answers never are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lofit.errors import FitError
 
 
 def check_answers(requests: Sequence[tuple[Any, list[int], list[int]]], window: int) -> None:
-    """Check that every answer to be scored is there, and whole beside at least one token in front of it.
+    """Check that every answer has tokens, and fits into the window completely with at least one token before it.
 
     Args:
         requests: ``((context, continuation), context ids, continuation ids)``.
@@ -32,10 +32,10 @@ def check_answers(requests: Sequence[tuple[Any, list[int], list[int]]], window: 
 
 
 def check_room(n_tokens: int, window: int) -> None:
-    """Check that a prompt fits before what is to be generated.
+    """Check that the tokens to be generated leave room for a prompt.
 
     Raises:
-        FitError: nothing of it does.
+        FitError: they leave none.
     """
     if n_tokens >= window:
         raise FitError(
@@ -45,11 +45,11 @@ def check_room(n_tokens: int, window: int) -> None:
 
 
 def cut_items(lm: Any, samples: Sequence[dict[str, Any]]) -> int:
-    """Number of items of which a prompt was cut.
+    """Count the items with a truncated prompt.
 
     Args:
-        lm: what computed the samples: any of lm-eval's models that has a tokenizer.
-        samples: as lm-eval logs them, of one or several definitions.
+        lm: the model that computed the samples: any of lm-eval's models that has a tokenizer.
+        samples: samples as lm-eval logs them, from one or several definitions.
     """
     lengths: dict[str, int] = {}
 
@@ -62,7 +62,7 @@ def cut_items(lm: Any, samples: Sequence[dict[str, Any]]) -> int:
         if isinstance(second, dict):
             room = lm.max_length - int(normalize_gen_kwargs(second, lm.max_gen_toks)["max_gen_toks"])
             return length(first) > room
-        if length(first) + 2 * len(second.encode()) <= lm.max_length:  # no tokenizer makes two tokens of a byte
+        if length(first) + 2 * len(second.encode()) <= lm.max_length:  # no tokenizer makes two tokens from one byte
             return False
         context, answer = lm._encode_pair(first, second)
         return len(context) + len(answer) > lm.max_length + 1  # the last token is only predicted

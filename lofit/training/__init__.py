@@ -1,1 +1,1 @@
-"""Training: examples, objectives, the loop, and what it costs."""
+"""Training: objectives, the training loop, save points, and what makes training cheaper."""

@@ -1,4 +1,4 @@
-"""What enters the first trained layer does not change in training: it is computed once and kept."""
+"""Cache of the hidden states that enter the first trained layer, which do not change during training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GB = 10**9
 
 
 def decoder_layers(model: Any) -> nn.ModuleList | None:
-    """The model's list of decoder layers; None for a model that is built in an unknown way."""
+    """Return the model's list of decoder layers; None if the structure of the model is unknown."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     try:
         layers = base.get_submodule(find_site(base).layers)
@@ -33,9 +33,9 @@ def decoder_layers(model: Any) -> nn.ModuleList | None:
 
 
 def first_trained_layer(model: Any) -> int:
-    """How many of the first decoder layers compute what no training step changes.
+    """Return the index of the first trained decoder layer, which is the number of layers whose output never changes.
 
-    None do if a value outside the layers is trained, or if later layers read keys and values of earlier ones.
+    It is 0 if a parameter outside the layers is trained, or if later layers read keys and values of earlier ones.
     """
     layers = decoder_layers(model)
     if layers is None or getattr(model.config.get_text_config(), "num_kv_shared_layers", None):
@@ -45,17 +45,17 @@ def first_trained_layer(model: Any) -> int:
 
 
 class _StopForward(Exception):
-    """The forward pass has come as far as it is needed."""
+    """Ends a forward pass once the layers that are needed have run."""
 
 
 class PrefixStore:
-    """Hidden states [tokens, hidden size] that leave the last layer before the first trained one, by row of examples.
+    """Hidden states [tokens, hidden size] that enter the first trained layer, by row of examples.
 
-    They are kept on the CPU, in the model's dtype, in memory or in a file without a name.
+    They are kept on the CPU, in the model's dtype, in memory or in an unlinked temporary file.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
-        """Make an empty store.
+        """Create an empty store.
 
         Args:
             layers: the decoder layers before the first trained one.
@@ -66,14 +66,14 @@ class PrefixStore:
         self._as_layer_returns: Callable[[torch.Tensor], Any] = lambda hidden: hidden
 
     def allocate(self, rows: Sequence[Row], sizes: Sequence[int], width: int, dtype: torch.dtype, file: bool) -> None:
-        """Make room.
+        """Allocate the store.
 
         Args:
             rows: distinct rows of examples.
-            sizes: number of tokens of each.
+            sizes: number of tokens of each row.
             width: the hidden size.
-            dtype: of the model.
-            file: whether on disk.
+            dtype: dtype of the model.
+            file: whether to use a file on disk.
         """
         end = 0
         for row, size in zip(rows, sizes, strict=True):
@@ -89,12 +89,12 @@ class PrefixStore:
 
     @torch.no_grad()
     def record(self, batch: Rows, rows: Sequence[Row], run: Callable[[], Any]) -> None:
-        """Keep the hidden states of a batch.
+        """Compute and store the hidden states of a batch.
 
         Args:
-            batch: holds the rows in this order.
+            batch: the rows as a batch, in this order.
             rows: rows of examples.
-            run: runs the model on the batch; it is stopped at the first trained layer.
+            run: runs the model on the batch; it is stopped before the first trained layer.
         """
         found: list[torch.Tensor] = []
 
@@ -112,7 +112,7 @@ class PrefixStore:
                 run()
         finally:
             handle.remove()
-        # A model may be spread over several devices: the layer need not be where the batch is.
+        # If the model is spread over several devices, the layer may be on another one than the batch.
         at = (batch.cell_row.to(found[0].device), batch.cell_column.to(found[0].device))
         nodes = found[0][at].cpu()
         for row, part in zip(rows, nodes.split([self._size(row) for row in rows]), strict=True):
@@ -124,10 +124,10 @@ class PrefixStore:
 
     @contextlib.contextmanager
     def replay(self, batch: Rows, rows: Sequence[Row]) -> Iterator[None]:
-        """Within this, the layers before the first trained one cost nothing, and the last of them returns what is kept.
+        """Context in which the layers before the first trained one are skipped, and the last of them returns the cache.
 
         Args:
-            batch: holds the rows in this order.
+            batch: the rows as a batch, in this order.
             rows: rows of examples.
         """
         nodes = sent(torch.cat([self._hidden[self._places[row]] for row in rows]), batch.input_ids.device)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing and compilation of a model's layers, for the time of a training."""
+"""Gradient checkpointing and compilation of a model's layers during training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lofit.training.cached_prefix import decoder_layers, first_trained_layer
 
 @contextlib.contextmanager
 def economical(model: Any, compute: ComputeParams) -> Iterator[None]:
-    """Within this, the trained layers but the last are computed as asked for.
+    """Context in which all trained layers but the last are compiled and checkpointed, as configured.
 
-    The last one stays as it is: it computes scored positions only, and there checkpointing would spare next to nothing.
+    The last layer is left unchanged: it computes scored positions only, where checkpointing would save next to nothing.
 
     Args:
-        model: with its adapters.
-        compute: what is asked for.
+        model: the model with its adapters.
+        compute: the configured options.
     """
     layers = decoder_layers(model)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a localizer or a method works with; each part is loaded when it is first asked for."""
+"""The inputs of a localizer or method, each of them loaded on first use."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class FitContext:
     """The inputs of one localize or fit node.
 
     Attributes:
-        title: what progress bars say.
+        title: title of progress bars.
         name: model, task and fold, such as ``llama-2-7b/truthfulqa/fold1``.
         seed: seed of everything random in the node.
         n_layers, n_heads: shape of the model.
-        k: numbers of heads: one, or those a method may choose from; empty for a method without heads.
+        k: numbers of heads to edit: one, or those that a method chooses from; empty for a method without heads.
         load_session: opens the model, its tokenizer and the rows.
-        activations_dir: folder of the activations node, for those that use it.
-        ranking_dir: folder of the localize node, for methods with heads.
+        activations_dir: folder of the capture node, for localizers and methods that use activations.
+        ranking_dir: folder of the localize node, for methods that edit selected heads.
     """
 
     title: str
@@ -50,17 +50,17 @@ class FitContext:
         """Last-token activations of the training and validation questions' answers.
 
         Raises:
-            FitError: computing them failed.
+            FitError: the capture node failed.
         """
         assert self.activations_dir is not None, f"{self.title} does not declare that it uses activations"
         need(self.activations_dir / "activations.json", f"node capture {'/'.join(self.activations_dir.parts[-4:])}")
         return read_activations(self.activations_dir)
 
     def heads(self, k: int) -> list[Head]:
-        """The ``k`` best heads of the ranking, best first.
+        """Return the ``k`` best heads of the ranking, best first.
 
         Raises:
-            FitError: ranking them failed.
+            FitError: the localize node failed, or ranked fewer heads.
         """
         assert self.ranking_dir is not None, f"{self.title} does not declare that it uses heads"
         node_id = "/".join(self.ranking_dir.parts[-5:])

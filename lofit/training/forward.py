@@ -1,8 +1,8 @@
-"""Log-probabilities of answers under a model that is being fitted, computed with no more than they need.
+"""Log-probabilities of answers under a model that is being fitted, without computing more than they need.
 
-All of this is exact: several texts share a row of a batch, what the texts of a pair share is computed once, the last
-layer runs where its output is read, the output head on answers alone, and what enters the first trained layer is
-computed once for all epochs (:mod:`lofit.training.cached_prefix`).
+Nothing is approximated: several texts share a row of a batch, what the texts of a pair share is computed once, the last
+layer runs only where its output is read, the output head runs on answers only, and the input of the first trained layer
+is computed once for all epochs (:mod:`lofit.training.cached_prefix`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Forward:
     """The forward pass of one model on rows of examples."""
 
     def __init__(self, model: Any, rows: Sequence[Row], pad_id: int) -> None:
-        """Find out how the model can be run.
+        """Find out whether the model can run on packed rows.
 
         Args:
             model: a causal language model, with its adapters.
-            rows: all that it will be run on.
+            rows: all rows of examples that it will run on.
             pad_id: any token.
         """
         self.model, self.pad_id = model, pad_id
@@ -41,11 +41,11 @@ class Forward:
         self._tries: dict[Row, Trie] = {}
 
     def sizes(self, rows: Sequence[Row]) -> list[int]:
-        """Number of tokens computed for each row."""
+        """Return the number of tokens that are computed for each row."""
         return [len(self._trie(row)) if self.packs else sum(len(text.ids) - 1 for text in row) for row in rows]
 
     def log_probs(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Sum of the log-probabilities of each text's answer tokens, end-of-sequence included.
+        """Sum the log-probabilities of each text's answer tokens, end-of-sequence included.
 
         Args:
             rows: rows of examples, all with the same number of texts.
@@ -62,13 +62,13 @@ class Forward:
         return sums.view(len(rows), -1)[places]
 
     def keep_prefix(self, rows: Sequence[Row], batch_size: int, memory: float, disk: float) -> None:
-        """Compute what enters the first trained layer, if there are layers before it and the room suffices.
+        """Cache the input of the first trained layer, if there are layers before it and the cache is not too large.
 
         Args:
-            rows: rows of examples; the only ones that :meth:`log_probs` takes from now on.
+            rows: rows of examples; if they are cached, :meth:`log_probs` takes no others from now on.
             batch_size: rows in one forward pass.
             memory: most bytes to keep in memory.
-            disk: most bytes to keep on disk, if they are too many for memory.
+            disk: most bytes to keep on disk, if they do not fit into memory.
         """
         first, distinct = first_trained_layer(self.model), list(dict.fromkeys(rows))
         layers = decoder_layers(self.model)
@@ -89,7 +89,7 @@ class Forward:
         self.store = store
 
     def _layout(self, rows: Sequence[Row]) -> tuple[Rows, list[int]]:
-        """The batch, and in which order it holds the rows."""
+        """Lay out rows as a batch; return it with the order in which it holds the rows."""
         device = self.model.device
         if not self.packs:
             return unpacked([text for row in rows for text in row], self.pad_id, device), list(range(len(rows)))

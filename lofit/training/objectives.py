@@ -1,4 +1,4 @@
-"""Losses: supervised fine-tuning on the answer, and direct preference optimisation."""
+"""Losses: supervised fine-tuning on the answer, and direct preference optimization."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ class Objective(Protocol):
     """A loss over rows of examples."""
 
     def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
-        """Compute once what the loss needs of the unmodified model, which ``forward`` runs when this is called."""
+        """Compute once what the loss needs from the unmodified model, which ``forward`` must still be running."""
 
     def terms(self, rows: Sequence[Row]) -> int:
-        """Number of terms of the sum over the rows."""
+        """Return the number of terms in the sum over the rows."""
 
     def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
-        """Sum of the loss over the rows, a float32 scalar; the mean loss is this by the number of terms."""
+        """Sum the loss over the rows, a float32 scalar; divided by the number of terms it is the mean loss."""
 
 
 class SftObjective:
     """Token-mean cross-entropy over the batch's answer tokens (LoFiT section 3; fc2869/lo-fit, utils/trainers.py)."""
 
     def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
-        """Nothing is needed of the unmodified model."""
+        """Do nothing: this loss needs nothing from the unmodified model."""
 
     def terms(self, rows: Sequence[Row]) -> int:
-        """Number of answer tokens, end-of-sequence included."""
+        """Return the number of answer tokens, end-of-sequence included."""
         return sum(example.n_answer for (example,) in rows)
 
     def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
-        """Sum of -log p over all answer tokens."""
+        """Sum -log p over all answer tokens."""
         return -forward.log_probs(rows).sum()
 
 
 class DpoObjective:
     """Sigmoid DPO loss (Rafailov et al. 2023, eq. 7): -log sigmoid(beta * (margin - reference margin)).
 
-    A margin is log p(chosen) - log p(rejected), each the sum over answer tokens and end-of-sequence. The reference
-    is the unmodified model: the authors' code takes it after the random initialisation for training and after the
-    first epoch for evaluation, which is not reproduced.
+    A margin is log p(chosen) - log p(rejected), each summed over answer tokens and end-of-sequence. The reference is
+    the unmodified model. The authors' code uses the model after random initialization for training, and after the
+    first epoch for evaluation; this is not reproduced.
     """
 
     def __init__(self, beta: float) -> None:
@@ -53,22 +53,22 @@ class DpoObjective:
         self._reference: dict[Row, torch.Tensor] = {}
 
     def margins(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
-        """Log p(chosen) - log p(rejected) of each row: float32 [rows]."""
+        """Compute log p(chosen) - log p(rejected) of each row: float32 [rows]."""
         chosen, rejected = forward.log_probs(rows).T
         return chosen - rejected
 
     def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
-        """Reference margins, once per pair."""
+        """Compute the reference margin of each pair."""
         with torch.no_grad():
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]
                 self._reference.update(zip(part, self.margins(forward, part), strict=True))
 
     def terms(self, rows: Sequence[Row]) -> int:
-        """Number of pairs."""
+        """Return the number of pairs."""
         return len(rows)
 
     def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
-        """Sum over the pairs."""
+        """Sum the loss over the pairs."""
         reference = torch.stack([self._reference[row] for row in rows])
         return -functional.logsigmoid(self.beta * (self.margins(forward, rows) - reference)).sum()

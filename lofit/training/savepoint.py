@@ -1,4 +1,4 @@
-"""Save points of training: a killed fit goes on from the last one, bit for bit as if nothing had happened."""
+"""Save points of training: a killed fit resumes from the last one, bit for bit as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GENERATOR = "generator"
 
 
 def fingerprint(*parts: Any) -> str:
-    """SHA-256 of the model and data that training starts from: tensors by their bytes, the rest by its ``repr``."""
+    """Return the SHA-256 of what training starts from: tensors by their bytes, everything else by its ``repr``."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.Tensor):
@@ -30,19 +30,19 @@ def fingerprint(*parts: Any) -> str:
 
 
 class SavePoint:
-    """One safetensors file that holds where a training loop is.
+    """The state of a training loop, in one safetensors file.
 
-    That is every trained parameter, the optimizer's state of it, the state of a generator if training draws from one,
-    and the loop's own record as JSON. It is replaced atomically, so a kill leaves the one before.
+    It holds every trained parameter with its optimizer state, the state of the random generator if training uses one,
+    and the record of the loop as JSON. It is replaced atomically, so a kill leaves the previous save point.
     """
 
     def __init__(self, file: Path | None, start: str, minutes: float | None) -> None:
-        """Nothing is read or written yet.
+        """Set up a save point; nothing is read or written yet.
 
         Args:
-            file: where; None: training is not saved.
-            start: :func:`fingerprint` of what training starts from; a save point of another start is not used.
-            minutes: between two save points; None: training is not saved.
+            file: path of the save point; None: training is not saved.
+            start: :func:`fingerprint` of what training starts from; a save point with another one is not used.
+            minutes: minutes between two saves; None: training is not saved.
         """
         self.file = None if minutes is None else file
         self.start = start
@@ -51,7 +51,7 @@ class SavePoint:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Whether it is time to save."""
         return self.file is not None and time.perf_counter() - self._last >= self._pause
 
     def save(
@@ -61,13 +61,13 @@ class SavePoint:
         generator: torch.Generator | None,
         record: dict[str, Any],
     ) -> None:
-        """Write it.
+        """Write the save point.
 
         Args:
-            trained: the parameters, in the optimizer's order.
-            optimizer: with a state for every parameter.
-            generator: that training draws from, beside the order of batches.
-            record: of the loop, plain data.
+            trained: the trained parameters, in the optimizer's order.
+            optimizer: optimizer with a state for every parameter.
+            generator: generator of random numbers in training other than the order of batches; None: there are none.
+            record: record of the loop, as plain data.
         """
         assert self.file is not None
         tensors = {f"{at}/value": p.detach() for at, p in enumerate(trained)}
@@ -76,7 +76,7 @@ class SavePoint:
         if generator is not None:
             tensors[GENERATOR] = generator.get_state()
         with atomic_path(self.file) as part:
-            # Two names of one tensor are not allowed in the format, so each is a copy.
+            # The format does not allow tensors that share memory, so each of them is copied.
             copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
             save_file(copies, part, {"start": self.start, "record": json.dumps(record)})
         self._last = time.perf_counter()
@@ -87,10 +87,10 @@ class SavePoint:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator | None,
     ) -> dict[str, Any] | None:
-        """Put parameters, optimizer and generator back to where they were.
+        """Restore parameters, optimizer and generator.
 
         Returns:
-            the loop's record; None, and nothing changed, if there is no save point of this start.
+            The record of the loop; None, with nothing restored, if there is no readable save point with this start.
         """
         if self.file is None or not self.file.is_file():
             return None

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Penalty:
-    """What a method adds to the training loss.
+    """A term that a method adds to the training loss.
 
     Attributes:
         value: called with the number of the step, from 0; returns a scalar with gradient.
-        draw: called before every step; draws what is random in it, the same for all its passes.
-        generator: that ``draw`` draws from.
+        draw: called before every step; draws its random numbers, which are the same in all passes of the step.
+        generator: the random generator of ``draw``.
     """
 
     value: Callable[[int], torch.Tensor]
@@ -50,12 +50,12 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted model, with the record of how it came about.
+    """A fitted model with the record of the fit.
 
     Attributes:
-        model: the PEFT model, adapter active, or the transformers model itself where all its weights are trained; in
-            evaluation mode.
-        record: what ``fit.json`` tells of it, such as losses, seconds without evaluation, and memory.
+        model: the PEFT model with its adapter active, or the transformers model itself if all its weights are trained;
+            in evaluation mode.
+        record: what goes into ``fit.json``, such as losses, seconds without evaluation, and memory.
     """
 
     model: Any
@@ -63,14 +63,14 @@ class Fitted:
 
 
 def make_objective(session: Session, params: LossParams) -> Objective:
-    """The objective of the session's task."""
+    """Create the objective of the session's task."""
     return SftObjective() if session.objective == "sft" else DpoObjective(params.beta)
 
 
 class Validation:
     """The objective's mean loss on the validation rows: per answer token (SFT) or per preference pair (DPO).
 
-    Made while the session's model is the unmodified one, which DPO takes as its reference.
+    Create it while the session's model is unmodified, since DPO uses that model as its reference.
 
     Raises:
         EditError: the model already has an adapter.
@@ -92,15 +92,15 @@ class Validation:
         self.objective.prepare(self.forward(session.model), self.rows, self.batch_size)
 
     def forward(self, model: nn.Module, others: Sequence[Row] = ()) -> Forward:
-        """The forward pass of a model on the validation rows, and on others."""
+        """Create the forward pass of a model on the validation rows and, if given, on other rows."""
         return Forward(model, [*self.rows, *others], PAD)
 
     @torch.no_grad()
     def loss(self, forward: Forward) -> float | None:
-        """The mean loss of a model; None without validation rows.
+        """Compute the mean loss of a model; None without validation rows.
 
         Raises:
-            FitError: it is not finite.
+            FitError: the loss is not finite.
         """
         parts = (self.rows[start : start + self.batch_size] for start in range(0, len(self.rows), self.batch_size))
         total = float(sum(self.objective.total(forward, part) for part in parts))
@@ -110,9 +110,9 @@ class Validation:
 
 
 def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[list[Row]]:
-    """One epoch: the rows in a random order, ``size`` at a time; the last batch may be smaller.
+    """Draw the batches of one epoch: the rows in random order, ``size`` at a time; one batch may be smaller.
 
-    The batch with most tokens comes first, so that a want of memory shows at once.
+    The batch with most tokens comes first, so that running out of memory shows at once.
     """
     order = torch.randperm(len(rows), generator=generator).tolist()
     drawn = [[rows[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
@@ -127,23 +127,24 @@ def train(
     title: str,
     penalty: Callable[[PeftModel], Penalty] | None = None,
 ) -> Fitted:
-    """Fit an adapter, or all weights of the model, on the session's training rows. Uses the session's model up.
+    """Fit an adapter, or all weights of the model, on the session's training rows.
 
-    AdamW, linear decay to zero, gradient-norm clipping; the L1 penalty is the *sum* of absolute values over all
-    trained parameters (fc2869/lo-fit, utils/trainers.py) and is part of the training loss only. The last epoch's
-    weights are kept. Dropout is off. With ``session.save_to`` training goes on from a save point that a killed one left
-    there.
+    The session's model is modified and cannot be fitted again. The optimizer is AdamW with linear decay to zero and
+    gradient-norm clipping. The L1 penalty is the *sum* of absolute values over all trained parameters (fc2869/lo-fit,
+    utils/trainers.py) and is part of the training loss only. The last epoch's weights are kept. Dropout is off. With
+    ``session.save_to``, training resumes from a save point that a killed fit left there.
 
     Args:
         session: model, tokenizer and rows.
         config: the adapter to train; None trains the model itself.
         params: hyperparameters.
-        title: what the progress bar says.
-        penalty: called once with the fresh adapter model; the value of what it returns is added to the loss of every
-            step.
+        title: title of the progress bar.
+        penalty: called once with the fresh adapter model; the value of the penalty that it returns is added to the loss
+            of every step.
 
     Raises:
-        FitError: a loss, a gradient or a trained value is not finite.
+        TaskError: there are no training rows, or a row lacks a training field.
+        FitError: a row cannot be encoded, or a loss, a gradient or a trained value is not finite.
         EditError: the edit has no effect, the disabled adapter is not the unmodified model, or the session was used
             before.
     """
@@ -168,17 +169,17 @@ def train(
         save_point = SavePoint(session.save_to, start, compute.save_minutes)
         record = _loop(session, forward, rows, validation, params, meter, title, extra, save_point)
     record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if config is None:  # frozen, as it was when it was measured: torch rounds differently for weights that are not
+    if config is None:  # torch rounds differently if weights are not frozen, and they were for the unmodified outputs
         model.requires_grad_(False)
     live.check(model)
     return Fitted(model, record)
 
 
 def wrap(session: Session, config: PeftConfig) -> PeftModel:
-    """Put a fresh adapter on the session's model; its random initialisation depends on the seed alone.
+    """Add a fresh adapter to the session's model; its random initialization depends on the seed alone.
 
     Raises:
-        EditError: the method cannot be put on models of this family.
+        EditError: the method does not work with models of this family.
     """
     from peft import get_peft_model
 
@@ -258,7 +259,7 @@ def _loop(
                     penalty.draw()
 
                 def gradient(batch: list[Row] = batch, step: int = step) -> torch.Tensor:
-                    """The loss of the step, with its gradient at the trained values."""
+                    """Compute the loss of the step, and its gradient at the trained values."""
                     trained.clear()
                     count, loss = objective.terms(batch), torch.zeros((), dtype=torch.float64, device=device)
                     for start in range(0, len(batch), part_size):
@@ -279,10 +280,10 @@ def _loop(
                 except RuntimeError as error:
                     if not state["deterministic"] or "deterministic" not in str(error):
                         raise
-                    state["deterministic"] = False  # an operation of this family has no such form on this device
+                    state["deterministic"] = False  # an operation of this family is not deterministic on this device
                     total = gradient()
                 length = torch.nn.utils.clip_grad_norm_(trained.collect(), params.max_grad_norm)
-                # One wait for a GPU in every step.
+                # The one wait for the GPU in each step.
                 loss, norm = torch.stack([total, length.to(device, torch.float64)]).tolist()
                 losses.append(loss)
                 if not math.isfinite(loss):
@@ -316,14 +317,14 @@ def _loop(
 
 
 class MasterWeights:
-    """What the optimizer updates: the trained values, or float32 copies of those in a lower precision.
+    """The parameters that the optimizer updates: the trained values, or float32 copies of those in a lower precision.
 
-    bfloat16 cannot hold a change of less than 0.4%, and most updates of a trained weight are smaller: they would be
+    bfloat16 cannot represent a change of less than 0.4%. Most updates of a trained weight are smaller and would be
     rounded away (Micikevicius et al. 2018, arXiv 1710.03740, section 3.1).
 
     Attributes:
-        values: the model's own parameters.
-        masters: for each of them itself, or its copy.
+        values: the trained parameters of the model.
+        masters: for each value, the value itself or its float32 copy.
     """
 
     def __init__(self, values: list[nn.Parameter]) -> None:
@@ -336,7 +337,7 @@ class MasterWeights:
             parameter.grad = None
 
     def collect(self) -> list[nn.Parameter]:
-        """The masters, with the gradients of the values moved to them."""
+        """Move the gradients of the values to the masters, and return the masters."""
         for value, master in zip(self.values, self.masters, strict=True):
             if master is not value and value.grad is not None:
                 master.grad, value.grad = value.grad.float(), None
@@ -344,7 +345,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def round(self) -> None:
-        """Give the values what their masters hold, in their own precision."""
+        """Copy the masters to the values, rounded to the precision of the values."""
         for value, master in zip(self.values, self.masters, strict=True):
             if master is not value:
                 value.copy_(master)
@@ -352,10 +353,10 @@ class MasterWeights:
 
 @contextlib.contextmanager
 def only_deterministic(only: bool) -> Iterator[None]:
-    """Within this an operation without a deterministic form is an error, where it would otherwise be a warning.
+    """Context in which an operation without a deterministic implementation raises an error instead of a warning.
 
-    Kernels of attention decide by this whether their backward pass is deterministic (PyTorch 2.13, aten/native/
-    transformers/cuda/attention_backward.cu). Nothing changes where determinism was not asked for, or ``only`` is false.
+    Attention kernels decide by this setting whether their backward pass is deterministic (PyTorch 2.13, aten/native/
+    transformers/cuda/attention_backward.cu). Nothing changes if deterministic algorithms are off, or ``only`` is false.
     """
     enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(enabled, warn_only=warns and not only)
@@ -368,21 +369,21 @@ def only_deterministic(only: bool) -> Iterator[None]:
 def _step(optimizer: torch.optim.Optimizer, name: str) -> None:
     try:
         optimizer.step()
-    except RuntimeError as error:  # a rate that float32 cannot hold, divided by the bias correction
+    except RuntimeError as error:  # the learning rate over the bias correction is too large for float32
         if "without overflow" not in str(error):
             raise
         raise FitError(f"an update of the weights overflows at {name}; lower the learning rate") from None
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate at ``step``: linear up over ``warmup`` steps, then linear down to 0."""
+    """Return the share of the peak learning rate at ``step``: up over ``warmup`` steps, then down to 0, both linear."""
     return step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
 
 
 class EffectCheck:
-    """Checks on one training text that an edit changes the outputs, and that switched off it does not.
+    """Checks on one text that an edit changes the model's outputs, and that disabling the adapter restores them.
 
-    Made while the session's model is the unmodified one.
+    Create it while the session's model is unmodified.
     """
 
     def __init__(self, session: Session, row: Row) -> None:
@@ -394,10 +395,10 @@ class EffectCheck:
         return answer_logits(model, self._probe)
 
     def check(self, model: Any) -> None:
-        """Check a fitted model, an adapter model or the trained model itself.
+        """Check a fitted model, either a PEFT model or the trained model itself.
 
         Raises:
-            EditError: it gives the unmodified model's outputs, or its adapter cannot be switched off.
+            EditError: the outputs are those of the unmodified model, or disabling the adapter does not restore them.
         """
         if torch.equal(self._logits(model), self.base):
             raise EditError(
