@@ -20,10 +20,10 @@ LOREFT = "LOREFT"
 
 
 def register() -> None:
-    """Register the methods ``LOFIT`` and ``LOREFT`` with PEFT; imports peft; calling it again does nothing.
+    """Register the methods ``LOFIT`` and ``LOREFT`` with PEFT, which is imported; further calls do nothing.
 
     Raises:
-        EditError: PEFT already has a method of one of these names that is not ours.
+        EditError: PEFT already has another method with one of these names.
     """
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -46,7 +46,7 @@ def register() -> None:
 
 
 def _add_peft_type(name: str) -> None:
-    """Add a member to PEFT's closed string enumeration, as the class statement would have done."""
+    """Add a member to PEFT's closed string enumeration, as its class statement would have done."""
     from peft import PeftType
 
     member: Any = str.__new__(PeftType, name)
@@ -69,7 +69,7 @@ def register_after_peft_import() -> None:
 
 
 class _PeftFinder:
-    """Import finder that lets the other finders locate peft and registers the method once peft has run."""
+    """Import finder that lets the other finders locate peft, and registers the methods once peft is imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

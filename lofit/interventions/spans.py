@@ -1,8 +1,7 @@
-"""Where prompt and answer are in the batch that is being computed, for edits that act on one of them only.
+"""Positions of prompt and answer in the batch that is being computed, for edits that act on one of them only.
 
-An edit at all positions needs none of this. One that acts at answer positions, or on prompt tokens, has to be told
-which they are, and refuses to run where it is not: an edit that silently acts nowhere, or everywhere, is worse than an
-error.
+An edit at all positions does not need them. An edit at answer positions, or on prompt tokens, raises an error if they
+are not given: an edit that silently acts nowhere, or everywhere, would be worse.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class Spans:
     """Prompt and answer of each row of a batch.
 
     Attributes:
-        prompt: bool [batch, length], the prompt's tokens.
-        answer: bool [batch, length], the positions whose output predicts answer tokens: the last prompt token and all
-            answer tokens. In generation only the last prompt token, and then every generated token.
+        prompt: bool [batch, length], the tokens of the prompt.
+        answer: bool [batch, length], the positions that predict answer tokens: the last prompt token and all answer
+            tokens. During generation, it is only the last prompt token, and then every generated token.
         generating: whether single tokens follow, which all belong to the answer.
     """
 
@@ -35,10 +34,10 @@ class Spans:
     generating: bool
 
     def of(self, x: torch.Tensor) -> Spans:
-        """The spans of the positions of ``x`` [batch, length, features], on its device.
+        """Return the spans for the positions of ``x`` [batch, length, features], on its device.
 
         Raises:
-            EditError: ``x`` is of another batch than the one announced.
+            EditError: the shape of ``x`` is not that of the batch for which the spans were given.
         """
         if x.shape[:2] == self.prompt.shape:
             return Spans(self.prompt.to(x.device), self.answer.to(x.device), self.generating)
@@ -54,10 +53,10 @@ _CURRENT: ContextVar[Spans | None] = ContextVar("spans", default=None)
 
 
 def current_spans(x: torch.Tensor) -> Spans:
-    """Prompt and answer positions of ``x`` [batch, length, features].
+    """Return the prompt and answer positions of ``x`` [batch, length, features].
 
     Raises:
-        EditError: the caller did not say where they are.
+        EditError: they were not given, or are those of another batch.
     """
     spans = _CURRENT.get()
     if spans is None:
@@ -74,7 +73,7 @@ def needs_spans(model: Any) -> bool:
 
 
 def counts_tokens(model: Any) -> bool:
-    """Whether an active adapter counts the tokens of each prompt (LoReFT), and so needs texts in one piece."""
+    """Whether an active adapter counts the tokens of each prompt (LoReFT), so that texts cannot be packed."""
     return any(config.peft_type == LOREFT for config in _active_configs(model))
 
 
@@ -84,7 +83,7 @@ def _active_configs(model: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def given_spans(prompt: torch.Tensor, answer: torch.Tensor) -> Iterator[None]:
-    """Run the model on whole texts.
+    """Context in which the model runs on whole texts.
 
     Args:
         prompt: bool [batch, length], as in :class:`Spans`.
@@ -95,16 +94,16 @@ def given_spans(prompt: torch.Tensor, answer: torch.Tensor) -> Iterator[None]:
 
 
 def resumed() -> contextlib.AbstractContextManager[None]:
-    """A context in which prompt and answer are where they are now, for what is computed a second time later."""
+    """Return a context with the current positions of prompt and answer, to recompute something in it later."""
     return _set(_CURRENT.get())
 
 
 @contextlib.contextmanager
 def generation_spans(attention_mask: torch.Tensor) -> Iterator[None]:
-    """Run the model on prompts, then on one token at a time with a cache.
+    """Context in which the model runs on prompts, then on one token at a time with a cache.
 
     Args:
-        attention_mask: int64 [batch, length] of the prompts, padded on the left.
+        attention_mask: int64 [batch, length], the mask of the prompts, which are left-padded.
     """
     real = attention_mask.bool()
     last = torch.arange(real.shape[1], device=real.device) == real.shape[1] - 1

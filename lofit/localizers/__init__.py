@@ -1,4 +1,4 @@
-"""Localizers: one module per strategy that ranks attention heads, with its recipe beside it."""
+"""Localizers, which rank attention heads: one module per strategy, with its recipe (``<name>.yaml``) beside it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from lofit.localizers.localizer import Localizer
 
 
 def localizer_names() -> tuple[str, ...]:
-    """Names of all localizers."""
+    """Return the names of all localizers."""
     return registry.module_names(__name__)
 
 
 def load_localizer(name: str) -> Localizer:
-    """The localizer registered as ``name``."""
+    """Return the localizer called ``name``."""
     return registry.load(__name__, name, "LOCALIZER", Localizer)

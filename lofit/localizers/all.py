@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
-    """Every head gets the same score, so the order is that of layers and heads."""
+    """Give every head the same score, so the order is that of layers and heads."""
     import numpy as np
 
     return Scores(np.zeros((context.n_layers, context.n_heads)), {"seconds": 0.0})

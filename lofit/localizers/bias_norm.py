@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def score(context: FitContext, params: Params) -> Scores:
-    """Train v in z' = z + v on all heads; the score of a head is the L2 norm of its v."""
+    """Train v in z' = z + v on all heads, and score each head by the L2 norm of its v."""
     return norms_on_all_heads(context, params, "offset")
 
 

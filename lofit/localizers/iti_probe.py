@@ -1,4 +1,4 @@
-"""Rank heads by how well a linear probe tells right from wrong answers (arXiv 2306.03341, section 3)."""
+"""Rank heads by how well a linear probe separates right and wrong answers (arXiv 2306.03341, section 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
-    """The score of a head is the validation accuracy of its logistic-regression probe."""
+    """Score each head by the validation accuracy of its logistic-regression probe."""
     from lofit.activations.probes import probe_accuracies
 
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a localizer is: hyperparameters and a score for every attention head."""
+"""Definition of a localizer: hyperparameters, and a score for every attention head."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a localizer found.
+    """The result of a localizer.
 
     Attributes:
         values: float64 [layers, query heads]; higher is better.
-        record: what it cost and how it went, for ``localize.json``.
+        record: cost and course of the localization, for ``localize.json``.
     """
 
     values: np.ndarray
@@ -29,14 +29,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Localizer:
-    """One way to rank heads.
+    """A way to rank heads.
 
     Attributes:
         name: name in configurations.
         summary: one line for documentation.
-        source: paper or repository the strategy is from.
+        source: paper or repository that the strategy is from.
         Params: pydantic model of its hyperparameters.
-        score: ``(fit_context, params) -> Scores``; higher is better.
+        score: ``(context, params) -> Scores``; higher is better.
         uses_activations: whether it reads the activations of right and wrong answers.
     """
 

@@ -22,19 +22,19 @@ class Params(TrainParams):
 
 
 def norms_on_all_heads(context: FitContext, params: Params, which: Literal["scale", "offset"]) -> Scores:
-    """Train one kind of vector on all heads; the score of a head is the L2 norm of its vector."""
+    """Train scaling factors or offsets on all heads, and score each head by the L2 norm of its vector."""
     from lofit.training.trainer import train
 
     config = interventions.LofitConfig(
         scale=which == "scale", offset=which == "offset", init_std=params.init_std, init_seed=context.seed
     )
-    unwatched = replace(context.session, validation=[])  # a ranking is no choice by loss
+    unwatched = replace(context.session, validation=[])  # the validation loss plays no part in a ranking
     fitted = train(unwatched, config, params, context.title)
     return Scores(interventions.head_norms(fitted.model, which=which), fitted.record)
 
 
 def score(context: FitContext, params: Params) -> Scores:
-    """Train a in z' = (1 + a) z on all heads with an L1 penalty; the score of a head is the L2 norm of its a."""
+    """Train a in z' = (1 + a) z on all heads with an L1 penalty, and score each head by the L2 norm of its a."""
     return norms_on_all_heads(context, params, "scale")
 
 

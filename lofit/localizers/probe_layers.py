@@ -1,4 +1,4 @@
-"""Rank heads by layer: all heads of the layers whose probes are best."""
+"""Rank heads by layer: all heads of the layers with the best probes come first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
-    """The score of a head is the mean validation accuracy of all probes of its layer."""
+    """Score each head by the mean validation accuracy of all probes of its layer."""
     import numpy as np
 
     found = iti_probe.score(context, params)

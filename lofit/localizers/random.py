@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
-    """Every head gets a uniform random score, drawn by the run's seed, anew for every model, task and fold."""
+    """Give every head a uniform random score, which depends on the run's seed and on model, task and fold."""
     import numpy as np
 
     scores = np.random.default_rng([context.seed, zlib.crc32(context.name.encode())]).random(

@@ -1,4 +1,4 @@
-"""Methods: one module per method, with its recipe beside it; registered by being there."""
+"""Methods of adapting a model: one module per method, with its recipe (``<name>.yaml``) beside it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from lofit.methods.method import Method
 
 
 def method_names() -> tuple[str, ...]:
-    """Names of all methods."""
+    """Return the names of all methods."""
     return registry.module_names(__name__)
 
 
 def load_method(name: str) -> Method:
-    """The method registered as ``name``."""
+    """Return the method called ``name``."""
     return registry.load(__name__, name, "METHOD", Method)

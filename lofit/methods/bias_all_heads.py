@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
-    """Offsets v of shape [head dim] on every head."""
+    """Configure offsets v of shape [head dim] on every head."""
     return interventions.LofitConfig(scale=False, offset=True, init_std=params.init_std, init_seed=context.seed)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def adapter(params: TrainParams, context: FitContext) -> PeftConfig:
-    """PEFT's BEFT on every linear map in the layers of the language model."""
+    """Configure PEFT's BEFT on every linear map in the layers of the language model."""
     from peft import BeftConfig
 
     layers = Layers(context.session.model)

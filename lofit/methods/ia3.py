@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def adapter(params: TargetParams, context: FitContext) -> PeftConfig:
-    """PEFT's (IA)3 on its choice of modules for the family, or on those named.
+    """Configure PEFT's (IA)3 on its choice of modules for the model family, or on the modules that the user names.
 
     Raises:
         EditError: the model lacks the modules.

@@ -1,4 +1,4 @@
-"""ITI: inference-time intervention, a fixed shift of the most telling heads (arXiv 2306.03341)."""
+"""ITI: inference-time intervention, a fixed shift of the heads with the best probes (arXiv 2306.03341)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Params(LossParams):
 def fit(context: FitContext, params: Params) -> Fitted:
     """Shift z by alpha sigma theta on the best K heads; alpha and K are chosen on validation.
 
-    theta is the head's unit direction from wrong to right answers, sigma the standard deviation of the answers'
-    projections on it, both over the training questions.
+    theta is the head's unit direction from wrong to right answers, and sigma is the standard deviation of the answers'
+    projections on it. Both are estimated on the training questions.
     """
     from lofit.activations.probes import head_directions, projection_spread
     from lofit.methods.strength import choose

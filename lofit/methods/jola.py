@@ -28,16 +28,16 @@ class Params(TrainParams):
 
 
 def penalty_weights(params: Params, step: int) -> tuple[float, float]:
-    """Weights of the offset gates' and the scale gates' penalty at a step counted from 0: w exp(-decay step), rest."""
+    """Return penalty weights at a step, counted from 0: offset gates w exp(-decay step), scale gates 1 minus that."""
     offset = params.gate_weight * math.exp(-params.gate_decay * step)
     return offset, 1 - offset
 
 
 def fit(context: FitContext, params: Params) -> Fitted:
-    """Train z' = (1 + g2 a) z + g1 v on all heads with the expected share of open gates as a penalty.
+    """Train z' = (1 + g2 a) z + g1 v on all heads, with the expected share of open gates as a penalty.
 
-    The gates are hard-concrete while training and fixed when evaluating. They are then multiplied into the vectors,
-    so that what is saved is a plain LOFIT adapter.
+    The gates are hard-concrete during training and fixed during evaluation. At the end they are multiplied into the
+    vectors, so that a plain LOFIT adapter is saved.
     """
     import torch
 

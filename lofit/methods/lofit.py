@@ -23,7 +23,7 @@ class Params(TrainParams):
 
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
-    """Offsets v of shape [head dim] on each selected head; the scaling factors of step A are discarded."""
+    """Configure offsets v of shape [head dim] on each selected head; the scaling factors of step A are discarded."""
     (k,) = context.k
     return interventions.LofitConfig(
         heads=context.heads(k), scale=False, offset=True, init_std=params.init_std, init_seed=context.seed

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
-    """Scaling factors a and offsets v, both of shape [head dim], on each selected head."""
+    """Configure scaling factors a and offsets v, both of shape [head dim], on each selected head."""
     (k,) = context.k
     return interventions.LofitConfig(
         heads=context.heads(k), scale=True, offset=True, init_std=params.init_std, init_seed=context.seed

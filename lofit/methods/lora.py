@@ -26,10 +26,10 @@ class Params(TargetParams):
 
 
 def adapter(params: Params, context: FitContext, use_dora: bool = False) -> PeftConfig:
-    """PEFT's LoRA without dropout, so that every method trains on the same forward pass.
+    """Configure PEFT's LoRA without dropout, so that every method trains on the same forward pass.
 
     Raises:
-        EditError: the model lacks the modules, or PEFT would act on others.
+        EditError: the model lacks the modules, or PEFT would adapt others.
     """
     from peft import LoraConfig
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
@@ -54,13 +54,13 @@ def adapter(params: Params, context: FitContext, use_dora: bool = False) -> Peft
 
 
 def _goes_to_experts(config: LoraConfig, model: PreTrainedModel) -> bool:
-    """Whether PEFT would act on stacked experts instead: it does so by names of older versions of transformers."""
+    """Whether PEFT would adapt stacked experts instead, as it does for module names of older transformers."""
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
-    converted = deepcopy(config)  # it is changed in place
+    converted = deepcopy(config)  # the conversion changes it in place
     try:
         convert_peft_config_for_transformers(converted, model, None)
-    except ValueError:  # some of the names that it wants together are missing
+    except ValueError:  # some of the names that PEFT converts together are missing
         return True
     return bool(converted.target_parameters)
 

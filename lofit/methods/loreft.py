@@ -27,7 +27,7 @@ class Params(TrainParams):
 
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
-    """R, W and b in every chosen layer."""
+    """Configure R, W and b in every chosen layer."""
     return interventions.LoreftConfig(
         rank=params.rank,
         layers=None if params.layers is None else list(params.layers),

@@ -1,4 +1,4 @@
-"""What a method is: its hyperparameters, what it needs, how it is fitted, and what documentation says of it."""
+"""Definition of a method: its hyperparameters, what it needs, how it is fitted, and its entry in the documentation."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to adapt the model.
+    """A way to adapt a model.
 
     Attributes:
         name: name in configurations and tables.
         summary: one line for documentation.
-        source: paper or repository the method is from.
+        source: paper or repository that the method is from.
         Params: pydantic model of its hyperparameters.
         learns: what is learned or estimated, and where it acts.
-        parameters: formula of the number of values stored, in L layers, H heads per layer, D hidden size, d head
-            dimension, K heads selected.
-        deviations: where this differs from the source, or from its published code.
-        trains_base: whether it trains the weights of the base model, which cannot be quantized then.
+        parameters: formula for the number of stored values, with L layers, H heads per layer, D hidden size, d head
+            dimension, K selected heads.
+        deviations: differences from the source, or from its published code.
+        trains_base: whether it trains the weights of the base model, which then cannot be quantized.
         foldable: whether a fitted model can be written as a plain checkpoint.
-        localizer: the localizer whose heads it edits unless the configuration names another; None if it edits no
+        localizer: the localizer that ranks its heads unless the configuration names another; None if it edits no
             selected heads.
-        chooses_k: whether the configured numbers of heads are a grid to choose from on validation; otherwise each is
-            a run of its own.
+        chooses_k: whether the configured numbers of heads are a grid to choose from on validation; if not, each number
+            is a separate run.
         grid: hyperparameters that are lists of values to choose from on validation.
         uses_activations: whether it is estimated from the activations of right and wrong answers.
         seeded: whether its result depends on the run's seed.
-        shots: ``params -> number`` of training examples put in front of every test prompt of our own; None: none are.
-        tasks: the only tasks it is defined for; None: all.
-        scorer: ``(params, **kwargs of HFLM) -> HFLM``, for methods that need a way of scoring of their own.
-        fit: ``(fit_context, params) -> Fitted``. None for a method that changes nothing.
+        shots: ``params -> number`` of training examples in front of every test prompt under the protocol ``paper``;
+            None: no examples.
+        tasks: the only tasks for which it is defined; None: all tasks.
+        scorer: ``(params, **kwargs of HFLM) -> HFLM``, for methods that compute scores in a different way.
+        fit: ``(context, params) -> Fitted``; None for a method that changes nothing.
     """
 
     name: str
@@ -68,16 +69,16 @@ class Method:
     def scored_under(self, protocol: Protocol) -> bool:
         """Whether the method is scored under a protocol.
 
-        Examples are put in front of our own prompts alone; a scorer reads given answers, of which ``open`` has none.
+        Few-shot examples are added to prompts of ``paper`` only. A scorer reads given answers, and ``open`` has none.
         """
         return protocol == PAPER or not (self.shots or (protocol == OPEN and self.scorer))
 
 
 def trains(adapter: Callable[[Any, FitContext], PeftConfig]) -> Callable[[FitContext, Any], Fitted]:
-    """The ``fit`` of a method that trains a PEFT adapter by gradient.
+    """Return the ``fit`` of a method that trains a PEFT adapter by gradient.
 
     Args:
-        adapter: ``(params, context) -> PeftConfig`` of the adapter to train.
+        adapter: ``(params, context) -> PeftConfig``, the configuration of the adapter to train.
     """
 
     def fit(context: FitContext, params: Any) -> Fitted:

@@ -32,7 +32,7 @@ class Params(TrainParams):
 
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
-    """Vectors 1 + s and b of the hidden size in every layer, starting from the unmodified model."""
+    """Configure vectors 1 + s and b of the hidden size in every layer, starting from the unmodified model."""
     return interventions.LofitConfig(site="ffn", scale=params.scale, offset=params.bias, init_seed=context.seed)
 
 

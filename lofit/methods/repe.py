@@ -33,8 +33,8 @@ class Params(LossParams):
 def fit(context: FitContext, params: Params) -> Fitted:
     """Add coefficient times the reading vector to the output of chosen layers, at every position.
 
-    Layers are taken in order of reading accuracy on validation pairs, ties in order of depth; how many, and the
-    coefficient, are chosen on validation.
+    Layers are taken in order of reading accuracy on validation pairs, with ties in order of depth. Their number and the
+    coefficient are chosen on validation.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""RepE with contrast vectors: the edit is computed anew for every input (arXiv 2310.01405)."""
+"""RepE with contrast vectors: the edit is computed separately for every input (arXiv 2310.01405)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Params(NoParams):
 
 
 def scorer(params: Params, **kwargs: Any) -> HFLM:
-    """The harness's model that computes all three streams."""
+    """Create the lm-eval model that computes all three streams."""
     from lofit.evaluation.contrast import ContrastLM
 
     return ContrastLM(alpha=params.alpha, layer_step=params.layer_step, **kwargs)

@@ -1,4 +1,4 @@
-"""Choosing what an estimated edit needs chosen, on validation: the same rule for ITI and RepE."""
+"""Choose the hyperparameters of an estimated edit on validation: the same rule for ITI and RepE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lofit.spec.hyperparameters import LossParams
 from lofit.training.trainer import EffectCheck, Fitted, Validation, wrap
 
 Edit = tuple[LofitConfig, dict[tuple[int, int], np.ndarray]]
-"""An adapter with offsets and the vectors to put into it, by (layer, head) or (layer, 0)."""
+"""Configuration of an adapter with offsets, and the vectors to put into it by (layer, head) or (layer, 0)."""
 
 
 def choose(
@@ -27,20 +27,20 @@ def choose(
     edit: Callable[..., Edit],
     title: str,
 ) -> Fitted:
-    """Try every point of a grid and keep the one with the lowest validation loss, the first of equals.
+    """Try every point of a grid and keep the one with the lowest validation loss, the first one if there is a tie.
 
-    The loss is the one by which trained methods are tuned too. Nothing else is looked at.
+    Trained methods are tuned by the same loss. It is the only criterion.
 
     Args:
-        session: model and rows; its model is used up.
+        session: model and rows; the model is modified and cannot be fitted again.
         params: how the loss is computed.
-        grid: name to values.
-        edit: called with one value of each name; returns the edit to try.
-        title: what the progress bar says.
+        grid: values to try, by name of the hyperparameter.
+        edit: called with one value for each name; returns the edit to try.
+        title: title of the progress bar.
 
     Returns:
-        The fitted model, with ``grid`` (each point with its ``validation_loss``) and ``chosen`` in its record, and
-        the validation loss before and after as ``validation_loss``.
+        The fitted model. Its record has ``grid`` (each point with its ``validation_loss``), ``chosen``, and
+        ``validation_loss`` (before and after).
 
     Raises:
         FitError: there are no validation rows, or no point has a finite loss.

@@ -1,4 +1,4 @@
-"""Which modules PEFT's methods act on: linear maps in the layers of the language model, and nowhere else."""
+"""Target modules of PEFT's methods: linear maps in the layers of the language model, and nowhere else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lofit.spec.hyperparameters import TrainParams
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Names of transformers and of common remote code, for families that PEFT's tables lack or have by older names. The
-# first set of which a model has all is taken.
+# Module names in transformers and in common remote code, for families that PEFT's tables lack or list with older names.
+# The first set that a model has completely is taken.
 _FUSED = (("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",), ("wqkv",), ("W_pack",), ("att_proj",), ("qkv",))
 QUERY_VALUE = (
     ("q_proj", "v_proj"), ("q_b_proj", "kv_b_proj"), ("q_proj", "kv_b_proj"), ("wq", "wv"), ("q_lin", "v_lin"),
@@ -40,12 +40,12 @@ class TargetParams(TrainParams):
 
 @dataclass(frozen=True)
 class Targets:
-    """Modules to act on, and how PEFT is told.
+    """Modules to adapt, and the fields of a PEFT configuration that select them.
 
     Attributes:
-        names: ends of their paths, as PEFT matches them.
-        paths: their paths.
-        others: paths of further modules with such names, which are to be left alone: of a vision tower, for instance.
+        names: ends of the modules' paths, as PEFT matches them.
+        paths: the modules' paths.
+        others: paths of other modules with such names, for instance in a vision tower, which must not be adapted.
     """
 
     names: list[str]
@@ -54,17 +54,17 @@ class Targets:
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """The fields of a configuration that can exclude modules."""
+        """The fields for a configuration that can exclude modules."""
         return {"target_modules": self.names, "exclude_modules": pattern(self.others) if self.others else None}
 
     @property
     def by_pattern(self) -> dict[str, Any]:
-        """The field of a configuration that cannot."""
+        """The field for a configuration that cannot exclude modules."""
         return {"target_modules": pattern(self.paths) if self.others else self.names}
 
 
 def pattern(paths: Sequence[str]) -> str:
-    """A regular expression for module paths, of any layer."""
+    """Return a regular expression that matches module paths in any layer."""
     parts = {r"\.".join(r"\d+" if part.isdecimal() else re.escape(part) for part in path.split(".")) for path in paths}
     return "|".join(sorted(parts))
 
@@ -73,7 +73,7 @@ class Layers:
     """The linear maps in the layers of a language model, by path.
 
     Raises:
-        EditError: it is no decoder-only ``transformers`` model, or its layers are not to be found.
+        EditError: the model is not a decoder-only ``transformers`` model, or its layers cannot be found.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -97,11 +97,11 @@ class Layers:
             )
 
     def find(self, name: str) -> list[str]:
-        """Paths of the linear maps with a name."""
+        """Return the paths of the linear maps with a name."""
         return [path for path in self.paths if f".{path}".endswith(f".{name}")]
 
     def choose(self, known: Mapping[str, Any], candidates: Sequence[Sequence[str]]) -> list[str]:
-        """Names that the model has, from PEFT's table or else the first of ``candidates``; none where it has none."""
+        """Return names that the model has, from PEFT's table or else the first of ``candidates``; empty if none."""
         rows = [known[family] for family in self.families if isinstance(known.get(family), list)]
         for names in (*rows, *candidates):
             if names and all(self.find(name) for name in names):
@@ -109,10 +109,10 @@ class Layers:
         return []
 
     def targets(self, names: Sequence[str]) -> Targets:
-        """The linear maps with these names.
+        """Select the linear maps with these names.
 
         Raises:
-            EditError: there are none of a name, or several language models have them.
+            EditError: there is none with one of the names, or several language models have them.
         """
         for name in names:
             if not self.find(name):
@@ -131,16 +131,16 @@ class Layers:
     def pick(
         self, given: Sequence[str] | None, known: Mapping[str, Any], candidates: Sequence[Sequence[str]], what: str
     ) -> Targets:
-        """The linear maps that the user names, or else those of PEFT's table or the first of ``candidates``.
+        """Select the linear maps that the user names, or else those of PEFT's table or of ``candidates``.
 
         Args:
-            given: names of the configuration.
+            given: names in the configuration.
             known: PEFT's table from family to names.
             candidates: sets of names for other families.
-            what: what is sought, for the message.
+            what: what the modules are, for the message.
 
         Raises:
-            EditError: there are none, or see :meth:`targets`.
+            EditError: the model has no such modules; see also :meth:`targets`.
         """
         names = list(given or ()) or self.choose(known, candidates)
         if not names:
@@ -149,6 +149,6 @@ class Layers:
 
     @property
     def remedy(self) -> str:
-        """What to write instead, and the names to choose from."""
+        """End of a message: what to write instead, and the names to choose from."""
         names = sorted({path.rpartition(".")[2] for path in self.paths})
         return f"set params: {{target_modules: [...]}}; it has {', '.join(names)}"

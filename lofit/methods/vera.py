@@ -23,7 +23,7 @@ class Params(TargetParams):
 
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
-    """PEFT's VeRA without dropout; the random matrices are drawn again from the seed, not stored.
+    """Configure PEFT's VeRA without dropout; the random matrices are not stored but drawn again from the seed.
 
     Raises:
         EditError: the model lacks the modules.

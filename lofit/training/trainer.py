@@ -184,7 +184,7 @@ def wrap(session: Session, config: PeftConfig) -> PeftModel:
     from peft import get_peft_model
 
     with torch.random.fork_rng():
-        torch.manual_seed(session.seed)  # PEFT's own tuners initialise from the global generator
+        torch.manual_seed(session.seed)  # PEFT's own tuners initialize from the global generator
         try:
             model = get_peft_model(session.model, config)
         except EditError:

@@ -48,7 +48,7 @@ class LoreftConfig(PeftConfig):
 
     @property
     def positions(self) -> str:
-        """Where the edit acts: the caller must say where the prompt is."""
+        """Where the edit acts: on the prompt, so the caller must give its position."""
         return "prompt"
 
     def to_dict(self) -> dict[str, Any]:

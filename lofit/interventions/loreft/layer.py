@@ -15,7 +15,7 @@ from lofit.interventions.spans import current_spans
 
 
 class LoreftEdit(nn.Module):
-    """h' = h + R^T (W h + b - R h), float32, with R [rank, width] of orthonormal rows.
+    """The edit h' = h + R^T (W h + b - R h) in float32, with R [rank, width] of orthonormal rows.
 
     R is the Gram-Schmidt basis of the trained matrix ``r`` [width, rank]: its QR decomposition with a positive
     diagonal, without which single rows of R would change sign as ``r`` moves.
@@ -23,7 +23,8 @@ class LoreftEdit(nn.Module):
     Args:
         width: hidden size D.
         rank: rank r.
-        generator: of the initial values: R uniform over orthonormal frames, W and b as ``nn.Linear``.
+        generator: generator of the initial values: R is uniform over orthonormal frames, W and b are as in
+            ``nn.Linear``.
     """
 
     def __init__(self, width: int, rank: int, generator: torch.Generator) -> None:
@@ -50,7 +51,7 @@ def orthonormal(matrix: torch.Tensor) -> torch.Tensor:
 class LoreftLayer(nn.Module, BaseTunerLayer):
     """Edits the output of a decoder layer at the first and last tokens of each prompt, and nowhere else.
 
-    Attributes that the model looks up on its layers are those of the wrapped layer.
+    Attributes that are not found here, which the model may look up on its layers, come from the wrapped layer.
     """
 
     adapter_layer_names = ("loreft_edits",)
@@ -78,7 +79,7 @@ class LoreftLayer(nn.Module, BaseTunerLayer):
 
         Args:
             adapter_name: name of the adapter.
-            config: its configuration.
+            config: configuration of the adapter.
             width: hidden size.
             layer: number of this decoder layer, which seeds the initial values.
         """
@@ -91,7 +92,7 @@ class LoreftLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the decoder layer returns, its hidden states [batch, length, width] edited."""
+        """Return the output of the decoder layer with its hidden states [batch, length, width] edited."""
         output = self.base_layer(*args, **kwargs)
         if self.disable_adapters:
             return output
@@ -113,15 +114,15 @@ class LoreftLayer(nn.Module, BaseTunerLayer):
 
 
 def prompt_ends(prompt: torch.Tensor, prefix: int, suffix: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks of the first ``prefix`` and last ``suffix`` tokens of each prompt, each at most half of the prompt.
+    """Mask the first ``prefix`` and the last ``suffix`` tokens of each prompt, each at most half of the prompt.
 
     Args:
-        prompt: bool [batch, length], the prompt's tokens, which stand in one piece.
+        prompt: bool [batch, length], the tokens of the prompt, which are contiguous.
         prefix: number of first tokens.
         suffix: number of last tokens.
 
     Returns:
-        two bool tensors [batch, length], disjoint.
+        Two disjoint bool tensors [batch, length].
     """
     rank = prompt.long().cumsum(-1)  # 1 for the first token of the prompt
     total = rank[:, -1:]

@@ -15,15 +15,15 @@ from lofit.interventions.tuner.sites import SITES, SiteName
 
 @dataclass
 class LofitConfig(PeftConfig):
-    """What is edited, and with which vectors: ``z' = (1 + a) * z + v``.
+    """Configuration of a ``LOFIT`` adapter: what is edited, and with which vectors of ``z' = (1 + a) * z + v``.
 
     Attributes:
         site: ``head`` (input of the attention output projection, per query head), ``ffn`` (output of the feed-forward
             down projection) or ``block`` (output of the decoder layer, offsets only).
         heads: at ``head``: [layer, query head] pairs, both counted from 0; None stands for all heads of all layers.
         layers: at ``ffn`` and ``block``: layers counted from 0; None stands for all.
-        positions: ``all``, or ``answer``: the last prompt token and all answer tokens, that is, what ITI edits when it
-            generates. An edit at answer positions cannot be merged, and the caller must say where they are
+        positions: ``all``, or ``answer``: the last prompt token and all answer tokens, which ITI edits when it
+            generates. An edit at answer positions cannot be merged, and the caller must give these positions
             (:mod:`lofit.interventions.spans`).
         scale: learn the scaling factors ``a``, one float32 vector of head dimension per head, or of the hidden size
             per layer.

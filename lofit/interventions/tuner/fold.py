@@ -1,8 +1,8 @@
-"""Merged models as plain ``transformers`` checkpoints: a place for the bias that a folded offset needs.
+"""Save merged models as plain ``transformers`` checkpoints that have a place for the bias of a folded offset.
 
-``W (z + v) = W z + W v``: a folded offset vector becomes a bias of the edited projection, and most families have none
-there. ``from_pretrained`` drops a bias that the configuration does not call for, with a line in a log, so a merged
-model is saved only in a form that its configuration describes in full:
+Since ``W (z + v) = W z + W v``, a folded offset vector becomes a bias of the edited projection, where most families
+have none. ``from_pretrained`` drops a bias that the configuration does not call for, with no more than a line in a log.
+So a merged model is saved only in a form that its configuration describes completely:
 
 1. as it is, if the family has that bias (GPT-2, GPT-NeoX, OPT, Phi) or nothing but scaling factors were folded;
 2. with switches of the family's configuration turned on: ``attention_bias`` (Llama, Gemma, Qwen3) or ``mlp_bias``
@@ -33,7 +33,7 @@ from lofit.errors import EditError
 from lofit.files import user_folder
 from lofit.interventions.tuner.sites import find_site
 
-# Families whose forward pass is Llama's but for biases; their configurations share these fields.
+# Families with the same forward pass as Llama except for biases; their configurations share these fields.
 _LLAMA_TWINS = {"MistralForCausalLM", "Qwen2ForCausalLM"}
 _LLAMA_FIELDS = (
     "vocab_size",
@@ -58,7 +58,7 @@ _LLAMA_FIELDS = (
 
 @dataclass(frozen=True)
 class _Form:
-    """A model class and configuration that hold a set of weights, and the biases to write out as zeros."""
+    """A model class and configuration that can hold a set of weights, and the biases to write as zeros."""
 
     model_class: type[PreTrainedModel]
     config: PretrainedConfig
@@ -66,7 +66,7 @@ class _Form:
     zeros: dict[str, int]
 
     def empty(self) -> PreTrainedModel:
-        """Build the model without memory for its weights."""
+        """Build the model without allocating its weights."""
         return _empty(self.model_class, self.config)
 
 
@@ -90,7 +90,7 @@ def _fitting_zeros(empty: PreTrainedModel, names: set[str]) -> dict[str, int] | 
 
 
 def _find_form(model: PreTrainedModel, names: set[str]) -> _Form | None:
-    """Return a form, of the model's own class if possible, that holds the weights called ``names``."""
+    """Return a form, of the same class as the model if possible, that holds the weights called ``names``; or None."""
     classes: list[tuple[type[PreTrainedModel], Any]] = [(type(model), model.config)]
     if llama := _as_llama(model):
         classes.append((LlamaForCausalLM, llama))
@@ -118,7 +118,7 @@ def _turn_on(config: Any, switches: tuple[str, ...]) -> None:
 
 
 def _as_llama(model: PreTrainedModel) -> LlamaConfig | None:
-    """Return the configuration of the Llama that computes the same function, if there is one."""
+    """Return the configuration of a Llama that computes the same function, or None if there is none."""
     config = model.config
     if type(model).__name__ not in _LLAMA_TWINS:
         return None
@@ -135,9 +135,9 @@ def _as_llama(model: PreTrainedModel) -> LlamaConfig | None:
 def reconcile_bias(model: nn.Module) -> None:
     """Make a merged model and its configuration agree, in place, so that saving it loses nothing.
 
-    Turns on the family's bias switch and adds zero biases where the configuration now calls for them. Where the
-    family has no switch, the model stays exact in memory but its ``save_pretrained`` refuses from here on.
-    Anything but a ``transformers`` model is left as it is.
+    This turns on the family's bias switch and adds zero biases where the configuration now calls for them. If the
+    family has no switch, the model stays exact in memory, but from now on its ``save_pretrained`` raises an EditError.
+    Anything but a ``transformers`` model is left unchanged.
     """
     if not isinstance(model, PreTrainedModel):
         return
@@ -162,18 +162,19 @@ def _refuse_to_save(kind: str, way_out: str, *args: Any, **kwargs: Any) -> None:
 def export_merged(peft_model: PeftModel, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
     """Write the model with its active adapters merged as a plain ``transformers`` checkpoint.
 
-    The checkpoint needs neither lofit nor peft to load. The adapter model is the same afterwards: a LOFIT merge is
-    undone exactly, that of another PEFT method as exactly as the method itself can. An adapter that is already
-    merged is exported as it is and stays merged. The weights are not copied in memory.
+    The checkpoint can be loaded without lofit and peft. The adapter model is unchanged afterwards: a LOFIT merge is
+    undone exactly, and that of another PEFT method as exactly as the method allows. An adapter that is already merged
+    is exported and stays merged. The weights are not copied in memory.
 
     Args:
         peft_model: a model with adapters of any PEFT method that can be merged.
-        folder: written whole or not at all; missing, empty, or written by an earlier call and unchanged since.
+        folder: output folder, written completely or not at all; it must be missing, empty, or written by an earlier
+            call and unchanged since.
         tokenizer: saved alongside if given.
 
     Raises:
         EditError: the model cannot be merged, or its family cannot hold a folded offset.
-        LofitError: there is anything else at ``folder``.
+        LofitError: ``folder`` holds anything else.
     """
     tuner: Any = peft_model.base_model
     model = peft_model.get_base_model()
@@ -202,7 +203,7 @@ def export_merged(peft_model: PeftModel, folder: str | Path, tokenizer: PreTrain
 
 
 def _merge(tuner: Any) -> None:
-    """Merge the active adapters of any PEFT method; what the method says against it becomes one line."""
+    """Merge the active adapters of any PEFT method; if it refuses, raise an EditError with its reason in one line."""
     try:
         tuner.merge_adapter()
     except EditError:

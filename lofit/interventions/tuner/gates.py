@@ -20,15 +20,15 @@ EPSILON = 1e-6
 
 
 class HardConcrete(nn.Module):
-    """Multiplies vectors float32 [heads, width] with a gate in [0, 1] per head.
+    """Multiplies vectors, float32 [heads, width], by a gate in [0, 1] per head.
 
-    With gradients on, s = sigmoid((log u - log(1 - u) + log a) / BETA) with the u that :meth:`draw` drew uniformly, so
-    that every pass of a step has the same gates; g = clamp(s (HIGH - LOW) + LOW, 0, 1). With gradients off, s =
-    sigmoid(log a), so evaluation repeats itself.
+    The gate is g = clamp(s (HIGH - LOW) + LOW, 0, 1). With gradients on, s = sigmoid((log u - log(1 - u) + log a) /
+    BETA), where :meth:`draw` drew u uniformly, so that every pass of a step has the same gates. With gradients off, s =
+    sigmoid(log a), so that evaluation is deterministic.
 
     Args:
         heads: number of gates.
-        generator: of the initial values, uniform in +-sqrt(6 / (1 + heads)), and of the noise.
+        generator: generator of the initial values, uniform in +-sqrt(6 / (1 + heads)), and of the noise.
     """
 
     def __init__(self, heads: int, generator: torch.Generator) -> None:
@@ -39,11 +39,11 @@ class HardConcrete(nn.Module):
         self.draw()
 
     def draw(self) -> None:
-        """Draw the noise anew, as at the start of every step."""
+        """Draw new noise, as at the start of every step."""
         self.u = torch.rand(self.log_a.shape, generator=self.generator).clamp(EPSILON, 1 - EPSILON)
 
     def gate(self) -> torch.Tensor:
-        """The gates: float32 [heads, 1]."""
+        """Compute the gates: float32 [heads, 1]."""
         if torch.is_grad_enabled():
             u = self.u.to(self.log_a)
             s = torch.sigmoid((u.log() - (1 - u).log() + self.log_a) / BETA)
@@ -52,20 +52,20 @@ class HardConcrete(nn.Module):
         return (s * (HIGH - LOW) + LOW).clamp(0, 1)
 
     def open_probability(self) -> torch.Tensor:
-        """Probability that a drawn gate is not 0: float32 [heads, 1]."""
+        """Compute the probability that a drawn gate is not 0: float32 [heads, 1]."""
         return torch.sigmoid(self.log_a - BETA * math.log(-LOW / HIGH)).clamp(EPSILON, 1 - EPSILON)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """The gated vectors."""
+        """Apply the gates to vectors."""
         return self.gate() * vectors
 
 
 class Gates:
-    """All gates of a model's active LOFIT adapter, put in place when this is made.
+    """All gates of a model's active LOFIT adapter, which are added to the model on creation.
 
     Args:
         model: a PEFT model with one active LOFIT adapter.
-        seed: of :attr:`generator`, from which the initial values and the noise come.
+        seed: seed of :attr:`generator`, which draws the initial values and the noise.
     """
 
     def __init__(self, model: Any, seed: int) -> None:
@@ -83,13 +83,13 @@ class Gates:
                 self._gates[kind].append((vectors, gate))
 
     def draw(self) -> None:
-        """Draw the noise of all gates anew."""
+        """Draw new noise for all gates."""
         for placed in self._gates.values():
             for _, gate in placed:
                 gate.draw()
 
     def open_share(self, kind: Literal["scale", "offset"]) -> torch.Tensor:
-        """Mean probability, over all heads, that the gate of this kind of vector is open: a scalar with gradient."""
+        """Compute the mean probability, over all heads, that the gate of a vector is open: a scalar with gradient."""
         return torch.cat([gate.open_probability().to(self._device) for _, gate in self._gates[kind]]).mean()
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class Gates:
         """Multiply the gates into the vectors and remove them.
 
         Returns:
-            share of gates that are exactly 0, by kind of vector.
+            Share of gates that are exactly 0, by kind of vector.
         """
         shares = {}
         for kind, placed in self._gates.items():

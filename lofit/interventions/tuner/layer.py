@@ -1,4 +1,4 @@
-"""A module whose input heads, or whose output, are scaled and offset."""
+"""Wrapper of a module that scales and offsets heads of its input, or its output."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class _Float32Vectors(nn.ParameterDict):
 
 
 class EditLayer(nn.Module, BaseTunerLayer):
-    """Edits ``z' = (1 + a) * z + v`` of what a module reads or of what it returns.
+    """Applies the edit ``z' = (1 + a) * z + v`` to the input or the output of a module.
 
-    An adapter edits one side: selected heads of the input, seen as [query heads, head dimension], or the whole output.
-    Vectors are stored compactly, float32 [selected groups, width], rows in ascending order of the head. The edit is
-    computed in float32 (float64 for a float64 tensor) and cast back to the dtype of the tensor; heads that are not
-    selected pass through untouched. Several active adapters act as if merged one after the other: since merging
-    multiplies the weight, on the input side the *last* one acts first, on the output side the first.
+    An adapter edits one side: selected heads of the input, viewed as [query heads, head dimension], or the whole
+    output. Vectors are stored for the selected groups only, float32 [selected groups, width], in ascending order of the
+    heads. The edit is computed in float32 (float64 for a float64 tensor) and cast back to the dtype of the tensor;
+    heads that are not selected are unchanged. Several active adapters act as if merged one after the other: since
+    merging multiplies the weight, on the input side the *last* one acts first, on the output side the first.
 
     Args:
         base_layer: a ``Linear`` or ``Conv1D``; for edits of the output, any module that returns one tensor.
@@ -62,7 +62,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter = []
         self.merged_adapters = []
-        # What a merge overwrote, by adapter: the part of W that was scaled, and the bias; None for what was not there.
+        # What a merge overwrote, by adapter: the scaled part of W, and the bias; None if there was none.
         self._before_merge: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
 
     def _base(self) -> Any:
@@ -77,7 +77,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
         return isinstance(base, nn.Linear | Conv1D) and base.weight.is_floating_point()
 
     def new_bias_size(self, adapter_names: Sequence[str]) -> int:
-        """Size of the bias that merging these adapters would give a base layer that has none; else 0."""
+        """Return the size of the bias that merging these adapters would add to the base layer; 0 if they add none."""
         needed = self._base().bias is None and any(name in self.lofit_offset for name in adapter_names)
         return self.out_features if needed else 0
 
@@ -88,7 +88,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
 
         Args:
             adapter_name: name of the adapter.
-            config: its configuration, which says which vectors exist.
+            config: configuration of the adapter, which says which vectors exist.
             site: what is edited.
             groups: selected query heads of this layer, ascending; [0] where the whole output is edited.
             initial: float32 [2, selected groups, width], initial scaling factors and offsets.
@@ -124,13 +124,13 @@ class EditLayer(nn.Module, BaseTunerLayer):
         return edited
 
     def _offset(self, adapter_name: str) -> torch.Tensor:
-        """Return the offsets in the units of the module's own tensor: float32 [selected groups, width]."""
+        """Return the offsets in units of the edited tensor (divided by the gain): float32 [selected groups, width]."""
         gain = self.lofit_sites[adapter_name].gain
         offset: torch.Tensor = self.lofit_offset[adapter_name]
         return offset if gain == 1 else offset / gain
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return what the base layer gives, its input and output edited, in the dtype the base layer gives."""
+        """Return the output of the base layer with its input and output edited, in the dtype of that output."""
         if self.disable_adapters:
             self.unmerge()
         if self.disable_adapters or self.merged:
@@ -146,7 +146,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
         return y
 
     def _scaled_part(self, adapter_name: str) -> torch.Tensor:
-        """Return the part of the base weight, a view as [out_features, in_features], that scaling factors act on."""
+        """Return a view of the base weight whose columns are the features of the edited side."""
         base = self._base()
         weight: torch.Tensor = base.weight.data.T if isinstance(base, Conv1D) else base.weight.data
         return weight if self.lofit_sites[adapter_name].side == "input" else weight.T
@@ -161,12 +161,12 @@ class EditLayer(nn.Module, BaseTunerLayer):
         """Fold adapters into the base layer.
 
         On the input side ``b <- b + W v`` with the old W, then ``W <- W diag(1 + a)``; on the output side ``W <-
-        diag(1 + a) W`` and ``b <- (1 + a) b + v``. Computed in float32 and cast last. An offset gives a base layer
-        without bias a new, frozen one. What is overwritten is kept, so that ``unmerge`` restores the very same
-        weights.
+        diag(1 + a) W`` and ``b <- (1 + a) b + v``. This is computed in float32 and cast at the end. An offset adds a
+        frozen bias to a base layer without bias. What is overwritten is kept, so that ``unmerge`` restores exactly the
+        same weights.
 
         Args:
-            safe_merge: refuse a result that is not finite, leaving the layer as it was.
+            safe_merge: refuse a result that is not finite, and leave the layer unchanged.
             adapter_names: adapters to merge, in this order; None for the active ones.
 
         Raises:
@@ -185,7 +185,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
         merged = None if scale is None or before is None else (before.to(wide) * scale).to(weight.dtype)
         bias = self._merged_bias(adapter_name, scale, weight, columns, wide)
         if safe_merge and not all(part is None or part.isfinite().all() for part in (merged, bias)):
-            # PEFT's own words for it, and what to make of them.
+            # The message begins with PEFT's own words.
             raise EditError(
                 f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken: a value is NaN, "
                 "infinite, or too large for the dtype of the model; nothing was merged"
@@ -219,7 +219,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Undo every merge, the last one first, restoring the exact weights; without a merge, do nothing."""
+        """Undo all merges, the last one first, and restore the exact weights; without a merge, do nothing."""
         while self.merged_adapters:
             adapter_name = self.merged_adapters.pop()
             before, bias = self._before_merge.pop(adapter_name)

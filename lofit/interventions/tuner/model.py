@@ -77,7 +77,7 @@ class LofitModel(BaseTuner):
                 raise EditError(f"{name} is a {type(base).__name__}, which cannot hold the edit; keep the adapter")
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: edits of different heads or sites have no average that is an adapter of one configuration.
+        """Not supported: edits of different heads or sites have no average that is an adapter of one configuration.
 
         Raises:
             EditError: always.
@@ -107,7 +107,7 @@ class LofitModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> Any:
-        # Merging first, in place, means that a refusal leaves the adapter model whole.
+        # The merge is done first and in place, so that the adapter model stays intact if it is refused.
         if merge:
             self.merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
         else:

@@ -1,4 +1,4 @@
-"""Numbers of an adapter: how many parameters it has, how strongly it edits each head, and setting its offsets."""
+"""Parameters of an adapter: count them, compute their norm per head, and set offsets."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def parameter_counts(model: nn.Module, foldable: bool = True) -> dict[str, int]:
     Returns:
         ``trained``: numbers that receive gradients now (``requires_grad``), so 0 for an adapter loaded for inference.
         ``stored``: numbers in the adapter file that ``save_pretrained`` writes.
-        ``inference``: numbers the served model holds beyond the base model once the adapter is merged: 0, or the
-        biases that folded offsets need where the base has none; ``stored`` where it cannot be merged.
+        ``inference``: numbers that the served model has in addition to the base model once the adapter is merged: 0, or
+        the biases that folded offsets add where the base has none; equal to ``stored`` if it cannot be merged.
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if not isinstance(model, PeftModel):
@@ -48,15 +48,15 @@ def parameter_counts(model: nn.Module, foldable: bool = True) -> dict[str, int]:
 
 @torch.no_grad()
 def set_offsets(peft_model: PeftModel, offsets: Mapping[tuple[int, int], np.ndarray]) -> None:
-    """Set offset vectors of the active LOFIT adapter, in place.
+    """Set the offset vectors of the active LOFIT adapter in place.
 
     Args:
         peft_model: a model with one active adapter that has offsets.
         offsets: (layer, head) to the vector of that head, or (layer, 0) to that of a whole layer output; float
-            [width]. Every edited head or layer must be given, and no other.
+            [width]. All edited heads or layers must be given, and no others.
 
     Raises:
-        EditError: the vectors given are not those of the adapter.
+        EditError: the vectors given do not match those of the adapter, or there is not exactly one active adapter.
     """
     wanted = dict(offsets)
     for layer, module in _edited(peft_model):
@@ -70,7 +70,7 @@ def set_offsets(peft_model: PeftModel, offsets: Mapping[tuple[int, int], np.ndar
 
 
 def _edited(peft_model: PeftModel) -> list[tuple[int, EditLayer]]:
-    """Layer number and module of everything the one active adapter edits."""
+    """Return layer number and module of everything that the one active adapter edits."""
     active = getattr(peft_model, "active_adapters", [])
     if len(active) != 1:
         raise EditError(f"one active adapter is needed, found {len(active)}; call set_adapter first")

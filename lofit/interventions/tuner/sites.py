@@ -2,10 +2,10 @@
 
 Three tensors of a decoder layer can be edited, each at a module that computes or reads it:
 
-- ``head``: the input of the attention output projection, seen as [query heads, head dimension];
+- ``head``: the input of the attention output projection, viewed as [query heads, head dimension];
 - ``ffn``: the output of the feed-forward down projection, before it is added to the residual stream;
-- ``block``: the output of the layer, the residual stream, through the module whose output is added to it last. What
-  is added there is added to the stream, but it cannot be scaled there.
+- ``block``: the output of the layer, which is the residual stream, edited at the module whose output is added to it
+  last. There an offset adds to the stream, but the stream cannot be scaled.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from lofit.errors import EditError
 SiteName = Literal["head", "ffn", "block"]
 SITES: tuple[SiteName, ...] = get_args(SiteName)
 
-# Names that transformers and common remote code give to the two projections back to the residual stream, and to the
-# norm that some families put between the second one and the residual stream.
+# Names in transformers and in common remote code of the two projections back to the residual stream, and of the norm
+# that some families have between the second one and the residual stream.
 _ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo", "out_lin")
 _FFN_OUT = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "w2", "fc_out", "lin2", "wo")
 _FFN_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm", "post_ffw_layernorm")
 _FFN_PARENTS = ("mlp", "ffn", "feed_forward", "feedforward")
-# Parts of the module path of an encoder for another modality, or of what connects it; its layers are not the language
-# model's.
+# Parts of the module paths of encoders for other modalities and of their connectors, which have layers that do not
+# belong to the language model.
 _OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech", "qformer", "perceiver", "resampler", "projector")
 
 
 @dataclass(frozen=True)
 class Site:
-    """One editable tensor in every decoder layer, seen as [groups, width].
+    """An editable tensor in every decoder layer, viewed as [groups, width].
 
     Attributes:
-        name: which of the three.
+        name: ``head``, ``ffn`` or ``block``.
         side: whether the tensor is the ``input`` or the ``output`` of the module at which it is edited.
         layers: module path of the list of decoder layers, such as ``model.layers``.
-        suffix: module path inside a layer, such as ``self_attn.o_proj``.
+        suffix: path of the module inside a layer, such as ``self_attn.o_proj``.
         n_layers: number of decoder layers.
-        groups: number of query heads at ``head`` (under grouped queries too, never the key-value heads), else 1.
-        width: of one head, which need not be hidden size / heads (Gemma, Qwen3), else the hidden size.
-        gain: what the model multiplies the tensor with before it adds it to the residual stream (Granite).
+        groups: number of query heads at ``head`` (not of key-value heads, with grouped-query attention), else 1.
+        width: width of one head, which need not be hidden size / heads (Gemma, Qwen3), else the hidden size.
+        gain: factor by which the model multiplies the tensor before adding it to the residual stream (Granite).
     """
 
     name: SiteName
@@ -65,11 +65,12 @@ class Site:
 def find_site(model: nn.Module, name: SiteName = "head") -> Site:
     """Locate a site in a decoder-only ``transformers`` model.
 
-    The decoder is the module list of ``num_hidden_layers`` entries in each of which exactly one module, the same in
-    all, answers to the names and shapes of the site. PEFT models, of any method, are looked through.
+    The decoder is the module list of ``num_hidden_layers`` entries in which every entry has exactly one module, the
+    same in all of them, with the names and shapes of the site. For a PEFT model, of any method, the base model is
+    searched.
 
     Raises:
-        EditError: there is no such list, several, or one on which an edit would not act.
+        EditError: there is no such list, there are several, or an edit of the list would have no effect.
     """
     base, config = _decoder(model)
     kind, n_layers = type(base).__name__, getattr(config, "num_hidden_layers", None)
@@ -91,13 +92,13 @@ def find_site(model: nn.Module, name: SiteName = "head") -> Site:
 
 
 def language_layers(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    """Path and modules of every list that can be the decoder layers of the language model.
+    """Return path and modules of every list that can be the decoder layers of the language model.
 
     These are the lists of ``num_hidden_layers`` entries outside the encoders of other modalities, such as the vision
-    tower of Gemma 3. PEFT models are looked through.
+    tower of Gemma 3. For a PEFT model, the base model is searched.
 
     Raises:
-        EditError: it is no decoder-only ``transformers`` model.
+        EditError: the model is not a decoder-only ``transformers`` model.
     """
     base, config = _decoder(model)
     n_layers = getattr(config, "num_hidden_layers", None)
@@ -111,7 +112,7 @@ def language_layers(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
 
 
 def _decoder(model: nn.Module) -> tuple[nn.Module, Any]:
-    """The model below any adapter, and the configuration of its language model."""
+    """Return the model without its adapters, and the configuration of its language model."""
     base: Any = model
     if hasattr(base, "get_base_model"):
         base = base.get_base_model()
@@ -151,7 +152,7 @@ def _site_in(name: SiteName, kind: str, config: Any, layers: str, blocks: nn.Mod
 def _common(
     layers: str, blocks: nn.ModuleList, what: str, width_of: Callable[[str, Any], int | None]
 ) -> tuple[str, int]:
-    """Return the path of the one module inside a block that has a width, and that width; the same in every block."""
+    """Return path and width, the same in every block, of the one module for which ``width_of`` gives a width."""
     common: tuple[str, int] | None = None
     for index, wrapped in enumerate(blocks):
         block: Any = wrapped
@@ -170,7 +171,7 @@ def _common(
 
 
 def linear_features(module: Any) -> tuple[int, int] | None:
-    """Return the input and output widths of a linear map, looking through adapters; None for any other module."""
+    """Return the input and output widths of a linear map, with or without adapters; None for any other module."""
     base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
     if isinstance(base, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return None  # inside torch's fused attention, which reads the weight and never calls the module
@@ -206,7 +207,7 @@ def _ffn_norm(path: str, module: Any) -> int | None:
 
 def _head_dim(config: Any, kind: str, path: str, width: int) -> int:
     n_heads: int = config.num_attention_heads
-    # Multi-head latent attention names the width of the values, which is what this site holds.
+    # Multi-head latent attention declares the width of the values, which this site holds, under a separate name.
     declared = getattr(config, "v_head_dim", None) or getattr(config, "head_dim", None)
     head_dim = declared or width // n_heads
     if n_heads * head_dim != width:
