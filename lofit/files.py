@@ -60,7 +60,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def user_folder(target: Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]:
+def user_folder(target: Path, outside: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield a path beside a folder that the user named; it becomes that folder only if the block succeeds.
 
     The caller creates a folder at the yielded path. No file of the user is lost: ``target`` must be missing, empty, or
@@ -68,7 +68,7 @@ def user_folder(target: Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]
 
     Args:
         target: the folder that the user named; links and ``..`` are resolved first.
-        apart_from: folders of the project that ``target`` must neither contain nor be inside of.
+        outside: folders of the project that ``target`` must neither contain nor be inside of.
 
     Raises:
         LofitError: ``target`` holds anything else, cannot be written, or can never be replaced: the working folder,
@@ -78,7 +78,7 @@ def user_folder(target: Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]
     named = str(target) if target == place else f"{target} ({place})"
     with contextlib.ExitStack() as stack:
         try:
-            _check_user_folder(place, named, apart_from)
+            _check_user_folder(place, named, outside)
             place.parent.mkdir(parents=True, exist_ok=True)
             scratch = stack.enter_context(_scratch_beside(place))
         except OSError as error:
@@ -94,16 +94,16 @@ def user_folder(target: Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]
             raise LofitError(f"{named} cannot be replaced ({error.strerror}); name another folder") from None
 
 
-def _check_user_folder(place: Path, named: str, apart_from: Iterable[Path]) -> None:
+def _check_user_folder(place: Path, named: str, outside: Iterable[Path]) -> None:
     home = Path(os.path.realpath(os.path.expanduser("~")))
     for kept, what in ((Path.cwd(), "the working folder"), (home, "the home folder")):
         if place in (kept, *kept.parents):
             raise LofitError(f"{named} is {what}, or holds it; name a new folder")
-    for kept in map(Path, map(os.path.realpath, apart_from)):
+    for kept in map(Path, map(os.path.realpath, outside)):
         if place in (kept, *kept.parents) or kept in place.parents:
             raise LofitError(f"{named} holds, or is in, {kept}, where the workflow writes; name another folder")
     if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
-        raise LofitError(f"{named} is there and is no folder; name a new folder")
+        raise LofitError(f"{named} exists and is not a folder; name a new folder")
     if place.is_dir() and os.path.ismount(place):
         raise LofitError(f"{named} is a mount point, which cannot be replaced; name a folder in it")
     _refuse_foreign(place, named)
@@ -126,7 +126,9 @@ def _refuse_foreign(folder: Path, named: str) -> None:
         else:
             ours = False
         if not ours:
-            raise LofitError(f"{named} holds {name}, which no export wrote like this; name a new folder")
+            raise LofitError(
+                f"{named} holds {name}, which no export wrote, or which was changed since; name a new folder"
+            )
 
 
 def _move_into_place(part: Path, place: Path, named: str) -> None:
@@ -263,7 +265,7 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def need(path: Path, command: str) -> Path:
+def require(path: Path, command: str) -> Path:
     """Return ``path`` if it exists.
 
     Raises:
@@ -321,7 +323,7 @@ def _row(line: str, where: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise TaskError(f"{where}: not valid JSON ({error.msg}); fix or remove the line") from None
     except UnicodeEncodeError:
-        raise TaskError(f"{where}: half a character (a lone surrogate); fix or remove the line") from None
+        raise TaskError(f"{where}: a lone surrogate character; fix or remove the line") from None
     except (ValueError, RecursionError):
         raise TaskError(f"{where}: a number too long or nesting too deep; fix or remove the line") from None
     if not isinstance(row, dict):

@@ -69,7 +69,7 @@ def _check(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[i
     """
     found = known.get(id(node), (0, 0))
     if found is None:
-        raise _refusal("an alias holds itself", node)
+        raise _refusal("an alias contains itself", node)
     if found[0]:
         return found
     known[id(node)] = None
@@ -78,7 +78,7 @@ def _check(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[i
         keys = set()
         for key, value in node.value:
             if (key.tag, str(key.value)) in keys:
-                raise _refusal(f"the key '{key.value}' stands twice", key)
+                raise _refusal(f"the key '{key.value}' is given twice", key)
             keys.add((key.tag, str(key.value)))
             parts += [key, value]
     elif isinstance(node, yaml.SequenceNode):

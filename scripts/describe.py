@@ -34,7 +34,7 @@ prompt, training target, right and wrong answers, metric, and where each choice 
 
 A method is fitted on a task by supervised fine-tuning (SFT) or preference optimisation (DPO), or the task is for
 evaluation only. Under the protocol `paper` it is scored by the metric named here; `harness` is lm-eval's own
-definition on the same items, `open` an answer in the model's own words. A task of your own is a folder of JSON lines:
+definition on the same items, `open` an answer in the model's own words. A custom task is a folder of JSON lines:
 see [examples/opposites](../examples/opposites/README.md).
 """
 SAME_TEXT = """\

@@ -79,7 +79,7 @@ def train(
     ] = "refuse",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
-    """Fit methods on a task of your own and compare them with the base model, without the workflow."""
+    """Fit methods on a custom task and compare them with the base model, without the workflow."""
     if expanded(Path(model)).is_dir():
         set_up_computing(threads)  # telling its size may import torch
     made = RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap))
@@ -143,6 +143,22 @@ def compare(
     from lofit.report import compare as comparing
 
     print(comparing.markdown(*comparing.compare(read_table(configfile), name, against)))
+
+
+@app.command()
+def lens(
+    run: RunId,
+    k: Annotated[int, typer.Option("-k", min=1, help="Tokens of each head.")] = 10,
+    final_norm: Annotated[bool, typer.Option("--final-norm", help="Apply the model's final norm first.")] = False,
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Print which tokens the offset of each edited head pushes the model towards (logit lens), as Markdown."""
+    table = read_table(configfile)
+    node = table.find(table.fitted, run)
+    set_up_computing(table.config.threads)
+    from lofit.nodes.lens import lens_table
+
+    print(lens_table(table, node, k, final_norm).to_markdown(index=False))
 
 
 @app.command()

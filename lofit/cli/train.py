@@ -36,7 +36,7 @@ def configuration(
     data_mirror: Path | None,
     overlap: Literal["refuse", "replace", "keep"] = "refuse",
 ) -> Config:
-    """The configuration of methods, and the base model, on a task of one's own.
+    """The configuration of methods, and the base model, on a custom task.
 
     Args:
         task_dir: folder of JSON lines, or a YAML file that names them.

@@ -18,7 +18,7 @@ VARIABLE = "LOFIT_SNAKEMAKE"
 
 That process sets it for its nodes.
 """
-MESSAGE = "what started this is gone; the next run does this again"
+MESSAGE = "the process that started this node has ended; the next run repeats the node"
 
 
 def end_with_snakemake() -> None:

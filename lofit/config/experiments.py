@@ -72,7 +72,7 @@ def _axis_problems(config: Config, spec: ExperimentConfig, key: str) -> Iterator
         yield f"{key}.{axes[0]}: only a curve runs over it; set kind to curve, or remove the key"
     for axis in axes:
         if (twice := repeated(getattr(spec, axis))) is not None:
-            yield f"{key}.{axis}: {twice} stands twice; remove one"
+            yield f"{key}.{axis}: {twice} is given twice; remove one"
     if spec.k:
         yield from head_count_problems(config, spec.k, f"{key}.k")
 
@@ -86,7 +86,7 @@ def _variance_problems(config: Config, spec: ExperimentConfig, key: str) -> Iter
         if len(set(seeds)) < 2:
             yield f"{place}: the spread over seeds needs two of them; give more"
         if (twice := repeated(seeds)) is not None:
-            yield f"{place}: '{twice}' stands twice; remove one"
+            yield f"{place}: '{twice}' is given twice; remove one"
     for label, arm in (spec.arms or {}).items():
         if arm.search:
             yield f"{key}.arms.{label}.search: one setting is run with all seeds; remove the key"

@@ -25,7 +25,7 @@ class TaskConfig(Form):
     """One task: which folds, its options, and where it is if it does not come with the package."""
 
     path: UserPath | None = Field(
-        default=None, description="folder of JSON lines, or YAML file naming them, for a task of your own"
+        default=None, description="folder of JSON lines, or YAML file naming them, for a custom task"
     )
     folds: list[StrictInt] | None = Field(default=None, min_length=1, description="null: all folds of the task")
     options: dict[str, Any] = Field(
@@ -67,7 +67,7 @@ class Config(Form):
 
     models: list[str] = Field(min_length=1, description="names from the catalogue or from model_sources")
     model_sources: dict[Annotated[str, Field(pattern=NAME)], ModelEntry] = Field(
-        default={}, description="models of your own"
+        default={}, description="custom models"
     )
     tasks: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(min_length=1)
     methods: dict[str, MethodConfig | None] = Field(min_length=1)
@@ -94,7 +94,7 @@ class Config(Form):
     experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
         default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"
     )
-    data_mirror: UserPath | None = Field(default=None, description="folder that stands in for the network")
+    data_mirror: UserPath | None = Field(default=None, description="folder with local copies of downloads")
     results: OwnFolder = Path("results")
     resources: OwnFolder = Path("resources")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -108,10 +108,12 @@ class Config(Form):
     )
     backend: Backend = Field(
         default=PACKED,
-        description="what scores: ours, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
+        description="model class for scoring: packed, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
     )
-    training: ComputeParams = Field(default=ComputeParams(), description="how training is computed; not what")
-    limits: LimitsConfig = Field(default=LimitsConfig(), description="of one node; a change of them reruns nothing")
+    training: ComputeParams = Field(
+        default=ComputeParams(), description="how training is computed; results stay the same"
+    )
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="of one node; changing them reruns nothing")
     threads: int = Field(default=2, ge=1, le=4096, description="CPU threads of a node that runs the model")
     node_server: StrictBool = Field(
         default=True,

@@ -60,7 +60,7 @@ def problems(config: Config) -> Iterator[str]:
     catalog = {**load_catalog(), **config.model_sources}
     for field in ("models", "seeds", "protocols"):
         if (twice := repeated(getattr(config, field))) is not None:
-            yield f"{field}: '{twice}' stands twice; remove one"
+            yield f"{field}: '{twice}' is given twice; remove one"
     for key, model in [*(("models", model) for model in config.models), *config.judging.items()]:
         if model not in catalog:
             yield f"{key}: {registry.unknown('model', model, catalog)} (or define it under model_sources)"

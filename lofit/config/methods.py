@@ -47,7 +47,7 @@ def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str
     if not any(method.scored_under(protocol) for protocol in config.protocols):
         yield f"{key}: not scored under {' or '.join(config.protocols)} (docs/methods.md); add paper to protocols"
     if config.backend != PACKED and method.scorer:
-        yield f"{key}: scores in a way of its own; remove it, or set backend to {PACKED}"
+        yield f"{key}: uses a custom scorer; remove it, or set backend to {PACKED}"
 
 
 def _search_problems(config: Config, name: str, entry: MethodConfig, searched: SearchConfig, key: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from lofit.methods import method_names
 from lofit.sources.source import LocalModel
 from lofit.strict_yaml import read_yaml
 
-_NOBODYS = ("README.md", ".gitkeep", ".gitignore")
+_IGNORED_FILES = ("README.md", ".gitkeep", ".gitignore")
 """Files that an otherwise empty folder under version control may hold."""
 
 
@@ -67,7 +67,7 @@ def _foreign(folder: Path, resources: str) -> Path | None:
         return None
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink() or not entry.is_dir():
-            if entry.name not in _NOBODYS:
+            if entry.name not in _IGNORED_FILES:
                 return entry
         elif not is_scratch(entry) and os.path.realpath(entry) != resources and (found := _foreign(entry, resources)):
             return found

@@ -65,7 +65,7 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
     if entry.folds and (strange := sorted(set(entry.folds) - set(task.folds))):
         yield f"{key}.folds: no fold {strange[0]}; this task has {list(task.folds)}"
     if (twice := repeated(entry.folds or [])) is not None:
-        yield f"{key}.folds: fold {twice} stands twice; remove one"
+        yield f"{key}.folds: fold {twice} is given twice; remove one"
     try:
         task.Options.model_validate(entry.options)
     except ValidationError as error:

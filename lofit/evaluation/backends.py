@@ -18,7 +18,7 @@ from lm_eval.api.registry import get_model
 from peft import PeftModel
 
 from lofit.errors import ConfigError, EditError
-from lofit.evaluation.finite import FiniteLM, OneEncoding
+from lofit.evaluation.finite import CheckedLM, TrainingEncoding
 from lofit.evaluation.lm import LocalizedLM
 from lofit.files import read_json
 from lofit.interventions import export_merged
@@ -48,7 +48,7 @@ def model_class(backend: Backend) -> Iterator[Callable[..., LM]]:
 def _stock(pretrained: Any, **kwargs: Any) -> LM:
     if needs_spans(pretrained) or counts_tokens(pretrained):
         raise EditError("lm-eval's hf cannot tell the prompt from the answer, as this edit must; set backend to packed")
-    return FiniteLM(pretrained=pretrained, **kwargs)
+    return CheckedLM(pretrained=pretrained, **kwargs)
 
 
 def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
@@ -61,7 +61,7 @@ def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
         pretrained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     _leave_gpus(pretrained)
-    made: Any = type("VLLM", (OneEncoding, get_model(VLLM)), {})
+    made: Any = type("VLLM", (TrainingEncoding, get_model(VLLM)), {})
     gpus = max(1, torch.cuda.device_count())
     return made(pretrained=str(folder), dtype=dtype, batch_size="auto", tensor_parallel_size=gpus)
 

@@ -111,7 +111,7 @@ class ContrastLM(LocalizedLM):
             raise EditError(f"contrast vectors need a token that begins in {CUE!r} at the end of a prompt")
         return length
 
-    def _apart(self, *args: Any) -> NoReturn:
+    def _unpacked(self, *args: Any) -> NoReturn:
         raise EditError(
             "contrast vectors need a model that takes a block mask, and prompts within its attention window; choose "
             "another method or model"

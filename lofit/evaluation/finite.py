@@ -40,7 +40,7 @@ class _Finite(LogitsProcessor):
         return scores
 
 
-class OneEncoding(TemplateLM):
+class TrainingEncoding(TemplateLM):
     """An lm-eval model that tokenizes texts as training does: see :func:`lofit.models.encoding.token_ids`.
 
     lm-eval's own encoding keeps an end-of-sequence token that a tokenizer appends, in the middle of the scored text,
@@ -79,7 +79,7 @@ def shown(text: str) -> str:
     return f"text {text[-40:]!r}"
 
 
-class FiniteLM(OneEncoding, HFLM):
+class CheckedLM(TrainingEncoding, HFLM):
     """The stock ``hf`` model, but with a ``FitError`` if a prediction is not a number or an answer does not fit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

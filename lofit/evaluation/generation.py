@@ -85,7 +85,7 @@ def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -
         yield batch
 
 
-class _Roomy(DynamicLayer):
+class _PreallocatedLayer(DynamicLayer):
     """Keys and values with room for the tokens to be generated, so that nothing is copied in each step."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int) -> None:
@@ -131,7 +131,7 @@ def _decode(
     order, logits, layers = _read_prompts(model, families, prompts, prefix, cached, longest, pad_id, batch_size)
     cache = DynamicCache()
     while layers:  # each layer's keys and values are freed once they are copied
-        cache.layers.append(_Roomy(*layers.pop(0), n_tokens))
+        cache.layers.append(_PreallocatedLayer(*layers.pop(0), n_tokens))
     lengths = torch.tensor([len(prompts[i]) for i in order], device=logits.device)
     mask = (torch.arange(longest, device=logits.device) >= longest - lengths[:, None]).long()
     tokens = _likeliest(logits)
@@ -150,7 +150,7 @@ def _decode(
         if 2 * len(active) <= len(rows):
             kept = torch.tensor([row for row, i in enumerate(rows) if i in active], device=tokens.device)
             for layer in cache.layers:
-                cast(_Roomy, layer).keep(kept)
+                cast(_PreallocatedLayer, layer).keep(kept)
             mask, lengths, tokens = mask[kept], lengths[kept], tokens[kept]
             rows = [i for i in rows if i in active]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)

@@ -10,7 +10,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from lofit.evaluation.finite import FiniteLM
+from lofit.evaluation.finite import CheckedLM
 from lofit.evaluation.generation import generate
 from lofit.evaluation.scoring import Score, Scorer, score_packed, score_rows, sums_by_text
 from lofit.evaluation.window import check_answers
@@ -25,7 +25,7 @@ from lofit.progress import track
 Settings = tuple[list[str], int, bool]
 
 
-class LocalizedLM(FiniteLM):
+class LocalizedLM(CheckedLM):
     """The stock ``hf`` model, except for how its results are computed.
 
     Requests and results are those of the stock model. The answers to one question share a row and all questions share
@@ -46,10 +46,10 @@ class LocalizedLM(FiniteLM):
         """
         check_answers(requests, self.max_length)
         texts = [self._text(context, continuation) for _, context, continuation in requests]
-        if self._packs and max((len(text.ids) for text in texts), default=0) <= longest_packable(self.model):
+        if self._can_pack and max((len(text.ids) for text in texts), default=0) <= longest_packable(self.model):
             results = self._packed(texts)
         elif self._needs_positions:
-            results = self._apart(texts)
+            results = self._unpacked(texts)
         else:
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         answers = [results[text] for text in texts]
@@ -64,7 +64,7 @@ class LocalizedLM(FiniteLM):
         return Example(tuple(ids), len(ids) - len(continuation))
 
     @functools.cached_property
-    def _packs(self) -> bool:
+    def _can_pack(self) -> bool:
         """Whether texts can share rows."""
         return longest_packable(self.model) > 0 and supports_packing(self.model)
 
@@ -90,7 +90,7 @@ class LocalizedLM(FiniteLM):
         return results
 
     @torch.no_grad()
-    def _apart(self, texts: Sequence[Example]) -> dict[Example, Score]:
+    def _unpacked(self, texts: Sequence[Example]) -> dict[Example, Score]:
         """Score the texts, one per row, with left-padding."""
         order = sorted(dict.fromkeys(texts), key=lambda text: (-len(text.ids), text.ids))
         size = int(self.batch_size_per_gpu)
@@ -138,7 +138,7 @@ class LocalizedLM(FiniteLM):
         _, n_tokens, plain = settings
         return (
             plain
-            and self._packs
+            and self._can_pack
             and self._length(context) + n_tokens <= min(longest_packable(self.model), self.max_length)
         )
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lofit.errors import FitError
 from lofit.evaluation.finite import require_finite
 from lofit.interventions.spans import given_spans
-from lofit.models.encoding import check_ids, front_ids, token_ids
+from lofit.models.encoding import check_ids, prepended_ids, token_ids
 from lofit.models.loading import vocabulary_of
 from lofit.progress import track
 
@@ -84,7 +84,7 @@ def score_text(
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
     """Return the token ids of a text's windows, each with the tokenizer's prepended special tokens."""
-    begin = front_ids(tokenizer, text)
+    begin = prepended_ids(tokenizer, text)
     ids, size = token_ids(tokenizer, text)[0][len(begin) :], WINDOW - len(begin)
     return [begin + ids[start : start + size] for start in range(0, len(ids) - size + 1, size)] or [begin + ids]
 

@@ -49,7 +49,7 @@ def choose(
     validation = Validation(session, params)
     if not validation.rows:
         raise FitError("the strength of the edit is chosen on validation rows and there are none; raise n_validation")
-    live = EffectCheck(session, validation.rows[0])
+    effect = EffectCheck(session, validation.rows[0])
     before = validation.loss(validation.forward(session.model))
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     tried: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def choose(
     model = wrap(session, config)
     set_offsets(model, offsets)
     if any(np.any(vector) for vector in offsets.values()):
-        live.check(model)
+        effect.check(model)
     model.requires_grad_(False)  # PEFT turns gradients on when a disabled adapter is enabled again
     record = {"grid": tried, "chosen": chosen, "validation_loss": [before, best["validation_loss"]]}
     return Fitted(model, record | meter.report())

@@ -52,7 +52,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int],
     return ids, offsets
 
 
-def front_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def prepended_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of the special tokens that the tokenizer prepends to a text.
 
     Raises:

@@ -33,7 +33,7 @@ def _text(error: BaseException) -> str:
     return str(error) if isinstance(error, RuntimeError) else ""
 
 
-def require_own_gpus(error: BaseException) -> None:
+def check_no_other_gpu_processes(error: BaseException) -> None:
     """If a GPU ran out of memory, check that no other process was using its memory.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lofit.files import need, read_jsonl
+from lofit.files import read_jsonl, require
 from lofit.models.loading import load_model, load_tokenizer, pick_device, pick_dtype, vocabulary_of
 from lofit.spec.hyperparameters import ComputeParams
 
@@ -70,10 +70,10 @@ def open_session(
     """
     target = pick_device(device)
     rows = {
-        split: read_jsonl(need(data_dir / f"{split}.jsonl", f"node prepare {'/'.join(data_dir.parts[-3:])}"))
+        split: read_jsonl(require(data_dir / f"{split}.jsonl", f"node prepare {'/'.join(data_dir.parts[-3:])}"))
         for split in ("train", "validation")
     }
-    need(model_dir / "config.json", f"node fetch {model_dir.name}")
+    require(model_dir / "config.json", f"node fetch {model_dir.name}")
     return Session(
         model=load_model(model_dir, target, pick_dtype(dtype, target)),
         tokenizer=load_tokenizer(model_dir),

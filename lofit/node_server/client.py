@@ -27,14 +27,14 @@ VARIABLE = "LOFIT_NODE_SERVER"
 """Environment variable: folder for the logs of the servers. The workflow sets it for its nodes if servers are on."""
 OWNER = "LOFIT_NODE_SERVER_OWNER"
 """Environment variable: id of the process with which the servers end; default: the Snakemake of the node."""
-ON_A_MODEL = ("capture", "localize", "fit", "evaluate")
+MODEL_KINDS = ("capture", "localize", "fit", "evaluate")
 """Kinds of nodes that run a model; they are forked from a server that has loaded it."""
-DRAWING = ("select_best", "collect", "render")
+REPORT_COMMANDS = ("select_best", "collect", "render")
 """Commands that work on results of other nodes; they are forked from a server that has imported the libraries."""
 LENGTH = struct.Struct("!I")
 STATUS = struct.Struct("!i")
 READY = b"+"
-ALONE = {
+SERVER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # threads would not survive the fork, but their locks would
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's allocator
@@ -62,16 +62,16 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
     if not os.environ.get(VARIABLE) or not owner(os.environ) or not arguments:
         return None
     try:
-        if verb(arguments) in ON_A_MODEL:
+        if verb(arguments) in MODEL_KINDS:
             model = arguments[2].partition("/")[0]
-        elif verb(arguments) in DRAWING or os.environ.get("HF_HUB_OFFLINE") == "1":  # servers have no network
+        elif verb(arguments) in REPORT_COMMANDS or os.environ.get("HF_HUB_OFFLINE") == "1":  # servers have no network
             model = ""
         else:
             return None
         with _connected(model) as server:
             return _ask(server, arguments)
     except (OSError, ValueError, LookupError) as error:
-        print(f"node server: not used ({error}); this node runs in a process of its own", file=sys.stderr, flush=True)
+        print(f"node server: not used ({error}); this node runs in its own process", file=sys.stderr, flush=True)
         return None
 
 
@@ -213,7 +213,12 @@ def _start_libraries(address: Path, says: BinaryIO, errors: int) -> None:
     """Start the server that has only the libraries, from which the servers of models are forked."""
     command = [sys.executable, "-m", "lofit.cli.server", str(address)]
     subprocess.Popen(
-        command, env=os.environ | ALONE, stdin=subprocess.DEVNULL, stdout=says, stderr=errors, start_new_session=True
+        command,
+        env=os.environ | SERVER_ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=says,
+        stderr=errors,
+        start_new_session=True,
     )
 
 

@@ -42,9 +42,9 @@ _LEARNING = ["lofit.nodes.fit", "lofit.nodes.localize", "lofit.nodes.capture", "
 _SCORING = ["lofit.nodes.evaluate"]
 _DRAWING = [f"lofit.report.{name}" for name in ("parts", "page", "experiments", "transfer", "overlap")]
 _IMPORTS = {
-    **dict.fromkeys(client.ON_A_MODEL, _LEARNING),
+    **dict.fromkeys(client.MODEL_KINDS, _LEARNING),
     "evaluate": _SCORING,
-    **dict.fromkeys([*client.DRAWING, "train"], _DRAWING),
+    **dict.fromkeys([*client.REPORT_COMMANDS, "train"], _DRAWING),
     "select_best": ["lofit.nodes.select_best"],
 }
 """Modules that a server imports before its first fork for a verb; for other verbs the fork imports what it needs."""
@@ -180,7 +180,7 @@ class Server:
                 sys.argv = ["lofit", *order["arguments"]]
                 self._main()
             else:
-                os.environ.update(client.ALONE)
+                os.environ.update(client.SERVER_ENVIRONMENT)
                 serve(Path(order["address"]), self._main, self._preload, order["model"])
                 status = 0
         except SystemExit as end:

@@ -16,7 +16,7 @@ from lofit.evaluation.backends import model_class
 from lofit.evaluation.harness import evaluate
 from lofit.evaluation.judge import judge
 from lofit.evaluation.text import mean_of, score_text
-from lofit.files import need, read_json, read_jsonl, write_json, write_text
+from lofit.files import read_json, read_jsonl, require, write_json, write_text
 from lofit.methods import load_method
 from lofit.models.adapters import load_fitted, verify
 from lofit.models.loading import Precision, load_model, load_tokenizer, pick_device, pick_dtype
@@ -66,8 +66,8 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
     model_dir = table.model_dir(fit.model)
     device = pick_device(config.device)
     dtype = pick_dtype(fit.dtype, device)
-    need(model_dir / "config.json", f"node fetch {model_dir.name}")
-    items = need(table.folder(node.data) / "test.jsonl", f"node prepare {node.data.id}")
+    require(model_dir / "config.json", f"node fetch {model_dir.name}")
+    items = require(table.folder(node.data) / "test.jsonl", f"node prepare {node.data.id}")
     adapter = table.folder(fit) / "adapter" if method.fit else None
     model = load_fitted(model_dir, adapter, device, dtype)
     task, meter, ran = config.task(node.data.task), Meter(device), environment(model)
@@ -121,7 +121,7 @@ def draw_shots(train: Path, n: int, seed: int) -> list[dict[str, Any]]:
     """
     if not n:
         return []
-    rows = read_jsonl(need(train, f"node prepare {'/'.join(train.parts[-4:-1])}"))
+    rows = read_jsonl(require(train, f"node prepare {'/'.join(train.parts[-4:-1])}"))
     if n > len(rows):
         raise TaskError(f"{train}: {n} examples asked for, {len(rows)} training rows; lower shots or raise n_train")
     return random.Random(seed).sample(rows, n)

@@ -57,7 +57,7 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
         raise FitError(
             f"{node.id}: fitted to {dtype} weights, which a plain checkpoint does not have; use --format peft"
         )
-    with user_folder(target, apart_from=(table.config.results / "runs", table.config.resources)) as part:
+    with user_folder(target, outside=(table.config.results / "runs", table.config.resources)) as part:
         if is_adapter and form == "hf":
             model = load_fitted(model_dir, fitted, cpu, dtype)
             export_merged(model, part, load_tokenizer(model_dir))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 from lofit.config import LimitsConfig
 from lofit.errors import FitError
 from lofit.models.loading import pick_device
-from lofit.models.memory import out_of_memory, require_own_gpus
+from lofit.models.memory import check_no_other_gpu_processes, out_of_memory
 
 GB = 1e9
 AGAIN = 5.0
@@ -67,7 +67,7 @@ def _memory_limit(gigabytes: float, device: torch.device) -> Iterator[None]:
             yield
         except Exception as error:
             if reason := out_of_memory(error):
-                require_own_gpus(error)
+                check_no_other_gpu_processes(error)
                 text = f"{reason}; more than limits.memory_gb: {gigabytes:g}, raise it or lower the batch size"
                 raise FitError(text) from None
             raise

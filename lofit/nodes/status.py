@@ -8,7 +8,7 @@ from typing import Any
 
 from lofit.errors import EditError, FitError
 from lofit.models import loading
-from lofit.models.memory import out_of_memory, require_own_gpus
+from lofit.models.memory import check_no_other_gpu_processes, out_of_memory
 from lofit.progress import seconds_since_start
 
 
@@ -41,6 +41,6 @@ def _memory_errors() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         if reason := out_of_memory(error):
-            require_own_gpus(error)
+            check_no_other_gpu_processes(error)
             raise FitError(reason) from None
         raise

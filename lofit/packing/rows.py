@@ -110,22 +110,22 @@ def _rows(
         nodes, texts = nodes + len(trie), texts + trie.n_texts
     node, label, text = torch.cat(targets).T
     return Rows(
-        sent(ids, device),
-        sent(positions, device),
-        sent(mask, device),
-        prompt=sent((roles == Role.PROMPT) | (roles == Role.LAST_OF_PROMPT), device),
-        answer=sent(roles >= Role.LAST_OF_PROMPT, device),
+        to_device(ids, device),
+        to_device(positions, device),
+        to_device(mask, device),
+        prompt=to_device((roles == Role.PROMPT) | (roles == Role.LAST_OF_PROMPT), device),
+        answer=to_device(roles >= Role.LAST_OF_PROMPT, device),
         width=width,
-        row=sent(cell_row[node], device),
-        column=sent(cell_column[node] - (length - width), device),
-        label=sent(label, device),
-        text=sent(text, device),
-        cell_row=sent(cell_row, device),
-        cell_column=sent(cell_column, device),
+        row=to_device(cell_row[node], device),
+        column=to_device(cell_column[node] - (length - width), device),
+        label=to_device(label, device),
+        text=to_device(text, device),
+        cell_row=to_device(cell_row, device),
+        cell_column=to_device(cell_column, device),
     )
 
 
-def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a host tensor to a device without waiting for a GPU: it is sent from pinned memory, which stays."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

@@ -14,8 +14,8 @@ from typing import Any
 from lofit import localizers, methods
 from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.errors import SourceError
-from lofit.files import need, read_json
-from lofit.node_server.client import ON_A_MODEL
+from lofit.files import read_json, require
+from lofit.node_server.client import MODEL_KINDS
 from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode, ModelNode, Node, TunedNode
 from lofit.plan.table import RunTable
 from lofit.registry import source_hash
@@ -49,7 +49,7 @@ class NodeKind:
     @property
     def runs_model(self) -> bool:
         """Whether its nodes run a model: with threads, a GPU and limits, and a status if they fail."""
-        return self.name in ON_A_MODEL
+        return self.name in MODEL_KINDS
 
     def outputs(self, table: RunTable, node: Node) -> list[Path]:
         """What a node writes."""
@@ -65,7 +65,7 @@ class NodeKind:
         Raises:
             LofitError: it has not run.
         """
-        report: dict[str, Any] = read_json(need(self.report(table, node), f"node {self.name} {node.id}"))
+        report: dict[str, Any] = read_json(require(self.report(table, node), f"node {self.name} {node.id}"))
         return report
 
     def log(self, table: RunTable, id: str) -> Path:
@@ -181,7 +181,7 @@ EVALUATE = NodeKind(
     ("samples.jsonl", "results.json"),
     lambda table: table.evaluations,
     _scoring,
-    # of a custom task, whose file may have changed; and of a method that scores in a way of its own
+    # of a custom task, whose file may have changed; and of a method that uses a custom scorer
     lambda table, node: [
         dict(table.config.task(node.data.task).overrides),
         source_hash(methods.__name__, node.fit.method),

@@ -16,7 +16,7 @@ from lofit.files import reserve
 from lofit.interventions import find_site
 from lofit.models.encoding import Row
 from lofit.packing.patch import patched_forward
-from lofit.packing.rows import Rows, sent
+from lofit.packing.rows import Rows, to_device
 
 GB = 10**9
 
@@ -130,7 +130,7 @@ class PrefixStore:
             batch: the rows as a batch, in this order.
             rows: rows of examples.
         """
-        nodes = sent(torch.cat([self._hidden[self._places[row]] for row in rows]), batch.input_ids.device)
+        nodes = to_device(torch.cat([self._hidden[self._places[row]] for row in rows]), batch.input_ids.device)
         hidden = torch.zeros(*batch.input_ids.shape, nodes.shape[-1], dtype=nodes.dtype, device=nodes.device)
         hidden[batch.cell_row, batch.cell_column] = nodes
 

@@ -16,7 +16,7 @@ from lofit.training.cached_prefix import decoder_layers, first_trained_layer
 
 
 @contextlib.contextmanager
-def economical(model: Any, compute: ComputeParams) -> Iterator[None]:
+def with_compute_options(model: Any, compute: ComputeParams) -> Iterator[None]:
     """Context in which all trained layers but the last are compiled and checkpointed, as configured.
 
     The last layer is left unchanged: it computes scored positions only, where checkpointing would save next to nothing.

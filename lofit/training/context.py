@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lofit.activations.store import Activations, read_activations
 from lofit.errors import FitError
-from lofit.files import need, read_json
+from lofit.files import read_json, require
 from lofit.interventions import Head
 from lofit.models.session import Session
 from lofit.rankings.ranking import top_heads
@@ -53,7 +53,7 @@ class FitContext:
             FitError: the capture node failed.
         """
         assert self.activations_dir is not None, f"{self.title} does not declare that it uses activations"
-        need(self.activations_dir / "activations.json", f"node capture {'/'.join(self.activations_dir.parts[-4:])}")
+        require(self.activations_dir / "activations.json", f"node capture {'/'.join(self.activations_dir.parts[-4:])}")
         return read_activations(self.activations_dir)
 
     def heads(self, k: int) -> list[Head]:
@@ -64,7 +64,7 @@ class FitContext:
         """
         assert self.ranking_dir is not None, f"{self.title} does not declare that it uses heads"
         node_id = "/".join(self.ranking_dir.parts[-5:])
-        status = read_json(need(self.ranking_dir / "localize.json", f"node localize {node_id}"))
+        status = read_json(require(self.ranking_dir / "localize.json", f"node localize {node_id}"))
         if status["status"] != "ok":
             raise FitError(f"localization failed: {status['reason']}")
         return top_heads(self.ranking_dir / "heads.parquet", k)

@@ -21,7 +21,7 @@ from lofit.packing.forward import answer_logits
 from lofit.packing.rows import PAD, unpacked
 from lofit.progress import track
 from lofit.training.cached_prefix import GB
-from lofit.training.compute_options import economical
+from lofit.training.compute_options import with_compute_options
 from lofit.training.forward import Forward
 from lofit.training.objectives import DpoObjective, Objective, SftObjective
 from lofit.training.savepoint import SavePoint, fingerprint
@@ -154,7 +154,7 @@ def train(
     )
     if not rows:
         raise TaskError("there are no training rows; raise n_train")
-    live = EffectCheck(session, rows[0])
+    effect = EffectCheck(session, rows[0])
     meter = Meter(session.model.device)
     validation.objective.prepare(validation.forward(session.model, rows), rows, params.batch_size)
     model = wrap(session, config) if config else session.model.requires_grad_(True)
@@ -163,15 +163,15 @@ def train(
     memory, disk = compute.prefix_memory_gb * GB, compute.prefix_disk_gb * GB
     forward.keep_prefix([*rows, *validation.rows], params.batch_size, memory, disk)
     extra = penalty(model) if penalty else None  # type: ignore[arg-type]
-    with economical(model, compute):
+    with with_compute_options(model, compute):
         texts = [[text.ids for text in row] for row in [*rows, *validation.rows]]
-        start = fingerprint(live.base, texts)
+        start = fingerprint(effect.base, texts)
         save_point = SavePoint(session.save_to, start, compute.save_minutes)
         record = _loop(session, forward, rows, validation, params, meter, title, extra, save_point)
     record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if config is None:  # torch rounds differently if weights are not frozen, and they were for the unmodified outputs
         model.requires_grad_(False)
-    live.check(model)
+    effect.check(model)
     return Fitted(model, record)
 
 
@@ -224,20 +224,20 @@ def _loop(
         "deterministic": True,
     }
     losses: list[float] = state["train_loss"]
-    away = 0.0  # seconds spent on validation and on saving, which are not part of the cost of training
+    excluded = 0.0  # seconds spent on validation and on saving, which are not part of the cost of training
 
     def validate() -> None:
-        nonlocal away
+        nonlocal excluded
         before = meter.seconds()
         state["validation_loss"].append(validation.loss(forward))
-        away += meter.seconds() - before
+        excluded += meter.seconds() - before
         meter.forget()
 
     def save() -> None:
-        nonlocal away
+        nonlocal excluded
         before = meter.seconds()
-        save_point.save(trained.masters, optimizer, drawn, state | {"seconds": state["seconds"] + before - away})
-        away += meter.seconds() - before
+        save_point.save(trained.masters, optimizer, drawn, state | {"seconds": state["seconds"] + before - excluded})
+        excluded += meter.seconds() - before
 
     if found := save_point.load(trained.masters, optimizer, drawn):
         trained.round()
@@ -305,7 +305,7 @@ def _loop(
     if not all(p.isfinite().all() for p in trained.values):
         raise FitError(f"a trained value is not finite after {steps} steps; lower the learning rate")
     cost = meter.report()
-    cost["seconds"] += state["seconds"] - away
+    cost["seconds"] += state["seconds"] - excluded
     return {
         "train_loss": losses,
         "validation_loss": state["validation_loss"],
@@ -320,7 +320,7 @@ class MasterWeights:
     """The parameters that the optimizer updates: the trained values, or float32 copies of those in a lower precision.
 
     bfloat16 cannot represent a change of less than 0.4%. Most updates of a trained weight are smaller and would be
-    rounded away (Micikevicius et al. 2018, arXiv 1710.03740, section 3.1).
+    rounded excluded (Micikevicius et al. 2018, arXiv 1710.03740, section 3.1).
 
     Attributes:
         values: the trained parameters of the model.

@@ -109,7 +109,7 @@ def use(case: Case, folder: Path) -> None:
         target = Path(case.asked.format(world=world))
         place = Path(os.path.realpath(os.path.expanduser(target)))
         try:
-            write(target, apart_from=(world / "results" / "runs", world / "resources"))
+            write(target, outside=(world / "results" / "runs", world / "resources"))
         except LofitError as error:
             if contents(world) != before:
                 raise UnclearError("a refusal that changes something") from error

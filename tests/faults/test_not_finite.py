@@ -16,7 +16,7 @@ from lofit.activations.last_token import capture, contrast_texts
 from lofit.config import METHODS
 from lofit.config.recipes import resolve
 from lofit.errors import FitError
-from lofit.evaluation.finite import FiniteLM
+from lofit.evaluation.finite import CheckedLM
 from lofit.evaluation.lm import LocalizedLM
 from lofit.evaluation.text import score_text
 from lofit.files import read_json, write_json
@@ -87,8 +87,8 @@ def damaged(value: float) -> Any:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("kind", [LocalizedLM, FiniteLM])
-def test_neither_likelihoods_nor_texts_are_made_of_nan(kind: type[FiniteLM], value: float) -> None:
+@pytest.mark.parametrize("kind", [LocalizedLM, CheckedLM])
+def test_neither_likelihoods_nor_texts_are_made_of_nan(kind: type[CheckedLM], value: float) -> None:
     lm = kind(pretrained=damaged(value), tokenizer=byte_tokenizer(), batch_size=2, backend="causal")
     pairs = [("Q: who?\nA:", " me"), ("Q: who?\nA:", " you")]
     with pytest.raises(FitError, match="predicts NaN or infinity"):

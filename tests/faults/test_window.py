@@ -10,7 +10,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from lofit.errors import FitError
-from lofit.evaluation.finite import FiniteLM
+from lofit.evaluation.finite import CheckedLM
 from lofit.evaluation.harness import evaluate
 from lofit.evaluation.lm import LocalizedLM
 from lofit.evaluation.text import score_text
@@ -26,10 +26,10 @@ from tests.checkpoint import byte_tokenizer, save_checkpoint
 from tests.fitted import fitted_table, tiny_config
 from tests.tiny import tiny_model
 
-KINDS = [LocalizedLM, FiniteLM]
+KINDS = [LocalizedLM, CheckedLM]
 
 
-def lm(kind: type[FiniteLM], window: int) -> Any:
+def lm(kind: type[CheckedLM], window: int) -> Any:
     model = tiny_model("llama", vocab_size=259, max_position_embeddings=window)
     return kind(pretrained=model, tokenizer=byte_tokenizer(), batch_size=2, backend="causal")
 
@@ -39,7 +39,7 @@ def encoded(made: Any, *pairs: tuple[str, str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prompt_is_cut_on_the_left_and_its_answer_is_whole(kind: type[FiniteLM]) -> None:
+def test_a_prompt_is_cut_on_the_left_and_its_answer_is_whole(kind: type[CheckedLM]) -> None:
     made = lm(kind, 16)
     long, short = made._loglikelihood_tokens(
         encoded(made, ("x" * 40 + "0123456789", " yes"), ("xxx0123456789", " yes")), disable_tqdm=True
@@ -58,14 +58,14 @@ def test_a_prompt_is_cut_on_the_left_and_its_answer_is_whole(kind: type[FiniteLM
     ],
 )
 def test_an_answer_without_tokens_or_with_too_many_fails(
-    kind: type[FiniteLM], context: list[int], ids: list[int], message: str
+    kind: type[CheckedLM], context: list[int], ids: list[int], message: str
 ) -> None:
     with pytest.raises(FitError, match=message):
         lm(kind, 16)._loglikelihood_tokens([(("Q", " a"), context, ids)], disable_tqdm=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_to_be_generated_must_leave_room_for_a_prompt(kind: type[FiniteLM]) -> None:
+def test_what_is_to_be_generated_must_leave_room_for_a_prompt(kind: type[CheckedLM]) -> None:
     made = lm(kind, 16)
 
     def said(prompt: str, n: int) -> Any:

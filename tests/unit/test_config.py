@@ -115,7 +115,7 @@ BROKEN = {
         ["experiments.mine.arms.a.method: 'repe_contrast' is not scored under 'open'"],
     ),
     "judges with nothing to read": (put("judges", {}), ["judges: they read open answers only", "add 'open'"]),
-    "seed twice": (put("seeds", [1, 1]), ["seeds", "'1' stands twice"]),
+    "seed twice": (put("seeds", [1, 1]), ["seeds", "'1' is given twice"]),
     "transfer of an absent task": (put("transfer", {"tasks": ["siqa"]}), ["transfer.tasks", "siqa"]),
     "transfer of an absent method": (put("transfer", {"method": "lora"}), ["transfer.method", "add it"]),
     "model name that leaves its folder": (

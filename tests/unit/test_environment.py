@@ -28,7 +28,7 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
     """Map canonical distribution names to parsed requirements."""
     parsed = [Requirement(line) for line in lines]
     found = {canonicalize_name(requirement.name): requirement for requirement in parsed}
-    assert len(found) == len(parsed), "a distribution stands twice"
+    assert len(found) == len(parsed), "a distribution is given twice"
     return found
 
 

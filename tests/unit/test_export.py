@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from lofit.cli.app import app
 from lofit.errors import LofitError
+from lofit.files import read_json
 from lofit.models.adapters import load_fitted
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
@@ -193,3 +194,19 @@ def test_the_stock_command_line_of_the_harness_gives_the_same_scores(
     found = json.loads(scores.read_text())["results"]["lofit_listops"]
     for name, metric in expected.items():
         assert found[f"{name},none"] == pytest.approx(metric["value"])
+
+
+def test_the_offsets_of_a_run_are_printed_as_tokens(table: RunTable) -> None:
+    config = str(table.config.results.parent / "config.yaml")
+
+    def lens(method: str) -> Any:
+        return CliRunner().invoke(app, ["lens", "--run", find(table, method).id, "-k", "2", "--configfile", config])
+
+    result = lens("lofit")
+    assert result.exit_code == 0, result.output
+    rows = [line.split("|", 3)[1:] for line in result.output.splitlines()[2:]]
+    heads = read_json(table.folder(find(table, "lofit")) / "fit.json")["heads"]
+    assert sorted([int(layer), int(head)] for layer, head, _ in rows) == sorted(heads)
+    assert all(tokens.count("'") + tokens.count('"') >= 4 for *_, tokens in rows)
+    assert "trains the model itself" in str(lens("full").exception)
+    assert "which has no vectors on heads" in str(lens("lora").exception)

@@ -11,9 +11,9 @@ from lofit.strict_yaml import read_yaml
 
 BOMB = "\n".join(f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 9) + "]" if i else "a0: &a0 [x]" for i in range(12))
 REFUSED = {
-    "a key twice": ("a: 1\nb: 2\na: 3", "line 3 (the key 'a' stands twice)"),
-    "a key twice, once in quotes": ("a: {b: 1, 'b': 2}", "the key 'b' stands twice"),
-    "an alias within itself": ("a: &a [*a]", "an alias holds itself"),
+    "a key twice": ("a: 1\nb: 2\na: 3", "line 3 (the key 'a' is given twice)"),
+    "a key twice, once in quotes": ("a: {b: 1, 'b': 2}", "the key 'b' is given twice"),
+    "an alias within itself": ("a: &a [*a]", "an alias contains itself"),
     "aliases of aliases": (BOMB, "more than 100000 values"),
     "nested": ("a: " + "[" * 60 + "]" * 60, "more than 50 levels"),
     "nested beyond the parser": ("[" * 5000, "nested too deeply"),

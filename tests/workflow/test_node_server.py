@@ -21,6 +21,7 @@ from lofit.models.adapters import checksums
 from lofit.node_server import client
 from lofit.node_server.server import LIBRARIES, MODEL
 from lofit.plan.kinds import FETCH, PREPARE
+from lofit.plan.nodes import Node
 from lofit.plan.table import RunTable
 from tests.fitted import find, run_nodes, tiny_config
 from tests.workflows import REPOSITORY, TRAINING
@@ -52,15 +53,19 @@ class Nodes:
         servers = {client.VARIABLE: str(self.folder / "servers"), "TMPDIR": str(self.folder)}
         return kept | {"HF_HUB_OFFLINE": "1"} | named | servers | changes
 
-    def start(self, verb: str, method: str, **changes: str) -> subprocess.Popen[str]:
+    def start(self, kind: str, method: str, **changes: str) -> subprocess.Popen[str]:
         fit = find(self.table, method)
-        run = fit.ranking.id if verb == "localize" and fit.ranking else fit.id
-        command = [sys.executable, "-m", "lofit", "node", verb, run, "--threads", "1"]
+        node: Node = fit
+        if kind == "localize" and fit.ranking:
+            node = fit.ranking
+        elif kind == "evaluate":
+            node = self.table.own_evaluation(fit)
+        command = [sys.executable, "-m", "lofit", "node", kind, node.id, "--threads", "1"]
         given: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
         return subprocess.Popen(command, env=self.environment(**changes), **given)
 
-    def run(self, verb: str, method: str, **changes: str) -> tuple[int, str, str]:
-        node = self.start(verb, method, **changes)
+    def run(self, kind: str, method: str, **changes: str) -> tuple[int, str, str]:
+        node = self.start(kind, method, **changes)
         out, err = node.communicate(timeout=300)
         return node.returncode, out, err
 
@@ -92,8 +97,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 def test_a_forked_node_writes_the_same_bytes(nodes: Nodes) -> None:
     written = []
     for server in ("", str(nodes.folder / "servers")):
-        for verb, method in (("localize", "lofit"), ("fit", "lofit"), ("fit", "lora"), ("evaluate", "lora")):
-            status, out, err = nodes.run(verb, method, **{client.VARIABLE: server})
+        for kind, method in (("localize", "lofit"), ("fit", "lofit"), ("fit", "lora"), ("evaluate", "lora")):
+            status, out, err = nodes.run(kind, method, **{client.VARIABLE: server})
             assert (status, "node server" in err) == (0, False), err
             assert "/seed42/" in out
         fits = [find(nodes.table, method) for method in ("lofit", "lora")]

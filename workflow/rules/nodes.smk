@@ -73,5 +73,6 @@ for kind in KINDS:
         params:
             run=kind.node.PATTERN,
             triggers=triggers_of(kind),
+        # not {kind.name}: the loop is over when a job reads this
         shell:
             "python -m lofit node {rule} {params.run:q} --threads {threads} > {log:q} 2>&1"

@@ -11,6 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 
 from lofit.errors import EditError
+from lofit.interventions.hook import NAME
 from lofit.interventions.tuner.layer import EditLayer
 from lofit.interventions.tuner.sites import find_site
 
@@ -59,7 +60,7 @@ def set_offsets(peft_model: PeftModel, offsets: Mapping[tuple[int, int], np.ndar
         EditError: the vectors given do not match those of the adapter, or there is not exactly one active adapter.
     """
     wanted = dict(offsets)
-    for layer, module in _edited(peft_model):
+    for layer, module in edited_layers(peft_model):
         (name,) = peft_model.active_adapters
         for row, group in enumerate(module.lofit_groups[name].tolist()):
             if name not in module.lofit_offset or (layer, group) not in wanted:
@@ -69,12 +70,14 @@ def set_offsets(peft_model: PeftModel, offsets: Mapping[tuple[int, int], np.ndar
         raise EditError(f"the adapter does not edit {sorted(wanted)[0]}")
 
 
-def _edited(peft_model: PeftModel) -> list[tuple[int, EditLayer]]:
+def edited_layers(peft_model: PeftModel) -> list[tuple[int, EditLayer]]:
     """Return layer number and module of everything that the one active adapter edits."""
     active = getattr(peft_model, "active_adapters", [])
     if len(active) != 1:
         raise EditError(f"one active adapter is needed, found {len(active)}; call set_adapter first")
     config: Any = peft_model.peft_config[active[0]]
+    if config.peft_type != NAME:
+        raise EditError(f"the adapter is {config.peft_type}, which has no vectors on heads; {NAME} has")
     site = find_site(peft_model, config.site)
     modules = [(n, peft_model.get_base_model().get_submodule(site.module_name(n))) for n in range(site.n_layers)]
     return [(n, m) for n, m in modules if isinstance(m, EditLayer) and active[0] in m.lofit_groups]
@@ -91,7 +94,7 @@ def head_norms(peft_model: PeftModel, which: Literal["scale", "offset"] = "scale
     Raises:
         EditError: there is not exactly one active LOFIT adapter, or it does not learn these vectors.
     """
-    site, edited = find_site(peft_model), _edited(peft_model)
+    site, edited = find_site(peft_model), edited_layers(peft_model)
     norms = np.zeros((site.n_layers, site.groups))
     (name,) = peft_model.active_adapters
     for layer, module in edited:

@@ -39,7 +39,7 @@ class Description(BaseModel):
     train: UserPath = Path("train.jsonl")
     validation: UserPath | None = None
     test: UserPath = Path("test.jsonl")
-    summary: Line = "a task of one's own"
+    summary: Line = "custom task"
     licence: Line = "not stated"
     max_gen_toks: StrictInt = Field(default=32, ge=1)
     until: list[str] = ["\n"]

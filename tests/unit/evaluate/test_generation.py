@@ -58,13 +58,13 @@ def test_keys_and_values_of_prompts_are_held_once(monkeypatch: pytest.MonkeyPatc
     """When a layer's are copied to where there is room for more, those of the layers before are gone."""
     given: list[weakref.ref[torch.Tensor]] = []
 
-    class Watched(generation._Roomy):
+    class Watched(generation._PreallocatedLayer):
         def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int) -> None:
             assert not [known for known in given if known() is not None]
             super().__init__(keys, values, room)
             given.extend(map(weakref.ref, (keys, values)))
 
-    monkeypatch.setattr(generation, "_Roomy", Watched)
+    monkeypatch.setattr(generation, "_PreallocatedLayer", Watched)
     ours, _ = lms(tiny_model("llama", **SIZES))
     ours.generate_until(requests(), disable_tqdm=True)
     assert len(given) > 4
@@ -115,7 +115,7 @@ def test_what_ends_early_leaves_and_changes_nothing_else(monkeypatch: pytest.Mon
             sizes.append(len(kwargs["input_ids"]))
         return forward(*args, **kwargs)
 
-    assert ours._packs
+    assert ours._can_pack
     monkeypatch.setattr(ours.model, "forward", watched)
     found = ours.generate_until(requests(until=stops), disable_tqdm=True)
     monkeypatch.undo()
@@ -188,7 +188,7 @@ def test_shared_beginnings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> Non
         tokens.append(kwargs["input_ids"].numel())
         return forward(*args, **kwargs)
 
-    assert ours._packs
+    assert ours._can_pack
     monkeypatch.setattr(ours.model, "forward", watched)
     prompts = [f"{PREAMBLE}Q: Imagine that {a} is b. {b}?" for a in "abcdefgh" for b in "xyz"]
     ours.generate_until(requests(prompts, max_gen_toks=1), disable_tqdm=True)

@@ -77,7 +77,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_scores_are_those_of_the_stock_model(family: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, stock = lms(tiny_model(family, **SIZES), batch_size)
-    assert ours._packs
+    assert ours._can_pack
     tokens = counted(monkeypatch)
     assert_equal_scores(ours, stock)
     assert sum(tokens) < sum(len(prompt + answer) for prompt, answer in PAIRS) / 3
@@ -112,7 +112,7 @@ def test_models_that_take_no_block_mask_are_left_to_the_stock_code(family: str, 
     model = tiny_model(family, **{**SIZES, **changes})
     ours, stock = lms(model)
     assert longest_packable(model) == 0
-    assert not ours._packs
+    assert not ours._can_pack
     assert_equal_scores(ours, stock)
 
 
@@ -167,7 +167,7 @@ def test_edits_at_answer_positions_act_there_and_nowhere_else(family: str) -> No
     config = LofitConfig(heads=[(0, 1), (2, 3)], positions="answer", scale=True, offset=True, init_std=1.0)
     model = get_peft_model(tiny_model(family, **SIZES), config)
     ours, stock = lms(model)
-    assert ours._packs
+    assert ours._can_pack
     requests = [(pair, *stock._encode_pair(*pair)) for pair in PAIRS]
     found = ours._loglikelihood_tokens(requests, disable_tqdm=True)
     for (_, context, answer), (score, _) in zip(requests, found, strict=True):
@@ -186,7 +186,7 @@ def test_adapters_of_peft_are_seen() -> None:
 
 def test_half_precision_stays_within_its_rounding() -> None:
     ours, stock = lms(tiny_model("llama", **SIZES).to(torch.bfloat16))
-    assert ours._packs
+    assert ours._can_pack
     requests = [(pair, *stock._encode_pair(*pair)) for pair in PAIRS]
     for (a, _), (b, _) in zip(ours._loglikelihood_tokens(requests), stock._loglikelihood_tokens(requests), strict=True):
         assert a == pytest.approx(b, rel=0.02)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lofit.activations.last_token import encode_texts
 from lofit.errors import FitError
-from lofit.evaluation.finite import FiniteLM
+from lofit.evaluation.finite import CheckedLM
 from lofit.evaluation.lm import LocalizedLM
 from lofit.evaluation.text import _windows as windows_of
 from lofit.models.encoding import encode, encode_rows, token_ids
@@ -104,7 +104,7 @@ def tokenizer_of(kind: str, template: str) -> PreTrainedTokenizerFast:
 CASES = [(kind, template) for kind in MADE for template in TEMPLATES]
 
 
-def scorer(tokenizer: PreTrainedTokenizerFast, kind: type[FiniteLM] = LocalizedLM) -> FiniteLM:
+def scorer(tokenizer: PreTrainedTokenizerFast, kind: type[CheckedLM] = LocalizedLM) -> CheckedLM:
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
     return kind(pretrained=model, tokenizer=tokenizer, batch_size=2, backend="causal")
 
@@ -137,7 +137,7 @@ def test_training_activations_and_evaluation_read_the_same_ids(kind: str, templa
 @pytest.mark.parametrize(("kind", "template"), CASES, ids=[f"{kind}-{template}" for kind, template in CASES])
 def test_generation_begins_after_the_prompt(kind: str, template: str) -> None:
     tokenizer = tokenizer_of(kind, template)
-    lm, prompts = scorer(tokenizer, FiniteLM), [prompt for prompt, _ in TEXTS]
+    lm, prompts = scorer(tokenizer, CheckedLM), [prompt for prompt, _ in TEXTS]
     ids, mask = lm.tok_batch_encode(prompts)
     for row, kept, prompt in zip(ids, mask, prompts, strict=True):
         assert row[kept.bool()].tolist() == lm.tok_encode(prompt) == token_ids(tokenizer, prompt)[0]
@@ -193,7 +193,7 @@ def test_padding_beyond_the_embedding_is_not_fed_to_the_model() -> None:
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     assert tokenizer.pad_token_id >= model.get_input_embeddings().weight.shape[0]
-    for kind in (FiniteLM, LocalizedLM):
+    for kind in (CheckedLM, LocalizedLM):
         lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=2, backend="causal")
         settings = {"until": ["\n"], "max_gen_toks": 3, "do_sample": False}
         asked: Any = [

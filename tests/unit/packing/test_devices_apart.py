@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from lofit.models.encoding import Example, Row
-from lofit.packing.rows import packed, sent
+from lofit.packing.rows import packed, to_device
 from lofit.packing.trie import Trie
 from lofit.training.cached_prefix import PrefixStore
 
@@ -70,5 +70,5 @@ def test_batches_are_sent_without_waiting(monkeypatch: pytest.MonkeyPatch) -> No
             return device, non_blocking
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: Pinned())
-    assert sent(torch.zeros(2), torch.device("cuda:0")) == (torch.device("cuda:0"), True)
-    assert torch.equal(sent(torch.ones(2), torch.device("cpu")), torch.ones(2))
+    assert to_device(torch.zeros(2), torch.device("cuda:0")) == (torch.device("cuda:0"), True)
+    assert torch.equal(to_device(torch.ones(2), torch.device("cpu")), torch.ones(2))

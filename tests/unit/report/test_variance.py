@@ -93,7 +93,7 @@ def test_components_of_known_scores_and_what_failed() -> None:
     [
         ({"arms": {"base": {"method": "base"}}}, [1, 2], "base does not depend on a seed"),
         ({}, [1], "needs two of them"),
-        ({"training_seeds": [3, 4, 3]}, [1, 2], "'3' stands twice"),
+        ({"training_seeds": [3, 4, 3]}, [1, 2], "'3' is given twice"),
         ({"kind": "table", "training_seeds": [3, 4]}, [1, 2], "only an experiment of kind variance"),
         ({"arms": {"a": {"method": "lora", "search": {"params": {"lr": [1, 2]}}}}}, [1, 2], "remove the key"),
     ],
