@@ -27,7 +27,7 @@ class Node:
     PATTERN: ClassVar[str]
     FOLDER: ClassVar[tuple[str, str]]
 
-    @property
+    @cached_property
     def wildcards(self) -> dict[str, Any]:
         """Values of the wildcards of ``PATTERN``."""
         raise NotImplementedError
@@ -70,7 +70,7 @@ class ModelNode(Node):
     model: str
     source: dict[str, Any]
 
-    @property
+    @cached_property
     def wildcards(self) -> dict[str, Any]:
         """Values of the wildcards of ``PATTERN``."""
         return {"model": self.model, "hash": short_hash(self.source)}
@@ -89,7 +89,7 @@ class DataNode(Node):
     options: dict[str, Any]
     path: str | None = None
 
-    @property
+    @cached_property
     def wildcards(self) -> dict[str, Any]:
         """Values of the wildcards of ``PATTERN``."""
         return {"task": self.task, "fold": self.fold, "seed": self.seed, "hash": short_hash(self.identity)}
@@ -112,7 +112,7 @@ class ActivationsNode(Node):
         """Seed of what is random in the node itself."""
         return self.data.seed
 
-    @property
+    @cached_property
     def wildcards(self) -> dict[str, Any]:
         """Values of the wildcards of ``PATTERN``."""
         return {**self.data.wildcards, "model": self.model, "hash": short_hash(self.identity)}
@@ -138,7 +138,7 @@ class LocalizeNode(Node):
         """Seed of what is random in the node itself; the split has its own."""
         return self.data.seed if self.training_seed is None else self.training_seed
 
-    @property
+    @cached_property
     def wildcards(self) -> dict[str, Any]:
         """Values of the wildcards of ``PATTERN``."""
         own = {"model": self.model, "localizer": self.localizer, "hash": short_hash(self.identity)}
@@ -170,7 +170,7 @@ class FitNode(Node):
     k: tuple[int, ...]
     training_seed: int | None = field(default=None, kw_only=True)
 
-    @property
+    @cached_property
     def wildcards(self) -> dict[str, Any]:
         """Values of the wildcards of ``PATTERN``."""
         own = {"model": self.model, "method": self.label, "hash": short_hash(self.identity)}
@@ -226,7 +226,7 @@ class EvalNode(Node):
     protocol: Protocol
     backend: Backend
 
-    @property
+    @cached_property
     def wildcards(self) -> dict[str, Any]:
         """Values of the wildcards of ``PATTERN``."""
         own = {"protocol": self.protocol, "eval_task": self.data.task, "eval_fold": self.data.fold}

@@ -68,7 +68,7 @@ class RunTable:
         self.data = _unique(node.data for node in [*users, *self.evaluations.values()])
         self.models = _unique(map(self._model, config.all_models))
 
-    @property
+    @cached_property
     def fitted(self) -> dict[str, FitNode]:
         """The fits that have something to fit and are not the best of others."""
         own = {id: node for id, node in self.fits.items() if id not in self.tuned}

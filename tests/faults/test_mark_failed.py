@@ -88,7 +88,7 @@ def test_killed_nodes_of_every_kind_are_marked(made: Workflow, monkeypatch: pyte
     assert status["lora"] == (
         f"failed: no result: killed, or ended by an error (its log: results/logs/fit/{lora.id}.log)"
     )
-    assert status["repe"].startswith("failed: no result: killed, or ended by an error (its log: results/logs/activa")
+    assert status["repe"].startswith("failed: no result: killed, or ended by an error (its log: results/logs/captur")
     assert status["lofit"].startswith("failed: no result: killed, or ended by an error (its log: results/logs/locali")
     assert status["bitfit"].startswith("failed: no result: killed, or ended by an error (its log: results/logs/evalu")
     table_text = (made.folder / "results" / "tables" / "main.md").read_text()
@@ -106,7 +106,7 @@ def test_a_node_killed_together_with_the_workflow(made: Workflow, monkeypatch: p
     made.config["methods"] = {"base": None, "bitfit": {"params": TRAINING}}
     bitfit = made.fit("bitfit")
     made.run(made.config | {"methods": {"base": None}})
-    monkeypatch.setenv("KILLED", "fit --run")
+    monkeypatch.setenv("KILLED", "node fit")
     monkeypatch.setenv("KILL_DRIVER", "yes")
     assert made.snakemake().returncode == -9
     result = mark_failed(made, "--run", bitfit.id)

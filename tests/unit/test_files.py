@@ -85,7 +85,7 @@ def test_a_living_writer_of_the_same_file_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        (b'{"a": "\\ud800"}', "half a character"),
+        (b'{"a": "\\ud800"}', "a lone surrogate"),
         (b'{"a": ' + b"9" * 5000 + b"}", "a number too long"),
         (b"[" * 5000, "nesting too deep"),
         (b'{"a": "\xff"}', "not UTF-8 text"),
