@@ -124,12 +124,12 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python scripts/describe.py
-	$(BIN)/lofit schema > workflow/schemas/config.schema.yaml
+	$(BIN)/lofit schema > $(VENV)/schema.yaml && mv $(VENV)/schema.yaml workflow/schemas/config.schema.yaml
 
 lock:
 	$(PYTHON) scripts/lock.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(UPGRADE),--upgrade)
 
-CACHES := .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+CACHES := .import_linter_cache .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 clean:
 	@echo "To be deleted, with all that is in it:"

@@ -56,7 +56,7 @@ def session(family: str = "llama", overrides: dict[str, Any] | None = None, **ch
 
 
 def fit_context(opened: Session, folder: Path | None = None, k: tuple[int, ...] = (), scores: Any = None) -> FitContext:
-    """A workbench around a session of 3 layers x 4 heads.
+    """A context around a session of 3 layers x 4 heads.
 
     With ``folder``, the activations of the session's rows are read into it, and a ranking by ``scores`` ([3, 4]) is
     written there if they are given.

@@ -7,15 +7,16 @@ import sys
 import traceback
 from functools import cache
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from lofit.cluster.watchdog import end_with_snakemake
-from lofit.config import load_config
 from lofit.errors import ConfigError, LofitError, redacted, system_error
 from lofit.files import expanded
-from lofit.plan.table import RunTable
+
+if TYPE_CHECKING:
+    from lofit.plan.table import RunTable
 
 app = typer.Typer(
     help="LoFiT Bench: localized fine-tuning on LLM representations, compared under one protocol.",
@@ -38,6 +39,9 @@ def read_table(configfile: Path) -> RunTable:
 
 @cache  # a server that reads it passes it on to the nodes that are forked from it
 def _parsed(configfile: Path, folder: Path, modified: int) -> RunTable:
+    from lofit.config import load_config
+    from lofit.plan.table import RunTable
+
     return RunTable(load_config(configfile))
 
 

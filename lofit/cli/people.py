@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from lofit.cli import train as trainer
 from lofit.cli.app import DEFAULT, ConfigFile, app, read_table
 from lofit.cluster import slurm
 from lofit.cluster.process import set_up_computing
 from lofit.errors import ConfigError
 from lofit.files import expanded
-from lofit.plan.estimate import RATES, costs
-from lofit.plan.table import RunTable
-from lofit.report.outputs import outputs
 
 cluster = typer.Typer(help="Jobs of the workflow on a SLURM cluster; docs/cluster.md.", no_args_is_help=True)
 app.add_typer(cluster, name="slurm")
@@ -37,6 +31,11 @@ def plan(
     Hours are model FLOPs at a rate: by default what was measured on two CPU cores, or an assumed 125 TFLOP/s where the
     configuration says `device: cuda`.
     """
+    from rich.console import Console
+    from rich.table import Table
+
+    from lofit.plan.estimate import RATES, costs
+
     table = read_table(configfile)
     view = Table(title=f"Run table of {configfile}")
     view.add_column("run", no_wrap=True)
@@ -80,9 +79,11 @@ def train(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Fit methods on a custom task and compare them with the base model, without the workflow."""
+    from lofit.cli import train as trainer
+
     if expanded(Path(model)).is_dir():
         set_up_computing(threads)  # telling its size may import torch
-    made = RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap))
+    made = trainer.plan(task_dir, model, method, k, seed, out, data_mirror, overlap)
     trainer.fetch(made)
     trainer.run(made, threads)
     from lofit.report.summary import print_results
@@ -117,6 +118,8 @@ def render(
     configfile: ConfigFile = DEFAULT,
 ) -> None:
     """Write one table or figure anew, or the page of all of them, from the results that are there."""
+    from lofit.report.outputs import outputs
+
     table = read_table(configfile)
     if name == "report":
         from lofit.report.page import write_report
@@ -201,6 +204,9 @@ def orphans(
     directory: Annotated[Path, typer.Option(help="Folder in which snakemake was started.")] = Path("."),
 ) -> None:
     """List, or cancel, jobs that a killed workflow left in SLURM's queue."""
+    from rich.console import Console
+    from rich.table import Table
+
     directory = expanded(directory)
     found = slurm.orphans(directory)
     if not found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,10 +11,6 @@ from lofit.cluster.gpus import take_gpus
 from lofit.cluster.process import set_up_computing
 from lofit.errors import ConfigError
 from lofit.files import only_writer
-from lofit.nodes import module_of
-from lofit.plan.kinds import KINDS
-from lofit.plan.nodes import Node
-from lofit.plan.resources import gpus
 from lofit.registry import unknown
 
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: threads of the configuration.")]
@@ -22,17 +18,21 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 
 
 @app.command("node", hidden=True)
 def run_node(
-    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(kind.name for kind in KINDS)}.")],
+    kind: Annotated[str, typer.Argument(help="fetch, prepare, capture, localize, fit, select_best or evaluate.")],
     run: Annotated[str, typer.Argument(metavar="ID", help="`lofit plan` lists fits, `snakemake -n` all nodes.")],
     configfile: ConfigFile = DEFAULT,
     threads: Threads = None,
 ) -> None:
     """Run one node."""
+    from lofit.nodes import module_of
+    from lofit.plan.kinds import KINDS
+    from lofit.plan.resources import gpus
+
     kinds = {known.name: known for known in KINDS}
     if kind not in kinds:
         raise ConfigError(unknown("kind of node", kind, kinds))
     found, table = kinds[kind], read_table(configfile)
-    node: Node = table.find(found.nodes(table), run)
+    node: Any = table.find(found.nodes(table), run)
     folder = table.folder(node)
     if not found.runs_model:
         module = module_of(found)

@@ -15,7 +15,7 @@ from lofit.spec.base import HeadsConfig
 from lofit.spec.protocol import Protocol, table_name
 
 _EXISTS = "outputs of that name exist already; give it another name"
-TAKEN = dict.fromkeys(("all", *map(table_name, get_args(Protocol)), "suite", "expected"), _EXISTS) | {
+TAKEN = dict.fromkeys(("all", *map(table_name, get_args(Protocol)), "suite", "expected", "report"), _EXISTS) | {
     "transfer": "write it as `transfer:`, beside `experiments:`",
     "retention": "write it as `retention:`, beside `experiments:`, with tasks to be scored",
     "overlap": "always made where there are two rankings of heads; remove it",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lofit.evaluation.lm import LocalizedLM
 from lofit.models.loading import Precision, load_model, load_tokenizer
 from lofit.spec.protocol import JUDGED
 
@@ -50,8 +51,6 @@ def judge(
 
 
 def _yes(folder: Path, prompts: Sequence[str], device: torch.device, dtype: Precision, batch_size: int) -> list[bool]:
-    from lofit.evaluation.lm import LocalizedLM
-
     lm: Any = LocalizedLM(
         pretrained=load_model(folder, device, dtype),
         tokenizer=load_tokenizer(folder),

@@ -7,6 +7,7 @@ whichever of the two packages is imported first.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -29,12 +30,9 @@ def register() -> None:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import register_peft_method
 
-    from lofit.interventions.loreft.config import LoreftConfig
-    from lofit.interventions.loreft.model import LoreftModel
-    from lofit.interventions.tuner.config import LofitConfig
-    from lofit.interventions.tuner.model import LofitModel
-
-    for name, config, model in ((NAME, LofitConfig, LofitModel), (LOREFT, LoreftConfig, LoreftModel)):
+    for name, package, cls in ((NAME, "tuner", "Lofit"), (LOREFT, "loreft", "Loreft")):
+        config = getattr(importlib.import_module(f"lofit.interventions.{package}.config"), f"{cls}Config")
+        model = getattr(importlib.import_module(f"lofit.interventions.{package}.model"), f"{cls}Model")
         if name not in peft.PeftType.__members__:
             _add_peft_type(name)
             register_peft_method(name=name.lower(), config_cls=config, model_cls=model)

@@ -76,11 +76,11 @@ def environment(model: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {"lofit": lofit.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_commit": _commit(Path(lofit.__file__).parents[1]),
+        "git_commit": commit_of(Path(lofit.__file__).parents[1]),
     }
 
 
-def _commit(checkout: Path) -> str | None:
+def commit_of(checkout: Path) -> str | None:
     """Return the commit of ``checkout`` if it is the root of a git work tree; another project's commit would mislead.
 
     If tracked files differ from the commit, ``-dirty-`` and a short hash of the diff are appended.
@@ -94,7 +94,7 @@ def _commit(checkout: Path) -> str | None:
         top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(top) != checkout.resolve():
             return None
-        changed = git("diff", "HEAD", "--binary", "--no-ext-diff")
+        changed = git("diff-index", "-p", "--binary", "--no-ext-diff", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None  # git is not installed, or this is no work tree
     return f"{commit}-dirty-{short_hash(changed)}" if changed else commit

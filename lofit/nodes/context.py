@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lofit.files import short_hash
 from lofit.models.session import Session, open_session
+from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import ActivationsNode, FitNode, LocalizeNode
 from lofit.plan.table import RunTable
 from lofit.training.context import FitContext
 
 
 def save_point_file(table: RunTable, node: LocalizeNode | FitNode) -> Path:
-    """Return the path of the save point from which a killed training resumes; the node deletes it when it is done."""
-    return table.folder(node) / "savepoint.safetensors"
+    """Return where the training of a node is saved; code of a method or localizer that was edited starts anew."""
+    return table.folder(node) / f"savepoint-{short_hash(kind_of(node).triggers(table, node))}.safetensors"
+
+
+def remove_save_points(table: RunTable, node: LocalizeNode | FitNode) -> None:
+    """Remove the save points of a node whose results are written."""
+    for file in table.folder(node).glob("savepoint-*.safetensors"):
+        file.unlink()
 
 
 def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) -> Session:

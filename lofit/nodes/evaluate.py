@@ -6,7 +6,7 @@ import json
 import random
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -27,9 +27,7 @@ from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import EvalNode
 from lofit.plan.table import RunTable
 from lofit.spec.protocol import COUNTED, JUDGED, OPEN, PACKED
-
-if TYPE_CHECKING:
-    pass
+from lofit.tasks.truthfulqa.utils import own_answer
 
 
 def run(table: RunTable, node: EvalNode, killed: str | None = None) -> None:
@@ -100,8 +98,6 @@ def _judged(
     """Return the samples with the judges' verdicts on each answer added."""
     judges = table.config.judges
     assert judges
-    from lofit.tasks.truthfulqa.utils import own_answer
-
     verdicts = judge(
         {"truth": table.model_dir(judges.truth), "info": table.model_dir(judges.info)},
         [sample["doc"]["question"] for sample in samples],

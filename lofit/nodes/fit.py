@@ -11,7 +11,7 @@ from lofit.interventions import parameter_counts
 from lofit.methods import load_method
 from lofit.models.adapters import checksums
 from lofit.models.meter import environment
-from lofit.nodes.context import open_context, save_point_file
+from lofit.nodes.context import open_context, remove_save_points
 from lofit.nodes.limits import limited
 from lofit.nodes.model_card import write_card
 from lofit.nodes.status import record_failure
@@ -39,7 +39,7 @@ def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
             report |= _fit(table, node, adapter)
     write_json(folder / "run.json", node.identity)
     write_json(folder / "fit.json", report)
-    save_point_file(table, node).unlink(missing_ok=True)
+    remove_save_points(table, node)
 
 
 def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from lofit.errors import FitError
 from lofit.files import read_json, write_json
 from lofit.localizers import load_localizer
-from lofit.nodes.context import open_context, save_point_file
+from lofit.nodes.context import open_context, remove_save_points
 from lofit.nodes.limits import limited
 from lofit.nodes.status import record_failure
 from lofit.plan.nodes import LocalizeNode
@@ -39,7 +39,7 @@ def run(table: RunTable, node: LocalizeNode, killed: str | None = None) -> None:
     write_json(folder / "run.json", node.identity)
     write_ranking(ranking, folder / "heads.parquet")
     write_json(folder / "localize.json", report)
-    save_point_file(table, node).unlink(missing_ok=True)
+    remove_save_points(table, node)
 
 
 def summary_line(folder: Path) -> str:

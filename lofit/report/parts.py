@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lofit.methods import load_method
-from lofit.plan.kinds import PREPARE
+from lofit.plan.kinds import CAPTURE, LOCALIZE, PREPARE, kind_of
 from lofit.plan.nodes import EvalNode, TunedNode
 from lofit.plan.table import RunTable
 from lofit.report.collect import EvaluatedRun, collect, read_results
@@ -36,11 +36,11 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
         eval_fold=evaluation.data.fold,
         protocol=evaluation.protocol,
         eval_path=table.folder(evaluation),
-        fit_path=table.folder(node) / "fit.json" if load_method(node.method).fit else None,
-        localize_path=table.folder(ranking) / "localize.json" if ranking and not tuned else None,
+        fit_path=kind_of(node).report(table, node) if load_method(node.method).fit else None,
+        localize_path=LOCALIZE.report(table, ranking) if ranking and not tuned else None,
         items_path=table.folder(evaluation.data) / "test.jsonl",
         context=table.config.task(evaluation.data.task).overlap_key,
-        activations_paths=tuple(table.folder(used) / "activations.json" for used in activations),
+        activations_paths=tuple(CAPTURE.report(table, used) for used in activations),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -18,6 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import lofit
+from lofit.models.meter import commit_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -175,3 +177,25 @@ def test_every_imported_package_is_a_declared_dependency():
     for module, path in imports.items():
         owners = {canonicalize_name(name) for name in distributions.get(module, [])}
         assert owners & RUNTIME.keys(), f"{path} imports {module}, which pyproject.toml does not depend on"
+
+
+def test_a_run_says_its_commit_and_what_differs_from_it(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert commit_of(tmp_path) is None
+    git("init", "--quiet")
+    (tmp_path / "code.py").write_text("a = 1\n")
+    git("add", "code.py")
+    git("commit", "--quiet", "--message", "first")
+    head = git("rev-parse", "HEAD")
+    assert commit_of(tmp_path) == head
+    (tmp_path / "folder").mkdir()
+    assert commit_of(tmp_path / "folder") is None, "the commit of another project would mislead"
+    said = []
+    for text in ("a = 2\n", "a = 3\n"):
+        (tmp_path / "code.py").write_text(text)
+        said.append(commit_of(tmp_path))
+    assert len(set(said)) == 2
+    assert all(str(text).startswith(f"{head}-dirty-") for text in said)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from lofit import registry
 from lofit.config import parse_config
 from lofit.errors import ConfigError
 from lofit.nodes import evaluate as evaluate_node
 from lofit.nodes import fit as fit_node
 from lofit.nodes import localize as localize_node
-from lofit.plan.kinds import counts
+from lofit.nodes.context import save_point_file
+from lofit.plan.kinds import FIT, KINDS, LOCALIZE, counts
 from lofit.plan.nodes import TunedNode
 from lofit.plan.table import RunTable
 
@@ -77,16 +79,45 @@ def test_paths_and_batch_size_of_evaluation_do_not_rename() -> None:
     assert set(table(results="elsewhere", eval_batch_size=3, threads=7).fits) == set(table().fits)
 
 
-def test_ids_are_the_same_in_every_process() -> None:
-    script = "import sys, json; from tests.unit.test_plan import table; print(json.dumps(list(table().fits)))"
-    ids = []
+def triggers(made: RunTable) -> list[str]:
+    return [repr(kind.triggers(made, node)) for kind in KINDS for node in kind.nodes(made).values()]
+
+
+def test_ids_and_triggers_are_the_same_in_every_process() -> None:
+    script = (
+        "import json; from tests.unit.test_plan import *; print(json.dumps([list(table().fits), triggers(table())]))"
+    )
+    found = []
     for salt in ("1", "2"):
         env = os.environ | {"PYTHONHASHSEED": salt}
         result = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True, cwd=ROOT
         )
-        ids.append(json.loads(result.stdout))
-    assert ids[0] == ids[1] == list(table().fits)
+        found.append(json.loads(result.stdout))
+    assert found[0] == found[1] == [list(table().fits), triggers(table())]
+
+
+def test_an_edited_method_or_localizer_is_another_trigger_and_another_save_point(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = table()
+    lofit = next(node for node in made.fits.values() if node.method == "lofit")
+    assert lofit.ranking
+
+    def told() -> list[Any]:
+        registry.source_hash.cache_clear()
+        seen = [FIT.triggers(made, lofit), LOCALIZE.triggers(made, lofit.ranking)]
+        return [*seen, save_point_file(made, lofit).name]
+
+    before = told()
+    for package in ("methods", "localizers"):
+        (tmp_path / package).mkdir()
+        source = (ROOT / "lofit" / package / "lofit.py").read_text()
+        (tmp_path / package / "lofit.py").write_text(source + "\nSTEPS = 2\n")
+    monkeypatch.setattr(registry, "_folder", lambda package: tmp_path / package.rpartition(".")[2])
+    assert all(old != new for old, new in zip(before, told(), strict=True))
+    monkeypatch.undo()
+    assert told() == before
 
 
 def test_unknown_node_is_named() -> None:

@@ -18,7 +18,7 @@ from lofit.errors import ConfigError
 from lofit.files import short_hash
 from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.node_server.client import sweep
-from lofit.plan.kinds import KINDS
+from lofit.plan.kinds import CAPTURE, EVALUATE, FIT, KINDS, LOCALIZE, SELECT_BEST
 from lofit.plan.resources import LIGHT_MB, LIGHT_MINUTES, gpus, memory_mb, runtime_minutes
 from lofit.plan.table import ALL, RunTable
 from lofit.report.outputs import outputs
@@ -86,6 +86,11 @@ def all_outputs():
 
 
 def all_reports():
-    """What every node that runs a model, or chooses among those, writes."""
-    kinds = [kind for kind in KINDS if kind.node.FOLDER[0] == "results"]
-    return [path for kind in kinds for node in kind.nodes(TABLE).values() for path in kind.outputs(TABLE, node)]
+    """What every node that runs a model says of itself, with adapters and rankings; arrays may be deleted."""
+    whole = [
+        path
+        for kind in (LOCALIZE, FIT, SELECT_BEST)
+        for node in kind.nodes(TABLE).values()
+        for path in kind.outputs(TABLE, node)
+    ]
+    return whole + [kind.report(TABLE, node) for kind in (CAPTURE, EVALUATE) for node in kind.nodes(TABLE).values()]

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from lofit.errors import TaskError
+from lofit.plan.estimate import task_sizes
 from lofit.tasks import Splits, Task, TaskOptions, load_task, prepare_task, task_folder, task_names
 from lofit.tasks.splits import draw
 
@@ -68,6 +69,7 @@ def numbered(split: str, n: int) -> list[dict]:
 
 
 def test_names_and_folders() -> None:
+    assert set(task_sizes()) <= set(NAMES)
     for name in NAMES:
         assert (task_folder(name) / "task.yaml").is_file() != load_task(name).plain_text
         assert (task_folder(name) / "README.md").is_file()
