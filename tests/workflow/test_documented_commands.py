@@ -63,7 +63,7 @@ ABSENT = {
 """Parts of commands that cannot be run here, and why."""
 AS_IT_IS = r"^snakemake .*--(unlock|report)\b"
 SHELLS = ("", "sh", "bash", "shell", "console")
-NEEDS_RESULTS = r"lofit (summary|render|compare|export)|snakemake .*--report|^find "
+NEEDS_RESULTS = r"lofit (summary|render|compare|export|lens)|snakemake .*--report|^find "
 TRAINING = {"epochs": 1, "lr": 0.01}
 PARTS = (
     "Dockerfile", "Makefile", "Snakefile", "perf", "config", "config.yaml", "docs", "environment.yml", "examples",
