@@ -15,7 +15,6 @@ from lofit.config.form import LOCALIZERS, METHODS, Config
 from lofit.config.messages import one_line
 from lofit.config.recipes import resolve
 from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
-from lofit.spec.protocol import PACKED
 
 
 def method_problems(config: Config) -> Iterator[str]:
@@ -33,8 +32,8 @@ def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str
     It may be an entry under ``methods``, an arm of an experiment, or one point of a search.
     """
     method = methods.load_method(name)
-    if method.tasks and not set(config.tasks) & set(method.tasks):
-        yield f"{key}: defined for {', '.join(method.tasks)} only; add that task, or remove the method"
+    if reason := method.skip(config.tasks, config.protocols, config.dtype, config.backend):
+        yield f"{key}: {reason}"
     if entry.heads and not method.localizer:
         yield f"{key}.heads: this method does not select heads; remove the key"
     if method.localizer:
@@ -42,12 +41,6 @@ def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str
     yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
     if entry.search:
         yield from _search_problems(config, name, entry, entry.search, f"{key}.search")
-    if config.dtype in ("int8", "nf4") and method.trains_base:
-        yield f"{key}: quantised weights cannot be trained; remove it, or set dtype to auto (now {config.dtype})"
-    if not any(method.scored_under(protocol) for protocol in config.protocols):
-        yield f"{key}: not scored under {' or '.join(config.protocols)} (docs/methods.md); add paper to protocols"
-    if config.backend != PACKED and method.scorer:
-        yield f"{key}: uses a custom scorer; remove it, or set backend to {PACKED}"
 
 
 def _search_problems(config: Config, name: str, entry: MethodConfig, searched: SearchConfig, key: str) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
-from lofit.spec.protocol import OPEN, PAPER, Protocol
+from lofit.spec.precision import Quantized
+from lofit.spec.protocol import OPEN, PACKED, PAPER, Backend, Protocol
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -65,6 +66,25 @@ class Method:
     tasks: tuple[str, ...] | None = None
     scorer: Callable[..., HFLM] | None = None
     fit: Callable[[FitContext, Any], Fitted] | None = None
+
+    def skip(self, tasks: Collection[str], protocols: Sequence[Protocol], dtype: str, backend: Backend) -> str | None:
+        """Return why the method cannot be run in a configuration, and what to change; None if it can be run.
+
+        Args:
+            tasks: configured tasks.
+            protocols: configured protocols.
+            dtype: configured precision of the base model.
+            backend: configured model class for scoring.
+        """
+        if self.tasks and not set(tasks) & set(self.tasks):
+            return f"defined for {', '.join(self.tasks)} only; add that task, or remove the method"
+        if self.trains_base and dtype in get_args(Quantized):
+            return f"quantised weights cannot be trained; remove it, or set dtype to auto (now {dtype})"
+        if not any(map(self.scored_under, protocols)):
+            return f"not scored under {' or '.join(protocols)} (docs/methods.md); add paper to protocols"
+        if backend != PACKED and self.scorer:
+            return f"uses a custom scorer; remove it, or set backend to {PACKED}"
+        return None
 
     def scored_under(self, protocol: Protocol) -> bool:
         """Whether the method is scored under a protocol.

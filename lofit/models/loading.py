@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 
@@ -13,13 +13,11 @@ from lofit.files import read_json
 from lofit.models.encoding import check_ids
 from lofit.models.memory import out_of_memory
 from lofit.progress import seconds_since_start
-from lofit.spec.precision import DTYPES
+from lofit.spec.precision import DTYPES, Quantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Quantized = Literal["int8", "nf4"]
-"""Weights in 8 bits (LLM.int8(), arXiv 2208.07339) or 4 (NormalFloat, arXiv 2305.14314), by bitsandbytes."""
 Precision = torch.dtype | Quantized
 
 

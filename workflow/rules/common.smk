@@ -94,3 +94,34 @@ def all_reports():
         for path in kind.outputs(TABLE, node)
     ]
     return whole + [kind.report(TABLE, node) for kind in (CAPTURE, EVALUATE) for node in kind.nodes(TABLE).values()]
+
+
+def shown(output_id, suffix, kind):
+    """The file of an output that is in Snakemake's report."""
+    labels = {kind: f"{{{kind}}}"}
+    category = f"{kind.capitalize()}s"
+    return report(f"{RESULTS}/{output_id}.{suffix}", category=category, labels=labels, caption=f"../report/{kind}.rst")
+
+
+def needed(kind):
+    """Function of wildcards: what a table or figure is made of."""
+    return lambda wildcards: [str(path) for path in OUTPUTS[f"{kind}s/{wildcards[kind]}"].needs]
+
+
+def triggers(kind):
+    """Function of wildcards: what else makes a table or figure anew."""
+    return lambda wildcards: OUTPUTS[f"{kind}s/{wildcards[kind]}"].triggers
+
+
+def names(kind):
+    """Names of all tables, or of all figures."""
+    return any_of(output.name for output in OUTPUTS.values() if output.kind == kind)
+
+
+def gathered(part):
+    """Scores of a part of the run table."""
+    return [
+        str(results_path(TABLE, part)),
+        str(results_path(TABLE, part).with_suffix(".csv")),
+        str(items_path(TABLE, part)),
+    ]

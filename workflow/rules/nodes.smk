@@ -71,8 +71,8 @@ for kind in KINDS:
             runtime=resource(runtime_minutes, kind),
             gpu=gpus_of(kind),
         params:
+            kind=kind.name,
             run=kind.node.PATTERN,
             triggers=triggers_of(kind),
-        # not {kind.name}: the loop is over when a job reads this
         shell:
-            "python -m lofit node {rule} {params.run:q} --threads {threads} > {log:q} 2>&1"
+            "python -m lofit node {params.kind} {params.run:q} --threads {threads} > {log:q} 2>&1"
