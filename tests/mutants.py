@@ -183,8 +183,8 @@ MUTANTS = (
     Mutant(
         "Holm's correction left out",
         "lofit/report/significance.py",
-        "zip(places, holm(p_values), strict=True)",
-        "zip(places, p_values, strict=True)",
+        '"p_best"] = holm(p_values)',
+        '"p_best"] = p_values',
         "tests/unit/report/test_significance.py",
     ),
     Mutant(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -14,22 +12,19 @@ ALPHA = 0.05
 TEST = f"paired permutation test over items, Holm-corrected over the tests of the model, at {ALPHA:.0%}"
 
 
-def compared_with_best(
-    frame: pd.DataFrame, rows: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str]
-) -> pd.DataFrame:
+def compared_with_best(cells: pd.DataFrame, rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Add confidence intervals, and the p-value of each method's difference to the best method.
 
     The score of an item is its mean over seeds; the items of all folds are pooled.
 
     Args:
-        frame: one row per ``model`` and ``method``, with ``<task>.percent``.
-        rows: headline rows of the runs behind ``frame``, with ``variant`` (the name of the method in ``frame``).
+        cells: one row per ``model``, ``method`` and ``task``, with ``percent``.
+        rows: headline rows of the runs behind them, with ``variant`` (the name of the method in ``cells``).
         items: as ``collect_items`` writes them.
-        tasks: the tasks to compare on.
 
     Returns:
-        The frame with ``<task>.percent_low`` and ``.percent_high``, the 95% confidence interval over the test items,
-        and ``<task>.p_best``, the p-value of the difference to the best method on the task (paired permutation test,
+        The cells with ``percent_low`` and ``percent_high``, the 95% confidence interval over the test items, and
+        ``p_best``, the p-value of the difference to the best method on the task (paired permutation test,
         Holm-corrected over all such tests of the model). ``p_best`` is NaN for the best method and where there is
         nothing to test.
     """
@@ -39,30 +34,25 @@ def compared_with_best(
         for (model, variant, task), group in scores.groupby(["model", "variant", "task"], sort=False)
     }
     rng = np.random.default_rng(0)
-    frame = frame.copy()
-    for task in tasks:
-        for name in ("percent_low", "percent_high", "p_best"):
-            frame[f"{task}.{name}"] = np.nan
-        for i, line in frame.iterrows():
-            group = found.get((line["model"], line["method"], task))
-            if group is None or pd.isna(line[f"{task}.percent"]):
-                continue
-            interval = item_interval(group, line[f"{task}.percent"] / 100, rng)
-            frame.loc[i, f"{task}.percent_low"] = 100 * interval.low
-            frame.loc[i, f"{task}.percent_high"] = 100 * interval.high
-    for model in frame["model"].unique():
+    cells = cells.assign(percent_low=np.nan, percent_high=np.nan, p_best=np.nan)
+    keys = dict(zip(cells.index, zip(cells["model"], cells["method"], cells["task"], strict=True), strict=True))
+    by_task = [group for _, group in cells.groupby("task", sort=False)]
+    for i, percent in pd.concat(by_task)["percent"].items():
+        group = found.get(keys[i])
+        if group is not None and not pd.isna(percent):
+            interval = item_interval(group, percent / 100, rng)
+            cells.loc[i, ["percent_low", "percent_high"]] = 100 * interval.low, 100 * interval.high
+    for _, of_model in cells.groupby("model", sort=False):
         places, p_values = [], []
-        of_model = frame[frame["model"] == model]
-        for task in tasks:
-            values = of_model[f"{task}.percent"].dropna()
+        for _, of_task in of_model.groupby("task", sort=False):
+            values = of_task["percent"].dropna()
             if len(values) < 2:
                 continue
-            best = of_model.loc[values.idxmax()]
-            for i in values.index.drop(best.name):
-                pair = [found.get((model, of_model.loc[j, "method"], task)) for j in (best.name, i)]
+            best = values.idxmax()
+            for i in values.index.drop([best]):
+                pair = [found.get(keys[j]) for j in (best, i)]
                 if pair[0] is not None and pair[1] is not None:
-                    places.append((i, f"{task}.p_best"))
+                    places.append(i)
                     p_values.append(permutation_p(paired_sample(pair[0], pair[1]), rng))
-        for place, p in zip(places, holm(p_values), strict=True):
-            frame.loc[place] = p
-    return frame
+        cells.loc[places, "p_best"] = holm(p_values)
+    return cells

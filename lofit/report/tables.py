@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lofit.files import atomic_path, write_text
-from lofit.report.cells import Cell, aggregate, complete_rows, folds_by_task, headline_rows
+from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.plain import DAGGER, escape_pipe, latex_table, latex_text
 from lofit.report.significance import ALPHA, TEST, compared_with_best
 from lofit.spec.protocol import COUNTED
@@ -56,23 +57,58 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
     if "variant" not in rows:
         rows = rows[~transferred(rows)]
         rows = rows.assign(variant=variant_names(rows))
-    folds = folds_by_task(rows)
-    protocols = dict(zip(rows["task"].astype(str), rows["protocol"].astype(str), strict=True))
-    models = list(rows["model"].unique())
-    variants = list(rows["variant"].unique())
-    records = []
-    for model in models:
-        for variant in variants:
-            group = rows[(rows["model"] == model) & (rows["variant"] == variant)]
-            if not group.empty:
-                records.append(_record(str(model), str(variant), group, headline, folds, protocols))
+    found = cells(rows, headline, items)
+    runs = {key: group for key, group in rows.groupby(["model", "variant"], sort=False)}
+    records = [_line(runs[key], group) for key, group in found.groupby(["model", "method"], sort=False)]
     frame = pd.DataFrame(records)
-    counted = complete_rows(rows, ["model", "variant", "task"])
-    frame = compared_with_best(frame, counted, items, [task for task in headline if f"{task}.percent" in frame])
     text = ["model", "method", *headline, "seeds", "tuned", "trained parameters"]
     frame = frame[text + [name for name in frame.columns if name not in text]]
     whole = {"seeds", "trained_params.min", "trained_params.max"}
     return frame.astype({name: "Int64" for name in whole})
+
+
+def cells(rows: pd.DataFrame, headline: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
+    """Return the numbers of a table, one row per cell: what is shown of them is formatted last.
+
+    Args:
+        rows: as ``headline_rows`` gives them, with ``variant``.
+        headline: task to headline metric.
+        items: the scores of every test item.
+
+    Returns:
+        ``model``, ``method`` (the variant), ``task``, ``metric``, ``protocol``, ``status`` and ``note`` (see
+        :class:`lofit.report.cells.Cell`), ``seeds``, and in percent ``percent``, ``percent_std``, ``seed_low``,
+        ``seed_high``, ``percent_low``, ``percent_high``; and ``p_best`` (see ``compared_with_best``).
+    """
+    folds = folds_by_task(rows)
+    protocols = dict(zip(rows["task"].astype(str), rows["protocol"].astype(str), strict=True))
+    groups = {key: group for key, group in rows.groupby(["model", "variant"], sort=False)}
+    records = []
+    for model, variant in product(rows["model"].unique(), rows["variant"].unique()):
+        group = groups.get((model, variant))
+        if group is None:
+            continue
+        seeds = {int(seed) for seed in group["seed"]}
+        for task, metric in headline.items():
+            cell = aggregate(group[group["task"] == task], folds.get(task, set()), seeds)
+            over_seeds = seed_interval([100 * value for value in cell.by_seed.values()])
+            records.append(
+                {
+                    "model": str(model),
+                    "method": str(variant),
+                    "task": task,
+                    "percent": 100 * cell.value,
+                    "percent_std": 100 * cell.std,
+                    "seed_low": over_seeds.low,
+                    "seed_high": over_seeds.high,
+                    "seeds": cell.n_seeds,
+                    "metric": metric,
+                    "protocol": protocols.get(task, MISSING),
+                    "status": cell.status,
+                    "note": cell.note,
+                }
+            )
+    return compared_with_best(pd.DataFrame(records), complete_rows(rows, ["model", "variant", "task"]), items)
 
 
 def write_table(frame: pd.DataFrame, stem: Path, title: str = "") -> list[Path]:
@@ -150,39 +186,33 @@ def variant_names(rows: pd.DataFrame) -> list[str]:
     return labels
 
 
-def _record(
-    model: str,
-    variant: str,
-    group: pd.DataFrame,
-    headline: Mapping[str, str],
-    folds: Mapping[str, set[int]],
-    protocols: Mapping[str, str],
-) -> dict[str, Any]:
-    seeds = {int(seed) for seed in group["seed"]}
-    trained = group["trained_params"].dropna()
+_NUMBERS = (
+    *("percent", "percent_std", "percent_low", "percent_high", "seed_low", "seed_high"),
+    *("p_best", "seeds", "metric", "protocol"),
+)
+"""Columns of the cells that the CSV has, for each task."""
+
+
+def _line(runs: pd.DataFrame, of_line: pd.DataFrame) -> dict[str, Any]:
+    """Return one line of the table, text and numbers, from its runs and its cells."""
+    trained, tried = runs["trained_params"].dropna(), runs["tried"].max()
     low, high = (int(trained.min()), int(trained.max())) if len(trained) else (None, None)
-    tried = group["tried"].max()
-    record: dict[str, Any] = {"model": model, "method": variant, "seeds": len(seeds)}
-    record["tuned"] = f"best of {tried}" if pd.notna(tried) and tried > 1 else "no"
+    first = of_line.iloc[0]
+    line: dict[str, Any] = {"model": first["model"], "method": first["method"], "seeds": runs["seed"].nunique()}
+    line["tuned"] = f"best of {tried}" if pd.notna(tried) and tried > 1 else "no"
     if low is None:
-        record["trained parameters"] = MISSING
+        line["trained parameters"] = MISSING
     else:
-        record["trained parameters"] = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        line["trained parameters"] = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     notes = []
-    for task, metric in headline.items():
-        cell = aggregate(group[group["task"] == task], folds.get(task, set()), seeds)
-        record[task] = _cell_text(cell)
-        record[f"{task}.percent"] = 100 * cell.value
-        record[f"{task}.percent_std"] = 100 * cell.std
-        over_seeds = seed_interval([100 * value for value in cell.by_seed.values()])
-        record[f"{task}.seed_low"], record[f"{task}.seed_high"] = over_seeds.low, over_seeds.high
-        record[f"{task}.seeds"] = cell.n_seeds
-        record[f"{task}.metric"] = metric
-        record[f"{task}.protocol"] = protocols.get(task, MISSING)
-        if cell.note:
-            notes.append(f"{task}: {cell.note}")
-        notes += [f"{task}: {remark}" for remark in remarks(group[group["task"] == task])]
-    return record | {"trained_params.min": low, "trained_params.max": high, "note": "; ".join(notes)}
+    for cell in of_line.to_dict("records"):
+        task = cell["task"]
+        line[task] = _cell_text(cell)
+        line |= {f"{task}.{name}": cell[name] for name in _NUMBERS}
+        if cell["note"]:
+            notes.append(f"{task}: {cell['note']}")
+        notes += [f"{task}: {remark}" for remark in remarks(runs[runs["task"] == task])]
+    return line | {"trained_params.min": low, "trained_params.max": high, "note": "; ".join(notes)}
 
 
 def remarks(rows: pd.DataFrame) -> list[str]:
@@ -192,11 +222,11 @@ def remarks(rows: pd.DataFrame) -> list[str]:
     return [f"{counts[name]:,} of {total:,} items {said}" for name, said in COUNTED.items() if counts[name]]
 
 
-def _cell_text(cell: Cell) -> str:
-    if cell.status in ("failed", "missing"):
-        return FAILED if cell.status == "failed" else MISSING
-    spread = f" ± {100 * cell.std:.1f}" if cell.n_seeds > 1 else ""
-    return f"{100 * cell.value:.1f}{spread}{DAGGER if cell.status == 'partial' else ''}"
+def _cell_text(cell: Mapping[Any, Any]) -> str:
+    if cell["status"] in ("failed", "missing"):
+        return FAILED if cell["status"] == "failed" else MISSING
+    spread = f" ± {cell['percent_std']:.1f}" if cell["seeds"] > 1 else ""
+    return f"{cell['percent']:.1f}{spread}{DAGGER if cell['status'] == 'partial' else ''}"
 
 
 def _tasks(frame: pd.DataFrame) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 
 from lofit import registry
 from lofit.config import parse_config
+from lofit.config.experiments import TAKEN
 from lofit.errors import ConfigError
 from lofit.nodes import evaluate as evaluate_node
 from lofit.nodes import fit as fit_node
@@ -22,6 +23,7 @@ from lofit.nodes.context import save_point_file
 from lofit.plan.kinds import FIT, KINDS, LOCALIZE, counts
 from lofit.plan.nodes import TunedNode
 from lofit.plan.table import RunTable
+from lofit.report.outputs import outputs
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
@@ -118,6 +120,18 @@ def test_an_edited_method_or_localizer_is_another_trigger_and_another_save_point
     assert all(old != new for old, new in zip(before, told(), strict=True))
     monkeypatch.undo()
     assert told() == before
+
+
+def test_no_experiment_may_be_called_like_another_output() -> None:
+    everything = {
+        "protocols": ["paper", "harness", "open"],
+        "retention": {"nq_open": None},
+        "methods": {**CONFIG["methods"], "lora": {"search": {"params": {"lr": [1e-4, 1e-3]}}}},
+    }
+    made = table(**everything)
+    names = {output.name for output in outputs(made) if output.module != "experiments"}
+    assert {"main", "main-open", "suite", "search", "retention", "overlap", "transfer"} <= names
+    assert names | set(made.parts()) <= set(TAKEN)
 
 
 def test_unknown_node_is_named() -> None:
