@@ -72,6 +72,7 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
             return _ask(server, arguments)
     except (OSError, ValueError, LookupError) as error:
         print(f"node server: not used ({error}); this node runs in its own process", file=sys.stderr, flush=True)
+        sweep()  # a killed server cannot remove its socket, and Snakemake may be killed before another one starts
         return None
 
 

@@ -147,6 +147,12 @@ def test_a_killed_server_takes_its_nodes_along_and_the_next_node_starts_another(
     psutil.wait_procs([child], timeout=60)
     assert not child.is_running()
     assert "node server: not used (the other end is gone)" in str(node.stderr and node.stderr.readline())
+    addresses = set(nodes.runtime.glob("*.sock"))
+    until = time.monotonic() + 30
+    while len(addresses) > 1 and time.monotonic() < until:
+        time.sleep(0.1)
+        addresses = set(nodes.runtime.glob("*.sock"))
+    assert len(addresses) == 1, "that of the killed server is gone, although no other was started"
     node.kill()  # which has gone on in a process of its own
     node.communicate()
     status, _, err = nodes.run("evaluate", "lora")
