@@ -83,7 +83,7 @@ def train(
 
     if expanded(Path(model)).is_dir():
         set_up_computing(threads)  # telling its size may import torch
-    made = trainer.plan(task_dir, model, method, k, seed, out, data_mirror, overlap)
+    made = trainer.RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap))
     trainer.fetch(made)
     trainer.run(made, threads)
     from lofit.report.summary import print_results

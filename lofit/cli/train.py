@@ -90,11 +90,6 @@ def _model_source(folder: Path) -> dict[str, Any]:
     return {"source": {"kind": "local", "path": str(folder)}, "n_layers": n_layers, "n_heads": n_heads}
 
 
-def plan(*arguments: Any) -> RunTable:
-    """Expand the configuration of :func:`configuration`, which takes the same arguments."""
-    return RunTable(configuration(*arguments))
-
-
 def fetch(table: RunTable) -> None:
     """Fetch the models that are not there yet, or have changed since, and prepare the data."""
     write_snapshot(table.config)
