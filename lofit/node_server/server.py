@@ -72,8 +72,8 @@ class Server:
 
     def __init__(self, listening: socket.socket, main: Callable[[], None], preload: Callable[[str], None]) -> None:
         self._listening, self._main, self._preload = listening, main, preload
-        self._children: dict[int, socket.socket | None] = {}
-        """Process id to the client's connection; None if the child is a server."""
+        self._children: dict[int, socket.socket | Path] = {}
+        """Process id to the client's connection, or to the address of the child if that is a server."""
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
@@ -135,7 +135,7 @@ class Server:
                 self._children[child] = connection
                 self._watch(connection, lambda: self._leave(child, connection))
             else:
-                self._children[child] = None
+                self._children[child] = Path(order["address"])
                 connection.close()
         finally:
             for file in files:
@@ -152,11 +152,15 @@ class Server:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
-            if connection := self._children.pop(child):
-                with contextlib.suppress(KeyError):
-                    self._selector.unregister(connection)
-                with connection, contextlib.suppress(OSError):
-                    connection.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
+            connection = self._children.pop(child)
+            if isinstance(connection, Path):  # a server, which may have been killed and left its socket
+                if connection not in self._children.values():  # and no other has been started at its address
+                    connection.unlink(missing_ok=True)
+                continue
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(connection)
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
 
     def _become(self, order: dict[str, Any], files: list[int], server: int) -> NoReturn:
         """Run the node, or the server of a model, in the child, with the client's streams, folder and environment."""
@@ -169,8 +173,9 @@ class Server:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._selector.close()
-            for end in (self._listening, *filter(None, self._children.values())):
-                end.close()
+            for end in (self._listening, *self._children.values()):
+                if isinstance(end, socket.socket):
+                    end.close()
             for stream, file in enumerate(files):
                 os.dup2(file, stream)
             os.environ.clear()

@@ -79,6 +79,12 @@ class Nodes:
     def runtime(self) -> Path:
         return self.folder / f"lofit-nodes-{os.getuid()}"
 
+    def wait_for_sockets(self, count: int) -> None:
+        until = time.monotonic() + 30
+        while (found := len(list(self.runtime.glob("*.sock")))) != count:
+            assert time.monotonic() < until, f"{found} sockets"
+            time.sleep(0.05)
+
     def working(self) -> psutil.Process:
         """The server of the model, once a child of it is at work."""
         while not (found := [server for server in self.processes(MODEL) if server.children()]):
@@ -146,19 +152,22 @@ def test_a_killed_server_takes_its_nodes_along_and_the_next_node_starts_another(
     server.kill()
     psutil.wait_procs([child], timeout=60)
     assert not child.is_running()
-    assert "node server: not used (the other end is gone)" in str(node.stderr and node.stderr.readline())
-    addresses = set(nodes.runtime.glob("*.sock"))
-    until = time.monotonic() + 30
-    while len(addresses) > 1 and time.monotonic() < until:
-        time.sleep(0.1)
-        addresses = set(nodes.runtime.glob("*.sock"))
-    assert len(addresses) == 1, "that of the killed server is gone, although no other was started"
+    assert any("node server: not used (the other end is gone)" in line for line in node.stderr or [])
+    nodes.wait_for_sockets(1)  # that of the killed server is gone, although no other was started
     node.kill()  # which has gone on in a process of its own
     node.communicate()
     status, _, err = nodes.run("evaluate", "lora")
     assert (status, "node server" in err) == (0, False)
     assert len(nodes.processes(MODEL)) == len(nodes.processes(LIBRARIES)) == 1
     assert len(list(nodes.runtime.glob("*.sock"))) == 2, "that of the killed server is gone"
+
+
+def test_a_server_that_is_killed_while_idle_leaves_no_socket(nodes: Nodes) -> None:
+    [idle] = nodes.processes(MODEL)
+    idle.kill()
+    nodes.wait_for_sockets(1)
+    assert nodes.run("evaluate", "lora")[0] == 0
+    nodes.wait_for_sockets(2)
 
 
 def test_other_code_or_another_environment_is_another_server(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
