@@ -1,4 +1,4 @@
-"""RED: scale and bias of the feed-forward output of every layer (arXiv 2402.15179)."""
+"""RED on attention heads: scale and bias of the output of every head, as the LoFiT paper ran it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ class Params(TrainParams):
 
 
 def adapter(params: Params, context: FitContext) -> PeftConfig:
-    """Configure vectors 1 + s and b of the hidden size in every layer, starting from the unmodified model."""
-    return interventions.LofitConfig(site="ffn", scale=params.scale, offset=params.bias, init_seed=context.seed)
+    """Configure vectors 1 + s and b of the head dimension on every head, starting from the unmodified model."""
+    return interventions.LofitConfig(scale=params.scale, offset=params.bias, init_seed=context.seed)
 
+
+PRECISION = "float32 vectors and 1 + s instead of s: in bfloat16 the published scaling never leaves 1"
 
 METHOD = Method(
     name="red",
-    summary="scaling and bias vectors on the feed-forward output of every layer",
-    source="RED, Wu et al. 2024 (arXiv 2402.15179), section 3; reimplemented from the formula",
+    summary="scaling and bias vectors on every attention head",
+    source="RED, Wu et al. 2024 (arXiv 2402.15179), section 3, at the place that LoFiT's Table 3 compares with",
     Params=Params,
-    learns="h' = (1 + s) h + b on the output of every feed-forward down projection, by gradient",
-    parameters="2 L D (L D for scale or bias alone)",
-    deviations="float32 vectors and 1 + s instead of s: in bfloat16 the published scaling never leaves 1",
+    learns="z' = (1 + s) z + b on every head, by gradient",
+    parameters="2 L H d (L H d for scale or bias alone)",
+    deviations=f"RED's own repository edits the feed-forward output (red_ffn); {PRECISION}",
     fit=trains(adapter),
 )

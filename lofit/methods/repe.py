@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictFloat, StrictInt
 
 from lofit import interventions
 from lofit.activations.names import Reading
@@ -25,8 +25,8 @@ class Params(LossParams):
     unit: Literal["norm", "absolute"] = Field(
         default="norm", description="coefficients are shares of the residual stream's mean norm in a layer, or absolute"
     )
-    layers: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        min_length=1, description="shares of all layers, best-reading first"
+    layers: tuple[Annotated[StrictInt, Field(ge=1)] | Annotated[StrictFloat, Field(gt=0, le=1)], ...] = Field(
+        min_length=1, description="numbers of layers, or shares of all layers, best-reading first"
     )
 
 
@@ -46,7 +46,8 @@ def fit(context: FitContext, params: Params) -> Fitted:
     length = vectors.norms if params.unit == "norm" else np.ones(context.n_layers)
 
     def edit(layers: float, coefficient: float) -> Edit:
-        chosen = sorted(order[: max(1, round(layers * context.n_layers))])
+        count = layers if isinstance(layers, int) else max(1, round(layers * context.n_layers))
+        chosen = sorted(order[:count])
         config = interventions.LofitConfig(site="block", layers=chosen, scale=False, offset=True, inference_mode=True)
         return config, {(at, 0): coefficient * length[at] * vectors.directions[at] for at in chosen}
 

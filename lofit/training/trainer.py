@@ -22,6 +22,7 @@ from lofit.packing.rows import PAD, unpacked
 from lofit.progress import track
 from lofit.training.cached_prefix import GB
 from lofit.training.compute_options import with_compute_options
+from lofit.training.dropout import AdapterDropout
 from lofit.training.forward import Forward
 from lofit.training.master_weights import MasterWeights
 from lofit.training.objectives import DpoObjective, Objective, SftObjective
@@ -132,8 +133,9 @@ def train(
 
     The session's model is modified and cannot be fitted again. The optimizer is AdamW with linear decay to zero and
     gradient-norm clipping. The L1 penalty is the *sum* of absolute values over all trained parameters (fc2869/lo-fit,
-    utils/trainers.py) and is part of the training loss only. The last epoch's weights are kept. Dropout is off. With
-    ``session.save_to``, training resumes from a save point that a killed fit left there.
+    utils/trainers.py) and is part of the training loss only. The last epoch's weights are kept. The base model's
+    dropout is off, and that of the adapter is on in training steps. With ``session.save_to``, training resumes from a
+    save point that a killed fit left there.
 
     Args:
         session: model, tokenizer and rows.
@@ -217,6 +219,7 @@ def _loop(
     warmup = round(params.warmup * steps)
     order = torch.Generator().manual_seed(session.seed)
     drawn = penalty.generator if penalty else None
+    dropout = AdapterDropout(forward.model, session.seed, device)
     state: dict[str, Any] = {
         "train_loss": [],
         "validation_loss": [],
@@ -263,10 +266,11 @@ def _loop(
                     """Compute the loss of the step, and its gradient at the trained values."""
                     trained.clear()
                     count, loss = objective.terms(batch), torch.zeros((), dtype=torch.float64, device=device)
-                    for start in range(0, len(batch), part_size):
-                        part = objective.total(forward, batch[start : start + part_size]) / count
-                        part.backward()
-                        loss += part.detach()
+                    with dropout.on(step):
+                        for start in range(0, len(batch), part_size):
+                            part = objective.total(forward, batch[start : start + part_size]) / count
+                            part.backward()
+                            loss += part.detach()
                     if params.l1 or penalty:
                         rest = params.l1 * torch.stack([p.abs().sum().to(device) for p in trained.values]).sum()
                         if penalty:

@@ -36,6 +36,7 @@ METHODS: dict[str, Any] = {
     "iti": {"heads": {"k": [3]}},
     "repe": None,
     "red": {"params": TRAINING},
+    "red_ffn": {"params": TRAINING},
     "jola": {"params": TRAINING},
     "lora": {"params": TRAINING},
     "full": {"params": TRAINING},
@@ -70,7 +71,7 @@ def fitted_logits(table: RunTable, method: str) -> torch.Tensor:
     return logits
 
 
-FOLDABLE = ("lofit", "iti", "repe", "red", "jola", "lora", "full")
+FOLDABLE = ("lofit", "iti", "repe", "red", "red_ffn", "jola", "lora", "full")
 
 
 def test_plain_checkpoints_compute_the_same_in_a_process_without_this_package(table: RunTable, tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ class Killed(BaseException):
 def fit(method: str, opened: Session) -> Fitted:
     found = load_method(method)
     assert found.fit is not None
+    dropout = {"dropout": 0.3} if method == "lora" else {}
     bench = fit_context(opened)
-    return found.fit(bench, found.Params(lr=0.02, epochs=EPOCHS, batch_size=4, weight_decay=0.01))
+    return found.fit(bench, found.Params(lr=0.02, epochs=EPOCHS, batch_size=4, weight_decay=0.01, **dropout))
 
 
 def opened(save_to: Path | None, objective: str = "sft", **changes: Any) -> Session:

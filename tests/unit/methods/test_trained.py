@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.testing import assert_close
 
 from lofit import methods
 from lofit.errors import EditError
@@ -18,6 +20,7 @@ from lofit.models.adapters import load_fitted
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import unpacked
 from lofit.spec.hyperparameters import TrainParams
+from tests.by_hand import edited
 from tests.checkpoint import save_checkpoint
 from tests.sessions import fit_context, session
 from tests.tiny import tiny_model
@@ -26,7 +29,9 @@ L, H, D, d, KV, F = 3, 4, 32, 8, 16, 48  # layers, heads, hidden, head dimension
 # Values stored for the tiny Llama, by the formulas of docs/methods.md.
 STORED = {
     "bias_all_heads": L * H * d,
-    "red": 2 * L * D,
+    "red": 2 * L * H * d,
+    "red_half": 2 * 2 * H * d,  # layers 1 and 2 of 0 to 2
+    "red_ffn": 2 * L * D,
     "jola": 2 * L * H * d,
     "loreft": L * (2 * 8 * D + 8),
     "lora": L * 8 * ((D + D) + (D + KV)),
@@ -92,6 +97,28 @@ def test_red_leaves_one_on_a_bfloat16_base() -> None:
     assert len(scales) == 3
     assert all(p.dtype == torch.float32 for p in scales)
     assert all((p != 0).float().mean() > 0.9 for p in scales)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("red", (0, 1, 2)), ("red_half", (1, 2))])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_red_scales_and_shifts_every_head_of_its_layers(name: str, layers: tuple[int, ...], family: str) -> None:
+    fitted = fit(name, session(family), epochs=1)
+    draw = torch.Generator().manual_seed(1)
+    given = {
+        what: {(layer, head): torch.randn(d, generator=draw) for layer in layers for head in range(H)}
+        for what in ("scale", "offset")
+    }
+    for parameter, value in fitted.model.named_parameters():
+        if "lofit_" in parameter:
+            kind = "scale" if "lofit_scale" in parameter else "offset"
+            layer = int(re.search(r"\.(\d+)\.", parameter)[1])  # type: ignore[index]
+            value.data = torch.stack([given[kind][layer, head] for head in range(H)])
+    ids = torch.arange(3, 11)[None]
+    plain = tiny_model(family, vocab_size=259)
+    with torch.no_grad(), edited(plain, family, given["scale"], given["offset"]):
+        expected = plain(ids).logits
+    with torch.no_grad():
+        assert_close(fitted.model(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_full_fine_tuning_is_checked_for_effect_too(monkeypatch: pytest.MonkeyPatch) -> None:
