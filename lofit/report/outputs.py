@@ -94,7 +94,7 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         title, told = "Overlap of head rankings", [sorted(table.localize), table.head_counts()]
         yield Output("table", "overlap", title, "overlap", rankings, told)
         if compares_tasks(table):
-            yield Output("figure", "overlap", f"{title} across tasks", "overlap", rankings, told)
+            yield Output("figure", "overlap", f"{title} across tasks (LoFiT, Figure 6)", "overlap", rankings, told)
     if table.tuned:
         chosen = tuple(SELECT_BEST.report(table, node) for node in table.tuned.values())
         yield Output("table", "search", "What searches tried and chose", "search", chosen)

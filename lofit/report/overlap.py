@@ -1,4 +1,4 @@
-"""The overlap of head rankings across tasks, folds, seeds and localizers, compared with random heads."""
+"""How alike head rankings of tasks, folds, seeds and localizers are, compared with random heads (LoFiT, Figure 6)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -16,7 +17,7 @@ from lofit.files import atomic_path, read_json
 from lofit.plan.nodes import LocalizeNode
 from lofit.plan.ranking_pairs import comparable_pairs, setting
 from lofit.plan.table import RunTable
-from lofit.rankings.overlap import overlap_table
+from lofit.rankings.overlap import COLUMNS, DRAWS, overlap_table
 from lofit.rankings.ranking import read_ranking
 from lofit.report.figures import span
 from lofit.report.outputs import Output
@@ -24,11 +25,17 @@ from lofit.report.plain import write_plain_table
 from lofit.report.style import figure_style, ink_on, save_figure
 from lofit.report.tables import MISSING
 
+_MEASURES = ("overlap", "jaccard", "emd")
+_WHERE = ["model", "kind", "task", "other_task", "localizer", "other_localizer"]
+_PANELS = {"overlap": ("overlap", "Blues"), "emd": ("earth mover's distance (layers)", "Oranges")}
+"""Measures that the heat map shows, with title and colours."""
 LEGEND = (
-    "Pairs of rankings of all heads of a model that differ in one thing alone: mean Jaccard index of their k best "
-    "heads, what random heads would have, and mean Spearman correlation of the scores. Every pair is in the CSV. "
-    f"{MISSING} nothing to compare: all scores of a ranking are equal, or a ranking failed (such pairs are not "
-    "counted; the CSV says why)."
+    "Pairs of rankings of all heads of a model that differ in one thing alone. Means over pairs of their k best heads: "
+    "overlap (heads in common, divided by k; the LoFiT paper calls this Jaccard), Jaccard index (heads in common, "
+    "divided by heads in either) and EMD (earth mover's distance between the layers of the heads, in layers); in "
+    f"brackets the same of random heads (EMD: mean of {DRAWS:,} random pairs). Spearman: of the scores of all heads. "
+    f"Every pair is in the CSV. {MISSING} nothing to compare: all scores of a ranking are equal, or a ranking failed "
+    "(such pairs are not counted; the CSV says why)."
 )
 
 
@@ -52,9 +59,7 @@ def overlap_pairs(table: RunTable) -> pd.DataFrame:
         found = overlap_table({name: rankings[node.id] for name, node in names.items()}, counts[one.model])
         parts.append(found.assign(**where, note="; ".join(lost)))
     if not parts:
-        return pd.DataFrame(
-            columns=[*_WHERE, "first", "second", "k", "jaccard", "expected_jaccard", "spearman", "note"]
-        )
+        return pd.DataFrame(columns=[*_WHERE, *COLUMNS, "note"])
     frame = pd.concat(parts, ignore_index=True)
     return frame[[*_WHERE, *(name for name in frame.columns if name not in _WHERE)]]
 
@@ -72,28 +77,31 @@ def joined(notes: pd.Series) -> str:
     return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
-_WHERE = ["model", "kind", "task", "other_task", "localizer", "other_localizer"]
-
-
 def write(table: RunTable, output: Output) -> None:
     """Write the table of all pairs, or draw the heat map of tasks."""
     frame, stem = overlap_pairs(table), table.config.results / output.id
     if output.kind == "figure":
         draw_overlap(overlap_matrix(frame), stem)
         return
-    means = frame.groupby([*_WHERE, "k"], sort=False, dropna=False).agg(
-        pairs=("jaccard", "count"),
-        jaccard=("jaccard", "mean"),
-        expected=("expected_jaccard", "mean"),
+    shown = frame.groupby([*_WHERE, "k"], sort=False, dropna=False).agg(
+        pairs=("overlap", "count"),
+        **{name: (name, "mean") for measure in _MEASURES for name in (measure, f"expected_{measure}")},
         spearman=("spearman", "mean"),
     )
-    shown = means.reset_index()
+    shown = shown.reset_index()
     shown["task"] = _both(shown, "task")
     shown["localizer"] = _both(shown, "localizer")
-    shown = shown.drop(columns=["other_task", "other_localizer"]).rename(columns={"kind": "differ in"})
-    for name in ("jaccard", "expected", "spearman"):
-        shown[name] = [MISSING if pd.isna(value) else f"{value:.2f}" for value in shown[name]]
+    for name in _MEASURES:
+        texts = zip(shown[name].map(_text), shown.pop(f"expected_{name}").map(_text), strict=True)
+        shown[name] = [f"{value} ({chance})" if value != MISSING else MISSING for value, chance in texts]
+    shown["spearman"] = shown["spearman"].map(_text)
+    shown = shown.drop(columns=["other_task", "other_localizer"])
+    shown = shown.rename(columns={"kind": "differ in", "emd": "EMD", "jaccard": "Jaccard", "spearman": "Spearman"})
     write_plain_table(frame, shown, stem, title=output.title, legend=LEGEND)
+
+
+def _text(value: float) -> str:
+    return MISSING if pd.isna(value) else f"{value:.2f}"
 
 
 def _both(frame: pd.DataFrame, name: str) -> list[str]:
@@ -102,7 +110,7 @@ def _both(frame: pd.DataFrame, name: str) -> list[str]:
 
 
 def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean Jaccard index between the rankings of two tasks; for one task, between its folds and seeds.
+    """Return the means over the pairs of rankings of two tasks; of one task, over its pairs of seeds.
 
     Rows are made for each model and localizer with several tasks, at the largest k that is not all heads.
 
@@ -110,12 +118,12 @@ def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
         pairs: as :func:`overlap_pairs` returns them.
 
     Returns:
-        ``model``, ``localizer``, ``k``, ``task``, ``other_task`` (both orders), ``jaccard``, ``expected`` (for random
-        heads), ``pairs`` and ``rankings`` (numbers of pairs and rankings behind the mean), and ``note`` (which failed
-        and why). If all rankings failed, these numbers are 0 and the indices NaN.
+        ``model``, ``localizer``, ``k``, ``task``, ``other_task`` (both orders), ``rankings`` and ``pairs`` (numbers
+        behind the means), ``overlap`` and ``emd`` with ``expected_overlap`` and ``expected_emd`` (of random heads), and
+        ``note`` (which failed and why). If all rankings failed, the numbers are 0 and the means NaN.
     """
-    frame = pairs[(pairs["localizer"] == pairs["other_localizer"]) & (pairs["kind"] != "localizers")]
-    chance = frame.groupby(["model", "k"])["expected_jaccard"].transform("max")  # a failed ranking has none
+    frame = pairs[(pairs["localizer"] == pairs["other_localizer"]) & pairs["kind"].isin(["tasks", "seeds"])]
+    chance = frame.groupby(["model", "k"])["expected_overlap"].transform("max")  # a failed ranking has none
     some = ~(chance > 1 - 1e-9)  # with all heads selected, any two rankings agree
     frame = frame[some | ~some.groupby(frame["model"]).transform("any")]
     frame = frame[frame["k"] == frame.groupby("model")["k"].transform("max")]
@@ -125,18 +133,17 @@ def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
     keys = ["model", "localizer", "k", "task", "other_task"]
     both = pd.concat([frame, swapped])
     matrix = both.groupby(keys, sort=False).agg(
-        jaccard=("jaccard", "mean"),
-        expected=("expected_jaccard", "mean"),
-        pairs=("jaccard", "count"),
+        pairs=("overlap", "count"),
+        **{name: (name, "mean") for measure in _PANELS for name in (measure, f"expected_{measure}")},
         note=("note", joined),
     )
-    used = both.dropna(subset=["jaccard"]).melt(keys, ["first", "second"]).groupby(keys)["value"].nunique()
-    matrix.insert(3, "rankings", used.reindex(matrix.index, fill_value=0))
+    used = both.dropna(subset=["overlap"]).melt(keys, ["first", "second"]).groupby(keys)["value"].nunique()
+    matrix.insert(0, "rankings", used.reindex(matrix.index, fill_value=0))
     return matrix.reset_index()
 
 
 def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
-    """Draw one heat map per model and localizer, as ``<stem>.pdf``, ``.png`` and ``.csv``.
+    """Draw overlap and earth mover's distance of each model and localizer, as ``<stem>.pdf``, ``.png`` and ``.csv``.
 
     Cells without a value are hatched, and marked "failed" if rankings failed.
 
@@ -147,52 +154,63 @@ def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
     Returns:
         The three paths.
     """
-    panels = list(matrix.groupby(["model", "localizer"], sort=False))
+    groups = list(matrix.groupby(["model", "localizer"], sort=False))
     tasks = list(dict.fromkeys([*matrix["task"], *matrix["other_task"]]))
-    across = min(len(panels), 3)
-    down = -(-len(panels) // across)
-    side = max(2.2, 0.62 * len(tasks))
-    colours, norm = matplotlib.colormaps["Blues"], Normalize(0, 1)
+    side = max(2.4, 0.62 * len(tasks))
+    furthest = matrix["emd"].max()
+    scales = {"overlap": Normalize(0, 1), "emd": Normalize(0, furthest if furthest > 0 else 1)}
     with figure_style():
-        figure = Figure(figsize=(across * (side + 1.1) + 0.6, down * (side + 1.2) + 0.9), layout="constrained")
-        grid = list(figure.subplots(down, across, squeeze=False).flat)
-        for axes in grid[len(panels) :]:
-            axes.remove()
-        for axes, ((model, localizer), panel) in zip(grid, panels, strict=False):
-            cells = {(cell["task"], cell["other_task"]): cell for cell in panel.to_dict("records")}
-            for row, task in enumerate(tasks):
-                for column, other in enumerate(tasks):
-                    cell = cells.get((task, other))
-                    known = cell is not None and cell["pairs"] > 0
-                    face: Any = colours(norm(cell["jaccard"])) if cell and known else "white"
-                    hatch = None if known else "///"
-                    corner = (column - 0.5, row - 0.5)
-                    axes.add_patch(Rectangle(corner, 1, 1, facecolor=face, edgecolor="0.72", hatch=hatch))
-                    if cell:
-                        text, ink = (f"{cell['jaccard']:.2f}", ink_on(face)) if known else ("failed", "black")
-                        box = None if known else {"facecolor": face, "edgecolor": "none", "pad": 1.0}
-                        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8, bbox=box)
-            axes.set_xlim(-0.5, len(tasks) - 0.5)
-            axes.set_ylim(len(tasks) - 0.5, -0.5)
-            axes.set_aspect("equal")
-            axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
-            axes.set_yticks(range(len(tasks)), tasks)
-            axes.tick_params(length=0)
-            chance = panel["expected"].max()
-            random = f", random heads {chance:.2f}" if pd.notna(chance) else ""
-            axes.set_title(f"{model}, {localizer}\nK = {panel['k'].iloc[0]}{random}")
-        caption = (
-            "Mean Jaccard index of the K best heads of two rankings; on the diagonal of one task, over folds and seeds."
-        )
-        counted = matrix[matrix["pairs"] > 0]
-        if len(counted):
-            caption += f" n = {span(counted['pairs'], 'pair')} of {span(counted['rankings'], 'ranking')} per cell."
-        caption += " Hatched: nothing to compare."
-        if matrix["note"].any():
-            caption += " Some rankings failed: the CSV says which and why."
-        figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
+        figure = Figure(figsize=(2 * (side + 1.1) + 0.6, len(groups) * (side + 1.2) + 1.1), layout="constrained")
+        grid = figure.subplots(len(groups), 2, squeeze=False)
+        for line, ((model, localizer), panel) in zip(grid, groups, strict=True):
+            for axes, measure in zip(line, _PANELS, strict=True):
+                _draw_panel(axes, panel, tasks, measure, scales[measure])
+                axes.set_title(f"{model}, {localizer}\n{axes.get_title()}")
+        figure.supxlabel(textwrap.fill(_caption(matrix), int(figure.get_figwidth() * 15)), x=0.01, ha="left")
         paths = save_figure(figure, stem)
     table = stem.parent / f"{stem.name}.csv"
     with atomic_path(table) as part:
         matrix.to_csv(part, index=False)
     return [*paths, table]
+
+
+def _draw_panel(axes: Axes, panel: pd.DataFrame, tasks: list[str], measure: str, scale: Normalize) -> None:
+    name, palette = _PANELS[measure]
+    colours = matplotlib.colormaps[palette]
+    cells = {(cell["task"], cell["other_task"]): cell for cell in panel.to_dict("records")}
+    for row, task in enumerate(tasks):
+        for column, other in enumerate(tasks):
+            cell = cells.get((task, other))
+            known = cell is not None and cell["pairs"] > 0
+            face: Any = colours(scale(cell[measure])) if cell and known else "white"
+            hatch = None if known else "///"
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor=face, edgecolor="0.72", hatch=hatch))
+            if cell:
+                text, ink = (f"{cell[measure]:.2f}", ink_on(face)) if known else ("failed", "black")
+                box = None if known else {"facecolor": face, "edgecolor": "none", "pad": 1.0}
+                axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8, bbox=box)
+    axes.set_xlim(-0.5, len(tasks) - 0.5)
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.set_aspect("equal")
+    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.tick_params(length=0)
+    chance = panel[f"expected_{measure}"].max()
+    random = f"; random heads {chance:.2f}" if pd.notna(chance) else ""
+    axes.set_title(f"{name}\nK = {panel['k'].iloc[0]}{random}")
+
+
+def _caption(matrix: pd.DataFrame) -> str:
+    text = (
+        "Left: heads that the K best of two rankings have in common, divided by K. Right: earth mover's distance "
+        "between the layers of the two sets of heads. On the diagonal: the same task with another seed. Means over "
+        f"pairs of rankings; random heads: {DRAWS:,} pairs drawn for the distance, exact for the overlap."
+    )
+    counted = matrix[matrix["pairs"] > 0]
+    if len(counted):
+        text += f" n = {span(counted['pairs'], 'pair')} of {span(counted['rankings'], 'ranking')} per cell."
+    text += " Hatched: nothing to compare, such as a single seed."
+    if matrix["note"].any():
+        text += " Some rankings failed: the CSV says which and why."
+    return text
