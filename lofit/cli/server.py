@@ -15,7 +15,7 @@ def preload(model: str) -> None:
 
     table = read_table(Path(os.environ.get("LOFIT_CONFIG", DEFAULT)))
     if table.config.model_entry(model).gpus == 1:  # otherwise every node spreads it as it is read
-        loading.preload(table.model_dir(model), table.dtype, table.config.device)
+        loading.preload(table.model_dir(model), table.config.dtype_of(model), table.config.device)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from lofit.config.messages import repeated
 from lofit.config.methods import head_count_problems, one_method_problems
 from lofit.config.tasks import scored_under
 from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names
-from lofit.spec.base import HeadsConfig
+from lofit.spec.base import HeadsConfig, MethodConfig
 from lofit.spec.protocol import Protocol, table_name
 
 _EXISTS = "outputs of that name exist already; give it another name"
@@ -22,6 +22,8 @@ TAKEN = dict.fromkeys(("all", *map(table_name, get_args(Protocol)), "suite", "ex
     "search": "a `search:` belongs to a method or an arm; its table is made wherever there is one",
 }
 """Names that an experiment cannot have, because other results, tables or figures have them, and what to do instead."""
+RANDOM = "random"
+"""The localizer of the random heads with which transfer is compared."""
 OUT_OF_DOMAIN = "ood"
 """A common name for the LoFiT paper's Table 5."""
 
@@ -120,6 +122,12 @@ def transfer_problems(config: Config, transfer: TransferConfig) -> Iterator[str]
         yield f"transfer.method: '{transfer.method}' is not among the configured methods; add it under methods"
     elif not (method := methods.load_method(transfer.method)).localizer or method.chooses_k:
         yield f"transfer.method: '{transfer.method}' does not edit a given number of selected heads; choose lofit"
+    elif (
+        transfer.random_row
+        and (heads := (config.methods[transfer.method] or MethodConfig()).heads)
+        and heads.localizer == RANDOM
+    ):
+        yield f"transfer.random_row: the heads of '{transfer.method}' are random anyway; set it to false"
     for task in transfer.tasks or []:
         if task not in config.tasks:
             yield f"transfer.tasks: {registry.unknown('task', task, config.tasks)}"

@@ -10,8 +10,9 @@ from pydantic import Field, StrictBool, StrictInt
 from lofit import localizers, methods, tasks
 from lofit.experiments import ExperimentConfig, resolved
 from lofit.sources.catalog import ModelEntry, load_catalog
-from lofit.spec.base import Form, HeadCount, MethodConfig, OwnFolder, Seed, UserPath
+from lofit.spec.base import Form, HeadCount, MethodConfig, OwnFolder, Seed, SharedParams, UserPath
 from lofit.spec.hyperparameters import ComputeParams
+from lofit.spec.precision import DTYPES, Dtype
 from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol
 from lofit.tasks.task import Task
 
@@ -60,6 +61,9 @@ class TransferConfig(Form):
     method: str = "lofit"
     k: HeadCount = 0.10
     tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
+    random_row: StrictBool = Field(
+        default=False, description="also offsets on as many random heads, as the last row of the heat map"
+    )
 
 
 class Config(Form):
@@ -71,6 +75,17 @@ class Config(Form):
     )
     tasks: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(min_length=1)
     methods: dict[str, MethodConfig | None] = Field(min_length=1)
+    shared_params: list[SharedParams] = Field(
+        default=[],
+        description="hyperparameters of all methods and localizers that have them, for instance of a common budget; "
+        "they override the recipes, and are overridden by `params`",
+    )
+    heads_multiple: StrictInt = Field(
+        default=1,
+        ge=1,
+        description="shares of heads are rounded to a multiple of this; numbers of heads in the LoFiT paper are 16 to "
+        "160, the multiples of 16 that are closest to 3% and 10%",
+    )
     seeds: list[Seed] = Field(default=[42], min_length=1)
     protocols: list[Protocol] = Field(
         default=[PAPER], min_length=1, description="how a method is scored on its own task; each has tables of its own"
@@ -102,10 +117,11 @@ class Config(Form):
         description="auto: the GPU of the machine that reads the configuration, the CPU if it has none; write cuda "
         "for jobs submitted from such a machine",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"] = Field(
+    dtype: Dtype = Field(
         default="auto",
         description="of the frozen base; auto: float32 on CPU, bfloat16 on GPU; int8, nf4: quantised by bitsandbytes",
     )
+    model_dtypes: dict[str, Dtype] = Field(default={}, description="of single models, by name, instead of `dtype`")
     backend: Backend = Field(
         default=PACKED,
         description="model class for scoring: packed, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
@@ -148,7 +164,18 @@ class Config(Form):
     def head_count(self, model: str, k: float) -> int:
         """Return the number of heads that ``k`` stands for: ``k`` if it is an integer, else that share, rounded.
 
-        The share is of all heads of the model; the result is at least 1.
+        The share is of all heads of the model, and is rounded to a multiple of ``heads_multiple``, which is the least
+        result.
         """
-        entry = self.model_entry(model)
-        return k if isinstance(k, int) else max(1, round(k * entry.n_layers * entry.n_heads))
+        entry, step = self.model_entry(model), self.heads_multiple
+        return k if isinstance(k, int) else step * max(1, round(k * entry.n_layers * entry.n_heads / step))
+
+    @property
+    def dtypes(self) -> list[str]:
+        """All configured precisions."""
+        return [self.dtype, *self.model_dtypes.values()]
+
+    def dtype_of(self, model: str) -> str:
+        """Return the precision of a configured model."""
+        dtype = self.model_dtypes.get(model, self.dtype)
+        return dtype if dtype != "auto" else DTYPES[self.device]

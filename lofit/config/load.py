@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -13,11 +13,12 @@ from lofit.cluster.gpus import default_device
 from lofit.config.experiments import experiment_problems, transfer_problems
 from lofit.config.form import Config
 from lofit.config.messages import one_line, repeated
-from lofit.config.methods import budget_problems, method_problems
+from lofit.config.methods import budget_problems, method_problems, shared_params_problems
 from lofit.config.results import folder_problems
 from lofit.config.tasks import task_problems
 from lofit.errors import ConfigError
 from lofit.sources.catalog import load_catalog
+from lofit.spec.precision import Quantized
 from lofit.spec.protocol import PACKED, VLLM
 from lofit.strict_yaml import read_yaml
 
@@ -64,10 +65,14 @@ def problems(config: Config) -> Iterator[str]:
     for key, model in [*(("models", model) for model in config.models), *config.judging.items()]:
         if model not in catalog:
             yield f"{key}: {registry.unknown('model', model, catalog)} (or define it under model_sources)"
+    for model in config.model_dtypes:
+        if model not in config.models:
+            yield f"model_dtypes: {registry.unknown('model', model, config.models)}"
     yield from folder_problems(config)
     yield from task_problems(config)
     yield from method_problems(config)
     yield from experiment_problems(config)
+    yield from shared_params_problems(config)
     yield from budget_problems(config)
     if config.transfer:
         yield from transfer_problems(config, config.transfer)
@@ -80,5 +85,6 @@ def _backend_problems(config: Config) -> Iterator[str]:
     for name in config.retention:
         if config.task(name).plain_text:
             yield f"retention.{name}: plain text is scored by backend {PACKED} alone; remove it, or set that"
-    if config.backend == VLLM and config.dtype in ("int8", "nf4"):
-        yield f"backend: checkpoints for vllm are not quantised; set dtype to auto (now {config.dtype})"
+    for dtype in config.dtypes:
+        if config.backend == VLLM and dtype in get_args(Quantized):
+            yield f"backend: checkpoints for vllm are not quantised; set dtype to auto (now {dtype})"

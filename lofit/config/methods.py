@@ -26,13 +26,36 @@ def method_problems(config: Config) -> Iterator[str]:
             yield from one_method_problems(config, name, given or MethodConfig(), f"methods.{name}")
 
 
+def shared_params_problems(config: Config) -> Iterator[str]:
+    """Yield what is wrong with the hyperparameters for all methods: names that no method has, or unknown models."""
+    entries = [(name, entry or MethodConfig()) for name, entry in config.methods.items()]
+    for name in config.experiments:
+        entries += [(arm.method, arm) for arm in (config.experiment(name).arms or {}).values()]
+    forms: list[type[BaseModel]] = []
+    for name, entry in entries:
+        method = methods.load_method(name)
+        forms.append(method.Params)
+        if localizer := (entry.heads or HeadsConfig()).localizer or method.localizer:
+            forms.append(localizers.load_localizer(localizer).Params)
+    known = sorted({field for form in forms for field in form.model_fields})
+    for number, given in enumerate(config.shared_params):
+        key = f"shared_params.{number}"
+        for field in given.set:
+            if field not in known:
+                yield f"{key}.set: {registry.unknown('hyperparameter', field, known)}"
+        for what, names, configured in (("model", given.model, config.models), ("task", given.task, config.tasks)):
+            for name in [names] if isinstance(names, str) else names or []:
+                if name not in configured:
+                    yield f"{key}.{what}: {registry.unknown(what, name, configured)}"
+
+
 def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str) -> Iterator[str]:
     """Yield what is wrong with one method; ``key`` says where it is given.
 
     It may be an entry under ``methods``, an arm of an experiment, or one point of a search.
     """
     method = methods.load_method(name)
-    if reason := method.skip(config.tasks, config.protocols, config.dtype, config.backend):
+    if reason := method.skip(config.tasks, config.protocols, config.dtypes, config.backend):
         yield f"{key}: {reason}"
     if entry.heads and not method.localizer:
         yield f"{key}.heads: this method does not select heads; remove the key"
@@ -94,7 +117,8 @@ def _settings_tried(config: Config, name: str, entry: MethodConfig) -> int:
     if entry.search:
         return min(grid.size(entry.search), config.search_points or math.inf)  # type: ignore[return-value]
     method = methods.load_method(name)
-    params = resolve(METHODS / f"{name}.yaml", config.models[0], next(iter(config.tasks)), entry.params)
+    model, task = config.models[0], next(iter(config.tasks))
+    params = resolve(METHODS / f"{name}.yaml", method.Params, model, task, config.shared_params, entry.params)
     heads = len((entry.heads or HeadsConfig()).k) if method.chooses_k else 1
     return heads * math.prod(len(params[axis]) for axis in method.grid)
 
@@ -117,7 +141,8 @@ def _params_problems(
     for model in config.models:
         for task in config.tasks:
             try:
-                form.model_validate(resolve(module.with_suffix(".yaml"), model, task, overrides))
+                recipe = module.with_suffix(".yaml")
+                form.model_validate(resolve(recipe, form, model, task, config.shared_params, overrides))
             except ValidationError as error:
                 yield one_line(error, form, key)
 

@@ -1,40 +1,28 @@
 """Default hyperparameters: each method and localizer has a recipe file beside its module.
 
 A recipe is a YAML list. Each entry has ``set`` (the values) and ``source`` (where they come from), and may be limited
-to a ``model`` and a ``task`` (a name or a list of names). Later entries override earlier ones, and the run
-configuration overrides them all.
+to a ``model`` and a ``task`` (a name or a list of names). Later entries override earlier ones. A configuration's
+``shared_params`` are such entries for all methods and localizers; they override the recipes, and ``params`` both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lofit.errors import ConfigError
-from lofit.spec.base import first_problem
+from lofit.spec.base import SharedParams, first_problem
 from lofit.strict_yaml import read_yaml
 
 
-class RecipeEntry(BaseModel):
+class RecipeEntry(SharedParams):
     """One entry of a recipe file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str | tuple[str, ...] | None = None
-    task: str | tuple[str, ...] | None = None
-    set: dict[str, Any]
     source: str
-
-    def holds_for(self, model: str, task: str) -> bool:
-        """Return whether the entry applies to this model and task."""
-        return _matches(self.model, model) and _matches(self.task, task)
-
-
-def _matches(pattern: str | tuple[str, ...] | None, name: str) -> bool:
-    return pattern is None or name == pattern or (isinstance(pattern, tuple) and name in pattern)
 
 
 @cache
@@ -56,10 +44,24 @@ def load_recipe(path: Path) -> tuple[RecipeEntry, ...]:
     return tuple(found)
 
 
-def resolve(path: Path, model: str, task: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters for one model and task: matching recipe entries in order, then ``overrides``."""
+def resolve(
+    path: Path, form: type[BaseModel], model: str, task: str, shared: Sequence[SharedParams], overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the hyperparameters of a method or localizer for one model and task.
+
+    Args:
+        path: its recipe.
+        form: its hyperparameters.
+        model: name of the model.
+        task: name of the task.
+        shared: entries for all methods and localizers, of which the hyperparameters in ``form`` are taken.
+        overrides: its own hyperparameters.
+    """
     values: dict[str, Any] = {}
     for entry in load_recipe(path):
         if entry.holds_for(model, task):
-            values.update(entry.set)
+            values |= entry.set
+    for common in shared:
+        if common.holds_for(model, task):
+            values |= {name: value for name, value in common.set.items() if name in form.model_fields}
     return values | overrides

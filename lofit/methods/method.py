@@ -67,19 +67,21 @@ class Method:
     scorer: Callable[..., HFLM] | None = None
     fit: Callable[[FitContext, Any], Fitted] | None = None
 
-    def skip(self, tasks: Collection[str], protocols: Sequence[Protocol], dtype: str, backend: Backend) -> str | None:
+    def skip(
+        self, tasks: Collection[str], protocols: Sequence[Protocol], dtypes: Collection[str], backend: Backend
+    ) -> str | None:
         """Return why the method cannot be run in a configuration, and what to change; None if it can be run.
 
         Args:
             tasks: configured tasks.
             protocols: configured protocols.
-            dtype: configured precision of the base model.
+            dtypes: configured precisions of the base models.
             backend: configured model class for scoring.
         """
         if self.tasks and not set(tasks) & set(self.tasks):
             return f"defined for {', '.join(self.tasks)} only; add that task, or remove the method"
-        if self.trains_base and dtype in get_args(Quantized):
-            return f"quantised weights cannot be trained; remove it, or set dtype to auto (now {dtype})"
+        if self.trains_base and (quantized := set(dtypes) & set(get_args(Quantized))):
+            return f"quantised weights cannot be trained; remove it, or set dtype to auto (now {quantized.pop()})"
         if not any(map(self.scored_under, protocols)):
             return f"not scored under {' or '.join(protocols)} (docs/methods.md); add paper to protocols"
         if backend != PACKED and self.scorer:

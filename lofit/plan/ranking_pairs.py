@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from lofit.config import LOCALIZERS
-from lofit.config.recipes import resolve
-from lofit.localizers import load_localizer
+from pydantic import ValidationError
+
 from lofit.plan.nodes import LocalizeNode
 from lofit.plan.table import RunTable
 
 
-def setting(node: LocalizeNode) -> str:
-    """The localizer, with what the configuration sets otherwise than its recipe for the model and task."""
-    form = load_localizer(node.localizer).Params
-    recipe = resolve(LOCALIZERS / f"{node.localizer}.yaml", node.model, node.data.task, {})
-    usual = form.model_validate(recipe).model_dump(mode="json") if recipe else {}
+def setting(table: RunTable, node: LocalizeNode) -> str:
+    """The localizer, with what its rankings set otherwise than is usual for the model and task."""
+    try:
+        usual = table.localizer_params(node.localizer, node.model, node.data.task, {}).model_dump(mode="json")
+    except ValidationError:  # a hyperparameter has no usual value
+        usual = {}
     set_here = [
         f"{name}={value}" for name, value in node.params.model_dump(mode="json").items() if usual.get(name) != value
     ]
@@ -40,7 +40,7 @@ def comparable_pairs(table: RunTable) -> Iterator[tuple[str, LocalizeNode, Local
             "tasks": node.data.task,
             "folds": node.data.fold,
             "seeds": (node.data.seed, node.training_seed),
-            "localizers": setting(node),
+            "localizers": setting(table, node),
         }
 
     known = [(node, aspects(node)) for node in nodes]

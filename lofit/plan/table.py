@@ -11,8 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from lofit import localizers, methods
 from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig, grid
+from lofit.config.experiments import RANDOM
 from lofit.config.recipes import resolve
 from lofit.errors import ConfigError
 from lofit.experiments import ArmConfig, ExperimentConfig
@@ -28,7 +31,6 @@ from lofit.plan.nodes import (
     TunedNode,
 )
 from lofit.spec.base import HeadsConfig, MethodConfig
-from lofit.spec.precision import DTYPES
 from lofit.spec.protocol import PAPER
 
 ALL, MAIN, TRANSFER = "all", "main", "transfer"
@@ -115,12 +117,6 @@ class RunTable:
                 if not ranked or fold == ranked.fold:
                     yield EvalNode(fit, self._data_of(task, entry, fold, 0), PAPER, self.config.backend)
 
-    @cached_property
-    def dtype(self) -> str:
-        """Precision of the base."""
-        config = self.config
-        return config.dtype if config.dtype != "auto" else DTYPES[config.device]
-
     def _model(self, name: str) -> ModelNode:
         return ModelNode(name, self._source(name))
 
@@ -131,9 +127,13 @@ class RunTable:
         heads = entry.heads or HeadsConfig()
         name = heads.localizer or methods.load_method(method).localizer
         assert name is not None, f"{method} edits no selected heads"
-        values = resolve(LOCALIZERS / f"{name}.yaml", model, data.task, heads.params)
-        params = localizers.load_localizer(name).Params.model_validate(values)
-        return LocalizeNode(model, self._source(model), self.dtype, data, name, params)
+        params = self.localizer_params(name, model, data.task, heads.params)
+        return LocalizeNode(model, self._source(model), self.config.dtype_of(model), data, name, params)
+
+    def localizer_params(self, name: str, model: str, task: str, overrides: dict[str, Any]) -> BaseModel:
+        """The hyperparameters of a localizer for a model and task."""
+        form, shared = localizers.load_localizer(name).Params, self.config.shared_params
+        return form.model_validate(resolve(LOCALIZERS / f"{name}.yaml", form, model, task, shared, overrides))
 
     def localizer_of(self, method: str) -> str:
         """The localizer of a configured method that edits selected heads: the configured one, or its own."""
@@ -162,9 +162,10 @@ class RunTable:
         ranking: LocalizeNode | None = None,
         k: tuple[int, ...] = (),
     ) -> FitNode:
-        values = resolve(METHODS / f"{name}.yaml", model, data.task, entry.params)
-        params = methods.load_method(name).Params.model_validate(values)
-        return FitNode(model, self._source(model), self.dtype, data, name, params, ranking, k)
+        form, shared = methods.load_method(name).Params, self.config.shared_params
+        values = resolve(METHODS / f"{name}.yaml", form, model, data.task, shared, entry.params)
+        params, dtype = form.model_validate(values), self.config.dtype_of(model)
+        return FitNode(model, self._source(model), dtype, data, name, params, ranking, k)
 
     def _comparison(self) -> Iterable[FitNode]:
         """Every method on every task, with heads selected on the same split."""
@@ -256,20 +257,25 @@ class RunTable:
         return self._data(task, fold, data.seed)
 
     def _transfer(self) -> Iterable[FitNode]:
-        """Offsets for each task on heads selected on every task (heads of the same fold where there is one)."""
+        """Offsets for each task on heads selected on every task, and on random heads if that is asked for.
+
+        Heads are of the same fold where there is one.
+        """
         transfer = self.config.transfer
         if not transfer:
             return
         names = transfer.tasks or list(self.config.tasks)
         for model in self.config.models:
             k = (self.config.head_count(model, transfer.k),)
+            entry = self._entry(transfer.method)
+            random = entry.model_copy(update={"heads": HeadsConfig(localizer=RANDOM)})
             for task in names:
                 for fold in self.folds(task):
                     for seed in self.config.seeds:
                         data = self._data(task, fold, seed)
-                        for source in names:
-                            entry = self._entry(transfer.method)
-                            ranking = self._ranking(model, self._head_data(data, source), transfer.method, entry)
+                        chosen = [(self._head_data(data, source), entry) for source in names]
+                        for head_data, heads in [*chosen, *([(data, random)] if transfer.random_row else [])]:
+                            ranking = self._ranking(model, head_data, transfer.method, heads)
                             yield self._fit(model, data, transfer.method, entry, ranking, k)
 
     def head_counts(self) -> dict[str, list[int]]:

@@ -54,7 +54,7 @@ def overlap_pairs(table: RunTable) -> pd.DataFrame:
     for kind, one, other in comparable_pairs(table):
         names = {"/".join(node.id.split("/")[1:]): node for node in (one, other)}
         where = {"model": one.model, "kind": kind, "task": one.data.task, "other_task": other.data.task}
-        where |= {"localizer": setting(one), "other_localizer": setting(other)}
+        where |= {"localizer": setting(table, one), "other_localizer": setting(table, other)}
         lost = [f"{name} failed: {reasons[node.id]}" for name, node in names.items() if reasons[node.id]]
         found = overlap_table({name: rankings[node.id] for name, node in names.items()}, counts[one.model])
         parts.append(found.assign(**where, note="; ".join(lost)))

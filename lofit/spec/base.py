@@ -77,6 +77,21 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
+class SharedParams(Form):
+    """Hyperparameters for a model and a task."""
+
+    model: str | list[str] | None = Field(default=None, description="name or names; null: all models")
+    task: str | list[str] | None = Field(default=None, description="name or names; null: all tasks")
+    set: dict[str, Any] = Field(min_length=1, description="hyperparameters")
+
+    def holds_for(self, model: str, task: str) -> bool:
+        """Return whether the entry applies to this model and task."""
+        return all(
+            given is None or name == given or (isinstance(given, list) and name in given)
+            for given, name in ((self.model, model), (self.task, task))
+        )
+
+
 class HeadsConfig(Form):
     """Which heads a method edits."""
 

@@ -26,7 +26,7 @@ class AdapterDropout:
             seed: seed of the run.
             device: device of the model.
         """
-        layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         inside = [found for layer in layers for found in layer.modules() if isinstance(found, nn.Dropout)]
         base = {id(found) for layer in layers for found in layer.get_base_layer().modules()}
         self._modules = [found for found in inside if found.p > 0 and id(found) not in base]

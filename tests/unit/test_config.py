@@ -54,6 +54,26 @@ BROKEN = {
     "wrong hyperparameter": (put("methods/lofit/params/lr", -1), ["methods.lofit.params.lr", "greater than 0"]),
     "too many heads": (put("methods/lofit/heads/k", [271]), ["methods.lofit.heads.k", "270 heads", "smaller"]),
     "share above one": (put("methods/lofit/heads/k", [1.5]), ["methods.lofit.heads.k", "270 heads"]),
+    "unknown shared hyperparameter": (
+        put("shared_params", [{"set": {"weight_dekay": 0.01}}]),
+        ["shared_params.0.set: unknown hyperparameter 'weight_dekay'; did you mean 'weight_decay'?"],
+    ),
+    "shared hyperparameter of an absent task": (
+        put("shared_params", [{"task": ["listops", "siqa"], "set": {"epochs": 3}}]),
+        ["shared_params.0.task: unknown task 'siqa'"],
+    ),
+    "wrong shared hyperparameter": (
+        put("shared_params", [{"set": {"epochs": 0}}]),
+        ["methods.lofit", "epochs", "greater than or equal to 1"],
+    ),
+    "precision of an absent model": (
+        put("model_dtypes", {"llama-2-7b": "float32"}),
+        ["model_dtypes: unknown model 'llama-2-7b'"],
+    ),
+    "full fine-tuning of one model in few bits": (
+        {**put("methods/full", None), "model_dtypes": {"smollm2-135m": "nf4"}},
+        ["methods.full", "dtype"],
+    ),
     "empty grid": (put("methods/lofit/heads/k", []), ["methods.lofit.heads.k: empty", "at least 1 entry"]),
     "no tasks": (put("tasks", {}), ["tasks: empty", "at least 1 entry"]),
     "no such fold": (put("tasks/truthfulqa", {"folds": [2]}), ["tasks.truthfulqa.folds", "no fold 2", "[0, 1]"]),
@@ -116,6 +136,10 @@ BROKEN = {
     ),
     "judges with nothing to read": (put("judges", {}), ["judges: they read open answers only", "add 'open'"]),
     "seed twice": (put("seeds", [1, 1]), ["seeds", "'1' is given twice"]),
+    "random heads of random heads": (
+        put("methods", {"lofit": {"heads": {"localizer": "random"}}}) | {"transfer": {"random_row": True}},
+        ["transfer.random_row", "are random anyway"],
+    ),
     "transfer of an absent task": (put("transfer", {"tasks": ["siqa"]}), ["transfer.tasks", "siqa"]),
     "transfer of an absent method": (put("transfer", {"method": "lora"}), ["transfer.method", "add it"]),
     "model name that leaves its folder": (
@@ -216,6 +240,16 @@ def test_head_counts_are_numbers_or_rounded_shares() -> None:
     assert config.head_count("smollm2-135m", 0.0001) == 1
     assert config.head_count("smollm2-135m", 32) == 32
     assert config.head_count("smollm2-135m", 1.0) == 270
+
+
+@pytest.mark.parametrize(
+    ("model", "few", "many"), [("gemma-7b", 16, 48), ("llama-2-7b", 32, 96), ("llama-2-13b", 48, 160)]
+)
+def test_shares_rounded_to_multiples_of_16_are_the_numbers_of_the_paper(model: str, few: int, many: int) -> None:
+    config = parse_config({**GOOD, "models": [model], "heads_multiple": 16})
+    assert [config.head_count(model, share) for share in (0.03, 0.10)] == [few, many]
+    assert config.head_count(model, 0.0001) == 16
+    assert config.head_count(model, 5) == 5, "a number is a number"
 
 
 def test_schema_file_is_generated_from_the_models() -> None:

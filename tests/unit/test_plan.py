@@ -22,6 +22,7 @@ from lofit.nodes import localize as localize_node
 from lofit.nodes.context import save_point_file
 from lofit.plan.kinds import FIT, KINDS, LOCALIZE, counts
 from lofit.plan.nodes import TunedNode
+from lofit.plan.ranking_pairs import setting
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 
@@ -60,6 +61,47 @@ def test_transfer_shares_the_diagonal_and_matches_folds() -> None:
     assert ("listops", 0, "truthfulqa", 1) in pairs
     assert ("truthfulqa", 0, "listops", 0) in pairs
     assert ("truthfulqa", 1, "listops", 0) not in pairs
+
+
+def test_a_row_of_random_heads_adds_one_fit_for_each_split_and_renames_none() -> None:
+    before = table()
+    made = table(transfer={"k": 0.1, "random_row": True})
+    assert list(table(transfer={"k": 0.1, "random_row": False}).fits) == list(before.fits)
+    added = [node for node in made.fits.values() if node.id not in before.fits]
+    assert before.fits.keys() < made.fits.keys()
+    assert {(node.data.id, node.k) for node in added} == {(data, (27,)) for data in made.data}
+    assert len(added) == len(made.data)
+    assert all(node.ranking and node.ranking.localizer == "random" and node.ranking.data == node.data for node in added)
+    arms = {"random": {"method": "lofit", "heads": {"k": [0.10], "localizer": "random"}}}
+    both = table(transfer={"k": 0.1, "random_row": True}, experiments={"head_selection": {"arms": arms}})
+    assert both.fits.keys() == made.fits.keys(), "the arm of the experiment is the same run"
+
+
+def test_shared_params_hold_between_recipes_and_params() -> None:
+    shared = [
+        {"set": {"weight_decay": 0.01, "epochs": 4}},
+        {"task": "siqa", "model": "smollm2-135m", "set": {"epochs": 3}},
+    ]
+    methods = copy.deepcopy(CONFIG["methods"]) | {"iti": None, "lora": {"params": {"epochs": 2}}}
+    made = table(shared_params=shared, methods=methods)
+    for node in made.fits.values():
+        params = node.params.model_dump()
+        if node.method == "lofit":
+            assert (params["epochs"], params["weight_decay"]) == (3 if node.data.task == "siqa" else 4, 0.01)
+            assert node.ranking and node.ranking.params.model_dump().items() >= {"weight_decay": 0.01}.items()
+        elif node.method == "lora":
+            assert (params["epochs"], params["weight_decay"]) == (2, 0.01)
+        else:
+            assert not {"epochs", "weight_decay"} & params.keys()
+    assert setting(made, next(node for node in made.localize.values() if node.localizer == "lofit")) == "lofit"
+
+
+def test_a_model_may_have_a_precision_of_its_own() -> None:
+    made = table(models=["smollm2-135m", "llama-2-7b"], model_dtypes={"llama-2-7b": "bfloat16"}, device="cpu")
+    assert {(node.model, node.dtype) for node in made.fits.values()} == {
+        ("smollm2-135m", "float32"),
+        ("llama-2-7b", "bfloat16"),
+    }
 
 
 def changed(before: RunTable, after: RunTable) -> set[str]:

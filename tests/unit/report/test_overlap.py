@@ -55,7 +55,7 @@ def test_pairs_differ_in_one_thing(table: RunTable) -> None:
             "subsets": one.data.seed != other.data.seed and one.own_seed == other.own_seed,
             "seeds": one.data.seed != other.data.seed and one.own_seed != other.own_seed,
             "training seeds": one.data.seed == other.data.seed and one.own_seed != other.own_seed,
-            "localizers": setting(one) != setting(other),
+            "localizers": setting(table, one) != setting(table, other),
         }
         assert differ[kind]
         assert sum(differ.values()) == 1
