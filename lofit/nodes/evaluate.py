@@ -14,8 +14,8 @@ from peft import PeftModel
 from lofit.errors import FitError, TaskError
 from lofit.evaluation.backends import model_class
 from lofit.evaluation.harness import evaluate
-from lofit.evaluation.judge import judge
-from lofit.evaluation.text import mean_of, score_text
+from lofit.evaluation.judge import judge, rates
+from lofit.evaluation.text import score_text
 from lofit.files import read_json, read_jsonl, require, write_json, write_text
 from lofit.methods import load_method
 from lofit.models.adapters import load_fitted, verify
@@ -26,7 +26,7 @@ from lofit.nodes.status import record_failure
 from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import EvalNode
 from lofit.plan.table import RunTable
-from lofit.spec.protocol import COUNTED, JUDGED, OPEN, PACKED
+from lofit.spec.protocol import COUNTED, OPEN, PACKED
 from lofit.tasks.truthfulqa.utils import own_answer
 
 
@@ -88,7 +88,7 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
     if node.protocol == OPEN and config.judges:
         del model  # make room for the judges
         samples = _judged(table, samples, device, dtype)
-        scores["metrics"] |= {name: mean_of([s[name] for s in samples]) for name in JUDGED}
+        scores["metrics"] |= rates(samples)
     return {**scores, **meter.report(), **ran, "backend": node.backend}, samples
 
 

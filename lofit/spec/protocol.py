@@ -20,7 +20,10 @@ def table_name(protocol: Protocol) -> str:
 
 
 JUDGED = ("true", "informative", "true_and_informative")
-"""Metrics of judged open answers; the last one is the headline."""
+"""Metrics of judged open answers, each 0 or 1; the last one is the headline."""
+
+TRUE_X_INFORMATIVE = "true_x_informative"
+"""Of judged open answers: the rate of ``true`` times that of ``informative``, which no single answer has."""
 
 COUNTED = {
     "n_truncated": "with a prompt cut on the left to what the model reads",

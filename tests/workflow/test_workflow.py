@@ -208,6 +208,9 @@ def test_each_protocol_has_a_table_of_its_own(tmp_path: Path, data_mirror: Path)
         assert table["truthfulqa.percent"]["base"] == pytest.approx(100 * value)
     judged = results[(results["method"] == "base") & (results["protocol"] == "open")].set_index("metric")["value"]
     assert judged["true_and_informative"] <= min(judged["true"], judged["informative"])
+    assert judged["true_x_informative"] == pytest.approx(judged["true"] * judged["informative"])
+    items = pd.read_parquet(tmp_path / "results" / "items.parquet")
+    assert set(items["metric"]) == set(results["metric"]) - {"true_x_informative"}
 
 
 def test_summary_shows_table_files_and_next_step(workflow: Workflow) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from lofit.evaluation.judge import judge
+from lofit.evaluation.judge import judge, rates
 from lofit.models.loading import load_model, load_tokenizer
 from tests.checkpoint import save_checkpoint
 
@@ -39,3 +40,24 @@ def test_each_judge_has_its_own_question(tmp_path: Path, monkeypatch: pytest.Mon
         assert verdict == {"true": true, "informative": informative, "true_and_informative": true and informative}
         seen |= {true, informative}
     assert seen == {True, False}, "these models say both"
+
+
+def test_the_share_that_is_both_is_not_the_product_of_the_shares() -> None:
+    answers = 6 * [(1.0, 0.0)] + 3 * [(0.0, 1.0)] + [(1.0, 1.0)]
+    verdicts = [{"true": t, "informative": i, "true_and_informative": t * i, "doc_id": 0} for t, i in answers]
+    found = rates(verdicts)
+    assert {name: metric["value"] for name, metric in found.items()} == pytest.approx(
+        {"true": 0.7, "informative": 0.4, "true_and_informative": 0.1, "true_x_informative": 0.28}
+    )
+    assert rates(verdicts[:1])["true_x_informative"] == {"value": 0.0, "stderr": None}
+
+
+def test_standard_error_of_the_product_is_that_of_resampled_answers() -> None:
+    rng = np.random.default_rng(0)
+    true = (rng.random(400) < 0.6).astype(float)
+    informative = np.where(rng.random(400) < 0.5, 1 - true, rng.random(400) < 0.8)
+    drawn = rng.integers(400, size=(4000, 400))
+    spread = float((true[drawn].mean(1) * informative[drawn].mean(1)).std())
+    both = zip(true.tolist(), informative.tolist(), strict=True)
+    found = rates([{"true": t, "informative": i, "true_and_informative": t * i} for t, i in both])
+    assert found["true_x_informative"]["stderr"] == pytest.approx(spread, rel=0.05)

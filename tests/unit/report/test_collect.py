@@ -206,3 +206,18 @@ def test_items_that_share_a_context_share_a_cluster(tmp_path: Path) -> None:
     clusters = pd.read_parquet(tmp_path / "items.parquet").groupby("run_id")["cluster"].agg(list)
     assert clusters["with"][0] == clusters["with"][2] != clusters["with"][1]
     assert clusters["without"] == ["q0", "q1", "q2"]
+
+
+def test_only_the_product_of_two_shares_has_no_value_per_item(tmp_path: Path) -> None:
+    run = lofit_run(tmp_path)
+    samples = [{"doc": {"id": f"q{i}"}, "doc_id": i, "task": "t", "true": float(i)} for i in range(2)]
+    (run.eval_path / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    metrics = {"true": {"value": 0.5}, "true_x_informative": {"value": 0.25}}
+    (run.eval_path / "results.json").write_text(json.dumps(OK | {"metrics": metrics}))
+    collect_items([run], tmp_path / "items.parquet")
+    items = pd.read_parquet(tmp_path / "items.parquet")
+    assert items[["item", "metric", "value"]].values.tolist() == [["q0", "true", 0.0], ["q1", "true", 1.0]]
+    assert set(collect([run], tmp_path / "results.parquet")["metric"]) == set(metrics)
+    (run.eval_path / "results.json").write_text(json.dumps(OK | {"metrics": metrics | {"informative": {"value": 0.5}}}))
+    with pytest.raises(ReportError, match="holds no metric informative"):
+        collect_items([run], tmp_path / "items.parquet")
