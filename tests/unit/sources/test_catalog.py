@@ -17,6 +17,7 @@ def test_named_models_and_their_shapes() -> None:
         "smollm2-135m": (30, 9),
         "smollm2-135m-hub": (30, 9),
         "llama-2-7b": (32, 32),
+        "llama-2-7b-chat": (32, 32),
         "llama-2-13b": (40, 40),
         "gemma-7b": (28, 16),
         "llama-3.2-1b": (16, 32),
@@ -35,7 +36,7 @@ def test_named_models_and_their_shapes() -> None:
 def test_every_hub_model_that_is_compared_is_pinned_to_a_commit() -> None:
     sources = [entry.source for name, entry in load_catalog().items() if not name.endswith("-judge")]
     revisions = [source.revision for source in sources if isinstance(source, HubModel)]
-    assert len(revisions) == 12
+    assert len(revisions) == 13
     assert all(re.fullmatch(r"[0-9a-f]{40}", revision) for revision in revisions)
 
 
