@@ -61,6 +61,11 @@ def scored_form(answer: str) -> str:
     return answer if answer.endswith(".") else f"{answer}."
 
 
+def asked(question: str) -> str:
+    """Return the authors' prompt up to the question: instruction, six questions with answers, and the question."""
+    return f"{INSTRUCTION}\n\n{PRIMER}\n\nQ: {question}"
+
+
 def render(item: Row, separator: str, where: str) -> Row:
     """Turn one row of the authors' CSV into a row with training and evaluation fields.
 
@@ -87,8 +92,8 @@ def render(item: Row, separator: str, where: str) -> Row:
             [separator + answer for answer in dict.fromkeys([best, *correct])],
             [separator + answer for answer in dict.fromkeys(incorrect) if answer not in {best, *correct}],
         ),
-        "prompt": f"{INSTRUCTION}\n\n{PRIMER}\n\nQ: {question}\nA:",
-        "open_prompt": f"{INSTRUCTION}\n\n{PRIMER}\n\nQ: {question}",
+        "prompt": f"{asked(question)}\nA:",
+        "open_prompt": asked(question),
         "choices": [*true, *false],
         "labels": [1] * len(true) + [0] * len(false),
         "item": {

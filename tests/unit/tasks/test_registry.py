@@ -20,7 +20,7 @@ from lofit.tasks import Splits, Task, TaskOptions, load_task, prepare_task, task
 from lofit.tasks.splits import draw
 
 NAMES = task_names()
-NOT_MIRRORED = {"mmlu", "triviaqa", "wikitext"}
+NOT_MIRRORED = {"mmlu", "nq_open_mc", "triviaqa", "triviaqa_mc", "wikitext"}
 """Evaluation-only tasks whose data the mirror for development lacks; their own tests use rows in the hub's schema."""
 
 

@@ -1,0 +1,1 @@
+"""Natural Questions, open, as a choice between two answers, for evaluation only."""

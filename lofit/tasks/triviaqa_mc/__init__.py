@@ -1,0 +1,1 @@
+"""TriviaQA as a choice between two answers, for evaluation only."""
