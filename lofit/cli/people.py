@@ -31,36 +31,9 @@ def plan(
     Hours are model FLOPs at a rate: by default what was measured on two CPU cores, or an assumed 125 TFLOP/s where the
     configuration says `device: cuda`.
     """
-    from rich.console import Console
-    from rich.table import Table
+    from lofit.report.run_table import print_plan
 
-    from lofit.plan.estimate import RATES, costs
-
-    table = read_table(configfile)
-    view = Table(title=f"Run table of {configfile}")
-    view.add_column("run", no_wrap=True)
-    for column in ("selector", "head_task", "k"):
-        view.add_column(column)
-    rows = table.summary()
-    for row in rows:
-        view.add_row(row["run"], row["selector"] or "-", row["head_task"] or "-", row["k"] or "-")
-    # Ids are there to be copied and searched for, so they are never broken over lines.
-    console = Console(soft_wrap=True, width=max([80, *(len(row["run"]) + 40 for row in rows)]))
-    console.print(view, soft_wrap=True)
-    rate, unit = tflops or RATES[table.config.device], "GPU hours" if table.config.device == "cuda" else "hours"
-    found, unknown = costs(table)
-    total = sum(cost.hours(rate) for cost in found.values())
-    nodes = sum(cost.nodes for cost in found.values())
-    sizes = Table(title=f"{nodes:,} nodes; about {total:,.0f} {unit} at {rate:g} TFLOP/s")
-    sizes.add_column("rule")
-    for column in ("nodes", "PFLOP", unit):
-        sizes.add_column(column, justify="right")
-    for kind, cost in found.items():
-        known = [f"{cost.operations / 1e15:,.1f}", f"{cost.hours(rate):,.1f}"] if cost.operations else ["", ""]
-        sizes.add_row(kind, f"{cost.nodes:,}", *known)
-    console.print(sizes)
-    lost = f"; not counted, since their size is not known: {', '.join(unknown)}" if unknown else ""
-    console.print(f"An upper estimate, with starting nodes and reading weights (lofit/plan/estimate.py){lost}.")
+    print_plan(read_table(configfile), configfile, tflops)
 
 
 @app.command()

@@ -36,13 +36,16 @@ def experiment_problems(config: Config) -> Iterator[str]:
         if name in TAKEN:
             yield f"{key}: {TAKEN[name]}"
             continue
+        if spec.like and spec.like not in builtin_names():
+            yield f"{key}.like: {registry.unknown('experiment', spec.like, builtin_names())}"
+            continue
         if spec.kind is None and name == OUT_OF_DOMAIN:
             yield f"{key}: what fitting costs on other tasks is asked for by naming them under `retention:`"
             continue
         if spec.kind is None:
             yield (
                 f"{key}: not one of the package's ({', '.join(builtin_names())}); "
-                "give its kind and arms, or correct the name"
+                "give its kind and arms, or one that it is like, or correct the name"
             )
             continue
         if not spec.arms:

@@ -30,9 +30,12 @@ class ArmConfig(MethodConfig):
 
 
 class ExperimentConfig(Form):
-    """One experiment; what is left out is taken from the experiment of that name that comes with the package."""
+    """One experiment; what is left out is taken from an experiment that comes with the package."""
 
-    kind: Kind | None = Field(default=None, description="null: that of the package's experiment of this name")
+    like: str | None = Field(
+        default=None, description="the package's experiment that gives what is left out; null: that of this name"
+    )
+    kind: Kind | None = Field(default=None, description="null: that of the package's experiment")
     title: Line | None = Field(default=None, description="what tables and figures are headed with")
     tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
     arms: dict[Line, ArmConfig] | None = Field(default=None, min_length=1, description="what is compared, by name")
@@ -71,13 +74,13 @@ def builtin_names() -> list[str]:
 
 
 def resolved(name: str, given: ExperimentConfig | None) -> ExperimentConfig:
-    """Fill in the keys that an experiment leaves out from the package's experiment of that name, if there is one.
+    """Fill in the keys that an experiment leaves out from the package's experiment that it is like, if there is one.
 
     If an axis (``k`` or ``n_train``) is given, it replaces the package's axis, even if that is the other one.
     """
     values = (given or ExperimentConfig()).model_dump(exclude_none=True)
-    if name in builtin_names():
-        defaults = _builtin(name)
+    if (like := values.get("like", name)) in builtin_names():
+        defaults = _builtin(like)
         if {"k", "n_train"} & values.keys():
             defaults = {key: value for key, value in defaults.items() if key not in ("k", "n_train")}
         values = defaults | values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,7 @@ def test_plan_shows_every_run_and_the_size(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "smollm2-135m/listops/fold0/seed42/base-" in result.output
     assert "6 nodes; about " in result.output
+    assert re.search(r"tables/main +│ Methods by task, protocol paper +│ +2 │", result.output)
     rows = [line.split("│")[1:3] for line in result.output.splitlines() if line.count("│") == 5]
     assert {(rule.strip(), count.strip()) for rule, count in rows if count.strip().isdigit()} == {
         ("fetch", "1"), ("prepare", "1"), ("localize", "1"), ("fit", "1"), ("evaluate", "2"),

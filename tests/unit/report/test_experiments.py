@@ -324,7 +324,18 @@ def test_the_packages_experiments_are_valid_and_run_on_the_default_model() -> No
     assert len(table.fits) < sum(len({arm.fit.id for arm in arms}) for arms in table.experiments.values())
 
 
+def test_an_experiment_may_be_like_another_under_a_name_of_its_own(tmp_path: Path) -> None:
+    given = {"few": {"like": "data_efficiency", "tasks": ["listops"], "n_train": [4, 8]}}
+    config = parse_config(tiny_config(tmp_path, METHODS, experiments=given))
+    origin = parse_config(tiny_config(tmp_path, METHODS, experiments={"data_efficiency": None}))
+    spec = config.experiment("few")
+    assert spec.arms == origin.experiment("data_efficiency").arms
+    assert (spec.kind, spec.n_train, spec.tasks) == ("curve", [4, 8], ["listops"])
+    assert {arm.x for arm in RunTable(config).experiments["few"]} == {4, 8}
+
+
 BROKEN = {
+    "like an unknown one": ({"x": {"like": "pefft"}}, "experiments.x.like: unknown experiment 'pefft'; did you"),
     "unknown experiment": ({"pefft": None}, "experiments.pefft: not one of the package's"),
     "unknown method": (
         {"peft": {"arms": {"x": {"method": "lorra"}}}},
