@@ -16,7 +16,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 
+from lofit.config.experiments import RANDOM
 from lofit.errors import ReportError
 from lofit.files import atomic_path
 from lofit.plan.table import TRANSFER, RunTable
@@ -30,8 +32,10 @@ from lofit.report.style import figure_style, ink_on, save_figure
 from lofit.stats import holm, paired_bootstrap_p, paired_sample
 
 _COLUMNS = ["model", "head_task", "task", "value", "relative", "p", "p_holm", "n_seeds", "n_items", "status", "note"]
+RANDOM_HEADS = "random heads"
+"""``head_task`` of runs with random heads; no task can be called like that."""
 # Significance levels at which the paper's Figure 2 marks a cell; its p-values are not corrected for multiple tests.
-_MARKS = {0.05: "**", 0.1: "*"}
+_MARKS = {0.05: "*", 0.1: "+"}
 # A colour-blind safe palette (ColorBrewer): light at 1, orange below, purple above, darker with the distance.
 _COLOURS = "PuOr"
 _MIN_SPAN, _MAX_SPAN = 0.25, 1.0
@@ -46,14 +50,16 @@ def transfer_matrix(
     *,
     method: str = "lofit",
     selector: str = "lofit",
+    random_row: bool = False,
 ) -> pd.DataFrame:
     """Build the transfer matrix: one row per model, task on which the heads were selected, and task trained for.
 
-    Only runs of ``method`` with ``n_heads`` heads ranked by ``selector`` count. ``value`` is the headline metric, with
-    folds averaged within a seed and then seeds. ``relative`` is ``value`` divided by the value of the same model and
-    task with heads selected on the task itself, both over the seeds that are complete in both cells; it is NaN if there
-    are none or if that value is 0. If a task was trained with several numbers of examples, runs with its own heads
-    count only at the number used for transfer.
+    Only runs of ``method`` with ``n_heads`` heads ranked by ``selector`` count, and with ``random_row`` those with as
+    many random heads, whose ``head_task`` is ``RANDOM_HEADS``. ``value`` is the headline metric, with folds averaged
+    within a seed and then seeds. ``relative`` is ``value`` divided by the value of the same model and task with heads
+    selected on the task itself, both over the seeds that are complete in both cells; it is NaN if there are none or if
+    that value is 0. If a task was trained with several numbers of examples, runs with its own heads count only at the
+    number used for transfer.
 
     Args:
         results: tidy results, as ``collect`` writes them.
@@ -62,11 +68,13 @@ def transfer_matrix(
         items: the scores of every test item, as ``collect_items`` writes them.
         method: the method whose heads are transferred.
         selector: the localizer that ranked the heads.
+        random_row: whether to compare with random heads too.
 
     Returns:
-        Columns model, head_task, task, value (float64, fraction), relative (float64), p and p_holm (float64), n_seeds
-        (int64, complete seeds), n_items (int64, test items of all folds), status (``ok``, ``partial``, ``failed``,
-        ``missing``) and note (what is absent and why; empty if nothing is), for all pairs of the tasks that occur.
+        Columns model, head_task, task, value (float64, fraction), relative (float64, fraction), p and p_holm (float64),
+        n_seeds (int64, complete seeds), n_items (int64, test items of all folds), status (``ok``, ``partial``,
+        ``failed``, ``missing``) and note (what is absent and why; empty if nothing is), for all pairs of the tasks that
+        occur, and of random heads with all these tasks.
         ``p`` is the one-sided p-value of a paired bootstrap over the same seeds as ``relative``; the null hypothesis is
         that heads of the task itself are no better. ``p_holm`` is ``p`` corrected by Holm's method over all such tests
         of the model. Both are NaN on the diagonal and where there is nothing to test.
@@ -82,8 +90,12 @@ def transfer_matrix(
             f"no {method} runs with {n_heads} heads chosen by {selector} to draw transfer from; numbers of heads that "
             f"there are: {known}"
         )
+    if random_row:
+        drawn = results[(results["method"] == method) & (results["selector"] == RANDOM)]
+        drawn = drawn[(drawn["n_heads"] == n_heads).fillna(False).astype(bool)]
+        rows = pd.concat([rows, drawn.assign(head_task=RANDOM_HEADS)])
     rows = _same_size(headline_rows(rows, headline))
-    present = set(rows["task"]) | set(rows["head_task"].dropna())
+    present = set(rows["task"]) | set(rows["head_task"].dropna()) - {RANDOM_HEADS}
     unknown = sorted(present - set(headline))
     if unknown:
         raise ReportError(f"no headline metric is given for task {unknown[0]}; name one, or leave its rows out")
@@ -92,7 +104,7 @@ def transfer_matrix(
     records: list[dict[str, Any]] = []
     cells: list[Cell] = []
     for model in rows["model"].unique():
-        for head_task in tasks:
+        for head_task in [*tasks, *([RANDOM_HEADS] if random_row else [])]:
             for task in tasks:
                 group = rows[(rows["model"] == model) & (rows["head_task"] == head_task) & (rows["task"] == task)]
                 cell = aggregate(group, folds.get(task, set()), {int(seed) for seed in group["seed"]})
@@ -132,9 +144,10 @@ def draw_transfer(
 ) -> list[Path]:
     """Draw the matrix as ``<stem>.pdf`` and ``<stem>.png``, and write it as ``<stem>.csv``.
 
-    There is one panel per model. Rows are the tasks on which heads were selected, columns the tasks on which offsets
-    were trained and evaluated. The colour shows the relative value, centred at 1. Each cell shows the relative value
-    and, below it, the absolute value in percent. Cells without a value are hatched and show the status.
+    There is one panel per model. Rows are the tasks on which heads were selected, and random heads if there are any;
+    columns are the tasks on which offsets were trained and evaluated. The colour shows the relative value, centred at
+    100%. Each cell shows the relative value and, in brackets below it, the absolute value, both in percent. Cells
+    without a value are hatched and show the status.
 
     Args:
         matrix: as ``transfer_matrix`` returns it.
@@ -160,13 +173,16 @@ def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
     same = len(set(n_heads.values())) == 1
     heads = str(next(iter(n_heads.values()))) if same else ", ".join(f"{k} ({model})" for model, k in n_heads.items())
     text = (
-        f"K = {heads} heads; {n}. Each cell: value relative to heads selected on the same task "
-        "(the diagonal of its column), and the value in percent."
+        f"K = {heads} heads; {n}. Each cell: score relative to heads selected on the same task (the diagonal of its "
+        "column, 100%), and in brackets the score itself, in percent."
     )
+    if (matrix["head_task"] == RANDOM_HEADS).any():
+        text += " Last row: K heads drawn at random, anew for each task and seed."
     if (matrix["p"] <= max(_MARKS)).any():
+        marks = ", ".join(f"{mark} p ≤ {level:g}" for level, mark in _MARKS.items())
         text += (
-            " Heads of the task itself are better: ** p ≤ 0.05, * p ≤ 0.1 (paired bootstrap over items; uncorrected, "
-            "as in the paper; corrected p-values are in the CSV)."
+            f" Significantly lower than with heads of the same task: {marks} (one-sided paired bootstrap over items; "
+            "uncorrected, as in the paper; corrected p-values are in the CSV)."
         )
     if (matrix["status"] == "partial").any():
         text += " † some seeds are left out, since a run failed or is missing."
@@ -201,7 +217,8 @@ def _figure(matrix: pd.DataFrame, headline: Mapping[str, str], n_heads: Mapping[
     across = min(len(models), _PANELS_PER_ROW)
     down = math.ceil(len(models) / across)
     side = max(2.4, 0.95 * len(tasks))
-    width, height = across * (side + 1.0) + 1.0, down * (side + 1.3) + 0.7
+    tall = side * matrix["head_task"].nunique() / len(tasks)
+    width, height = across * (side + 1.0) + 1.0, down * (tall + 1.3) + 0.9
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     colours = matplotlib.colormaps[_COLOURS]
@@ -222,9 +239,14 @@ def _figure(matrix: pd.DataFrame, headline: Mapping[str, str], n_heads: Mapping[
         if position % across == 0:
             axes.set_ylabel("heads selected on")
     bar = figure.colorbar(
-        ScalarMappable(norm, colours), ax=used, extend="max" if furthest > span else "neither", aspect=25, pad=0.02
+        ScalarMappable(norm, colours),
+        ax=used,
+        extend="max" if furthest > span else "neither",
+        aspect=25,
+        pad=0.02,
+        format=PercentFormatter(1, decimals=0),
     )
-    bar.set_label("value relative to same-task heads")
+    bar.set_label("score relative to same-task heads")
     bar.ax.axhline(1, color="black", linewidth=0.8)
     figure.supxlabel(textwrap.fill(caption(matrix, n_heads), int(width * 16)), x=0.01, ha="left")
     return figure
@@ -239,16 +261,19 @@ def _draw_panel(
     norm: Normalize,
 ) -> None:
     cells = {(cell["head_task"], cell["task"]): cell for cell in panel.to_dict("records")}
-    for row, head_task in enumerate(tasks):
+    head_tasks = list(panel["head_task"].unique())
+    for row, head_task in enumerate(head_tasks):
         for column, task in enumerate(tasks):
             cell = cells.get((head_task, task), {"value": math.nan, "status": "missing"})
             _draw_cell(axes, row, column, cell, own=head_task == task, colours=colours, norm=norm)
     axes.set_xlim(-0.5, len(tasks) - 0.5)
-    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.set_ylim(len(head_tasks) - 0.5, -0.5)
+    if RANDOM_HEADS in head_tasks:
+        axes.axhline(len(tasks) - 0.5, color="black", linewidth=1.2)
     axes.set_aspect("equal")
     slant: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(tasks) > 3 else {}
     axes.set_xticks(range(len(tasks)), [f"{task}\n({headline[task]})" for task in tasks], **slant)
-    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set_yticks(range(len(head_tasks)), head_tasks)
     axes.tick_params(length=0)
 
 
@@ -268,10 +293,12 @@ def _draw_cell(
         ink = ink_on(colour)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="0.72"))
         mark = next((mark for level, mark in _MARKS.items() if cell["p"] <= level), "")
-        text = (f"{cell['relative']:.2f}" if known else "n/a") + mark + ("†" if cell["status"] == "partial" else "")
+        text = (
+            (f"{100 * cell['relative']:.0f}%" if known else "n/a") + mark + ("†" if cell["status"] == "partial" else "")
+        )
         place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": ink}
         axes.annotate(text, (column, row), (0, 5), **place)
-        axes.annotate(f"{100 * cell['value']:.1f}%", (column, row), (0, -8), fontsize=7, **place)
+        axes.annotate(f"({100 * cell['value']:.1f})", (column, row), (0, -8), fontsize=7, **place)
     if own:
         axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=ink))
 
@@ -286,10 +313,10 @@ def write(table: RunTable, output: Output) -> None:
     results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
-    selector = table.localizer_of(name)
+    options: dict[str, Any] = {"selector": table.localizer_of(name), "random_row": config.transfer.random_row}
     matrix = pd.concat(
         [
-            transfer_matrix(results[results["model"] == model], chosen, k, items, method=name, selector=selector)
+            transfer_matrix(results[results["model"] == model], chosen, k, items, method=name, **options)
             for model, k in n_heads.items()
         ]
     )

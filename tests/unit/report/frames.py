@@ -67,7 +67,7 @@ def main_table(frame: pd.DataFrame, headline: Mapping[str, str], scores: pd.Data
 
 
 def transfer_matrix(
-    frame: pd.DataFrame, headline: Mapping[str, str], n_heads: int, scores: pd.DataFrame | None = None, **options: str
+    frame: pd.DataFrame, headline: Mapping[str, str], n_heads: int, scores: pd.DataFrame | None = None, **options: Any
 ) -> pd.DataFrame:
     """The transfer matrix, of runs whose items nobody looks at unless they are given."""
     return transfer.transfer_matrix(frame, headline, n_heads, scored() if scores is None else scores, **options)

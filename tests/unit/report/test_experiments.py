@@ -54,13 +54,13 @@ METHODS = {"base": None, "lofit": {"heads": HEADS, "params": TRAINING}}
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
     folder = tmp_path_factory.mktemp("experiments")
-    made = fitted_table(tiny_config(folder, METHODS, experiments=EXPERIMENTS, seeds=[1, 2]))
+    options = {"experiments": EXPERIMENTS, "seeds": [1, 2], "transfer": {"k": 3, "random_row": True}}
+    made = fitted_table(tiny_config(folder, METHODS, **options))
     for node in made.evaluations.values():
         evaluate_node.run(made, node)
     for part in made.parts():
         collect_results(made, part)
-    for name in EXPERIMENTS:
-        write_outputs(made, name)
+    write_outputs(made, "transfer", *EXPERIMENTS)
     return made
 
 
@@ -89,6 +89,14 @@ def test_tables_have_a_line_per_arm_and_the_main_table_only_the_methods(table: R
     assert text.startswith("**LoFiT on 10% of the heads against parameter-efficient fine-tuning (LoFiT, Table 3)**")
     assert "(LoFiT, Table 3). Percent" in (table.config.results / "tables" / "peft.tex").read_text()
     assert comparison(table, "paper")["method"].tolist() == ["base", "lofit (3 heads)"]
+
+
+def test_the_transfer_map_has_a_row_of_the_random_heads_of_the_experiment(table: RunTable) -> None:
+    cells = pd.read_csv(table.config.results / "figures" / "transfer.csv").set_index("head_task")
+    arms = pd.read_csv(table.config.results / "tables" / "head_selection.csv").set_index("method")["listops.percent"]
+    assert list(cells.index) == ["listops", "random heads"]
+    assert 100 * cells["value"].to_numpy() == pytest.approx(arms[["LoFiT", "random"]].to_numpy())
+    assert (cells["n_seeds"] == 2).all()
 
 
 def test_curves_hold_the_scores_of_the_runs(table: RunTable) -> None:

@@ -13,7 +13,7 @@ from matplotlib.text import Annotation, Text
 from lofit.errors import ReportError
 from lofit.report import transfer
 from lofit.report.style import ink_on
-from lofit.report.transfer import caption, draw_transfer
+from lofit.report.transfer import RANDOM_HEADS, caption, draw_transfer
 from tests.unit.report.frames import HEADLINE, plain, results, row, scored, transfer_matrix
 
 K = {"tiny": 8, "big": 8}
@@ -182,9 +182,9 @@ def texts_drawn(matrix: pd.DataFrame, headline: dict[str, str], stem: Path) -> t
 def test_every_cell_and_label_is_drawn_on_the_page(tmp_path: Path) -> None:
     rows = [*square(), row("clutrr", None, model="big"), row("truthfulqa", 0.0, model="big")]
     drawn, inside = texts_drawn(transfer_matrix(results(*rows), HEADLINE, 8), HEADLINE, tmp_path / "t")
-    wanted = {"0.75", "30.0%", "1.20", "60.0%", "failed", "missing", "n/a", "0.0%", "tiny", "big", "truthfulqa"}
+    wanted = {"75%", "(30.0)", "120%", "(60.0)", "100%", "failed", "missing", "n/a", "(0.0)", "tiny", "big"}
     wanted |= {"clutrr\n(exact_match)", "heads selected on", "offsets trained and evaluated on"}
-    wanted |= {"value relative to same-task heads"}
+    wanted |= {"score relative to same-task heads", "truthfulqa"}
     assert wanted <= drawn
     assert inside
 
@@ -194,12 +194,12 @@ def test_rows_are_the_tasks_of_the_heads_and_columns_those_trained_for(tmp_path:
     columns, rows = ([label.get_text() for label in axis.get_ticklabels()] for axis in (panel.xaxis, panel.yaxis))
     found = {}
     for text in panel.texts:
-        if isinstance(text, Annotation) and text.get_text().endswith("%"):
+        if isinstance(text, Annotation) and text.get_text().startswith("("):
             column, row = text.xy
             found[rows[int(row)], columns[int(column)].split("\n")[0]] = text.get_text()
     assert found == {
-        ("truthfulqa", "truthfulqa"): "40.0%", ("clutrr", "truthfulqa"): "30.0%",
-        ("clutrr", "clutrr"): "50.0%", ("truthfulqa", "clutrr"): "60.0%",
+        ("truthfulqa", "truthfulqa"): "(40.0)", ("clutrr", "truthfulqa"): "(30.0)",
+        ("clutrr", "clutrr"): "(50.0)", ("truthfulqa", "clutrr"): "(60.0)",
     }  # fmt: skip
 
 
@@ -268,11 +268,13 @@ def test_cells_are_marked_where_the_tasks_own_heads_are_better(tmp_path: Path) -
     assert cell(matrix, "truthfulqa", "clutrr")["p"] < 0.001
     # Three items changed, all for the better: the resamples without any of them are (1 - .03)^100, about 5%.
     assert cell(matrix, "clutrr", "truthfulqa")["p"] == pytest.approx(0.97**100, abs=0.015)
-    drawn, _ = texts_drawn(matrix, HEADLINE, tmp_path / "t")
-    assert any(text.startswith("0.67**") for text in drawn)
-    assert "(paired bootstrap over items; uncorrected, as in the paper; corrected p-values are in the CSV)" in caption(
-        matrix, K
+    drawn, _ = texts_drawn(
+        matrix.assign(p=matrix["p"].where(matrix["p"].isna() | (matrix["p"] < 0.01), 0.07)), HEADLINE, tmp_path / "t"
     )
+    assert {"67%*", "94%+", "100%"} <= drawn
+    text = caption(matrix, K)
+    assert "Significantly lower than with heads of the same task: * p ≤ 0.05, + p ≤ 0.1 (one-sided paired" in text
+    assert "uncorrected, as in the paper; corrected p-values are in the CSV)" in text
 
 
 def test_a_matrix_is_the_same_every_time() -> None:
@@ -316,4 +318,38 @@ def test_corrected_p_values_are_holms_over_the_tests_of_each_model(tmp_path: Pat
     raw = (matrix["p"] <= 0.05) & (matrix["p_holm"] > 0.1)  # marked although the corrected value would not be
     assert raw.any()
     drawn, _ = texts_drawn(matrix, tasks, tmp_path / "t")
-    assert all(f"{relative:.2f}**" in drawn for relative in matrix.loc[raw, "relative"])
+    assert all(f"{100 * relative:.0f}%*" in drawn for relative in matrix.loc[raw, "relative"])
+
+
+def test_the_row_of_random_heads_is_relative_to_the_tasks_own_and_tested_against_them(tmp_path: Path) -> None:
+    runs = [(run, [1.0] * round(100 * run["value"]) + [0.0] * (100 - round(100 * run["value"]))) for run in square()]
+    for task, right in (("truthfulqa", 20), ("clutrr", 49)):
+        run = row(task, right / 100, selector="random", run_id=f"random-{task}")
+        runs.append((run, [1.0] * right + [0.0] * (100 - right)))
+    frame, items = results(*(run for run, _ in runs)), scored(*runs)
+    without = transfer_matrix(frame, HEADLINE, 8, items)
+    assert RANDOM_HEADS not in set(without["head_task"])
+    matrix = transfer_matrix(frame, HEADLINE, 8, items, random_row=True)
+    assert matrix["head_task"].unique().tolist() == ["truthfulqa", "clutrr", RANDOM_HEADS]
+    worse, alike = cell(matrix, RANDOM_HEADS, "truthfulqa"), cell(matrix, RANDOM_HEADS, "clutrr")
+    assert (worse["value"], worse["relative"]) == (pytest.approx(0.2), pytest.approx(0.2 / 0.4))
+    assert alike["relative"] == pytest.approx(0.49 / 0.5)
+    assert worse["p"] < 0.001 < 0.1 < alike["p"]
+    assert matrix["p"].notna().sum() == 4, "Holm's correction is over them all"
+    assert matrix["p_holm"].dropna().tolist() == pytest.approx(by_hand(matrix["p"].dropna().tolist()))
+    same = matrix[matrix["head_task"] != RANDOM_HEADS].drop(columns=["p", "p_holm"])
+    pd.testing.assert_frame_equal(same, without.drop(columns=["p", "p_holm"]))
+    assert "Last row: K heads drawn at random, anew for each task and seed." in caption(matrix, K)
+    assert "Last row" not in caption(without, K)
+    panel = figure_drawn(matrix, HEADLINE, tmp_path / "t").axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["truthfulqa", "clutrr", RANDOM_HEADS]
+    drawn, inside = texts_drawn(matrix, HEADLINE, tmp_path / "t")
+    assert {"50%*", "(20.0)", "98%"} <= drawn
+    assert inside
+
+
+def test_random_heads_without_a_run_or_a_result_are_shown_as_such() -> None:
+    lost = row("clutrr", None, selector="random", run_id="random-clutrr")
+    matrix = transfer_matrix(results(*square(), lost), HEADLINE, 8, random_row=True)
+    assert cell(matrix, RANDOM_HEADS, "clutrr")["status"] == "failed"
+    assert cell(matrix, RANDOM_HEADS, "truthfulqa")["status"] == "missing"
