@@ -37,6 +37,14 @@ def plan(
 
 
 @app.command()
+def expected(configfile: ConfigFile = DEFAULT) -> None:
+    """Print for how many cells of each table there are published values. `tables/expected.md` compares them."""
+    from lofit.report.run_table import print_expected
+
+    print_expected(read_table(configfile))
+
+
+@app.command()
 def train(
     task_dir: Annotated[Path, typer.Option(help="Folder with train.jsonl and test.jsonl, or a YAML file naming them.")],
     method: Annotated[list[str], typer.Option(help="Method to fit; as often as wanted. The base model is always run.")],

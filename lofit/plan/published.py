@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,6 +109,21 @@ def _parsed(row: dict[str, str], where: str) -> Published:
     if not set(row["source_kind"].split(" + ")) <= set(KINDS):
         raise ConfigError(f"{where}: source_kind {row['source_kind']!r} is none of {', '.join(KINDS)}; give one")
     return Published(tasks=tasks, metrics=metrics, value=value, **row)
+
+
+def coverage(table: RunTable) -> dict[str, tuple[int, int]]:
+    """Number of cells of each table and figure of scores, and of published values that one of them can be compared with.
+
+    A cell is a model, a task and a method with its number of heads, or an arm of an experiment.
+    """
+    cells = {MAIN: {(fit.model, fit.data.task, fit.method, fit.k) for fit in table.comparison.values()}}
+    cells |= {
+        name: {(arm.fit.model, arm.fit.data.task, arm.label, (arm.x,)) for arm in arms}
+        for name, arms in table.experiments.items()
+        if table.config.experiment(name).kind not in ("layers", "lens")  # which have no scores
+    }
+    known = Counter(row.artefact for row in dict(matching_runs(table)))
+    return {name: (len(found), known[name]) for name, found in cells.items()}
 
 
 def matching_runs(table: RunTable) -> list[tuple[Published, list[FitNode]]]:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from lofit.cli.app import app
 from lofit.config import NAME, load_config, parse_config
 from lofit.errors import ConfigError
 from lofit.methods import method_names
-from lofit.plan.published import COLUMNS, FOLDER, NO_COUNTERPART, TRAINED, matching_runs, read_published
+from lofit.plan.published import COLUMNS, FOLDER, NO_COUNTERPART, TRAINED, coverage, matching_runs, read_published
 from lofit.plan.table import MAIN, RunTable
 from lofit.report.expected import our_mean
 from lofit.sources.catalog import load_catalog
@@ -60,7 +62,7 @@ def test_a_failed_run_or_an_absent_metric_has_no_mean() -> None:
 
 
 def test_published_values_name_what_exists_and_where_it_was_read() -> None:
-    metrics = {"truthfulqa": {"mc1", "mc2"}}
+    metrics = {"truthfulqa": {"mc1", "mc2", "true", "informative", "true_x_informative"}}
     rows = read_published(FOLDER / "published.tsv")
     for row in rows:
         assert row.source
@@ -71,12 +73,14 @@ def test_published_values_name_what_exists_and_where_it_was_read() -> None:
             assert metric in metrics.get(task, {load_task(task).headline})
         assert not row.tasks or 10 < row.value < 100  # percent, never a fraction
         assert row.model != "(unknown)" or "model and setting unknown" in row.setting
-    assert sorted(row.metrics[0] for row in rows if row.metrics[0] in NO_COUNTERPART) == sorted(NO_COUNTERPART)
+    assert {row.metrics[0] for row in rows if row.metrics[0] in NO_COUNTERPART} == set(NO_COUNTERPART)
     strangers = {"llama-2-13b-chat", "llama-3-8b-instruct", "(unknown)"}
     assert {row.model for row in rows} - set(load_catalog()) == strangers
     assert not re.fullmatch(NAME, "(unknown)")  # no model of one's own can be called so
     unmatched = {row.method for row in rows if row.artefact == MAIN} - set(method_names())
-    assert unmatched == {"lora_sft", "truthful_prompt", "LoFiT"}
+    assert unmatched == {
+        "lora_sft", "truthful_prompt", "LoFiT", "JoLA", "adalora", "ralfit", "real_lofit", "post_block",
+    }  # fmt: skip
 
 
 TRUTHFULQA = {
@@ -88,11 +92,25 @@ TRUTHFULQA = {
     ("llama-3-8b-instruct", "iti", "48 heads, alpha 15"): (41, 61),
     ("llama-2-7b-chat", "lora_sft", "LoRA, supervised"): (41.01, 58.74),
     ("llama-2-7b-chat", "lora", "LoRA, DPO"): (57.78, 75.24),
+    ("llama-2-7b", "lofit", "as REAL's paper compares it"): (58.14, 75.83),
+    ("llama-2-7b", "real_lofit", "REAL's heads, LoFiT's offsets"): (59.61, 77.48),
+    ("llama-2-7b-chat", "ralfit", ""): (60.22, 77.76),
 }
 """MC1 and MC2 by model, method and setting."""
 OTHERS = [
     ("main", "llama-2-7b-chat", "truthfulqa", "mc1", "base", "zero-shot", 31.33),
     ("main", "llama-2-7b-chat", "truthfulqa", "mc1", "truthful_prompt", "truthful prompt", 31.70),
+    *(
+        ("main", "(unknown)", task, metric, "JoLA", "model and setting unknown", value)
+        for task, metric, value in (
+            ("winogrande", "acc", 75.7), ("arc_challenge", "acc", 88.1), ("gsm8k", "exact_match", 38.9),
+            ("listops", "exact_match", 64.5), ("boolq", "acc", 90.5),
+        )
+    ),
+    (
+        "main", "(unknown)", "", "average_delta", "JoLA",
+        "model and setting unknown; suite average, most likely of the difference to full fine-tuning", -8.9,
+    ),
     ("main", "(unknown)", "winogrande", "acc", "LoFiT", "model and setting unknown", 77.8),
     ("main", "(unknown)", "arc_challenge", "acc", "LoFiT", "model and setting unknown", 87.6),
     ("main", "(unknown)", "gsm8k", "exact_match", "LoFiT", "model and setting unknown", 39.8),
@@ -120,7 +138,7 @@ def test_published_values_are_those_that_were_read() -> None:
         for row in read_published(FOLDER / "published.tsv")
     ]
     assert [key for key in wanted + OTHERS if found.count(key) != 1] == []
-    assert len(found) == 88
+    assert len(found) == 169
     assert len({key[:-1] for key in found}) == len(found)  # no two values of one run
     for name in ("(unknown)", "llama-2-13b-chat", "llama-3-8b-instruct"):
         assert {key for key in found if key[1] == name} == {key for key in wanted + OTHERS if key[1] == name}
@@ -207,13 +225,24 @@ def test_only_rows_trained_as_ours_are_counterparts() -> None:
     assert {row.setting for row, _ in pairs if row.method == "lora"} == {"LoRA, DPO"}
 
 
+def test_coverage_counts_cells_and_values_by_table() -> None:
+    raw = {"models": ["llama-3.2-1b"], "tasks": {"boolq": None, "gsm8k": None}, "methods": {"base": None, "lora": None}}
+    arms = {"LoRA": {"method": "lora"}}
+    mine = {"kind": "table", "arms": arms}
+    table = RunTable(parse_config({**raw, "experiments": {"mine": mine, "layers": None}, "seeds": [1, 2]}))
+    assert coverage(table) == {"main": (4, 2), "mine": (2, 0)}
+    file = CONFIG / "modern.yaml"
+    result = CliRunner().invoke(app, ["expected", "--configfile", str(file)], env={"COLUMNS": "200"})
+    assert re.search(r"main +│ +800 │ +40 │", result.output)
+
+
 def test_counterparts_have_the_model_the_method_and_all_tasks() -> None:
     table = RunTable(load_config(CONFIG / "paper.yaml"))
     pairs = matching_runs(table)
-    assert len(pairs) == 3 * 3 + 3
+    assert len(pairs) == 3 * 2 + 5 + 5  # means of LoFiT and ITI, counts, and TruthfulQA of Llama-2-7B
     for row, fits in pairs:
         assert {fit.model for fit in fits} == {row.model}
         assert set(row.tasks) <= {fit.data.task for fit in fits}
         assert len({fit.k for fit in fits}) == 1
-    assert len(matching_runs(RunTable(load_config(CONFIG / "modern.yaml")))) == 2 * 4 * 4
+    assert len(matching_runs(RunTable(load_config(CONFIG / "modern.yaml")))) == 2 * 4 * 4 + 2 * 4
     assert not matching_runs(RunTable(load_config(CONFIG / "laptop.yaml")))
