@@ -43,7 +43,7 @@ ComputingNode = ActivationsNode | LocalizeNode | FitNode | EvalNode
 
 @cache
 def task_sizes() -> dict[str, dict[str, Any]]:
-    """Rows and mean tokens of every task that was counted (``lofit/tasks/sizes.yaml``)."""
+    """Rows and mean tokens of every task, and where they are from (``lofit/tasks/sizes.yaml``)."""
     found: dict[str, dict[str, Any]] = yaml.safe_load(files("lofit.tasks").joinpath("sizes.yaml").read_text("utf-8"))
     return found
 
@@ -107,14 +107,14 @@ def _reading(task: Mapping[str, float]) -> float:
     return FORWARD * (task["train"] + task["validation"]) * task["row_tokens"]
 
 
-def _sizes(data: DataNode) -> dict[str, float] | None:
-    """Rows and tokens of one split: as counted, or fewer rows where the configuration says so."""
-    counted = task_sizes().get(data.task)
-    if counted is None or data.path:
+def _sizes(data: DataNode) -> dict[str, Any] | None:
+    """Rows and tokens of one split: all, or fewer rows where the configuration says so."""
+    known = task_sizes().get(data.task)
+    if known is None or data.path:
         return None
     asked = {split: data.options.get(f"n_{split}") for split in ("train", "validation", "test")}
-    # A number that is asked for may be more than was counted under the task's defaults.
-    return {**counted, **{split: number for split, number in asked.items() if number}}
+    # A number that is asked for may be more than there are under the task's defaults.
+    return {**known, **{split: number for split, number in asked.items() if number}}
 
 
 def _training(node: LocalizeNode | FitNode, task: Mapping[str, float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,23 @@ from lofit.sources.catalog import load_catalog
 from lofit.tasks import load_task, task_names
 
 REPOSITORY = Path(__file__).parents[2]
+OFFICIAL = {
+    "aqua": (97467, 254),
+    "arc_challenge": (1119, 1172),
+    "boolq": (9427, 3270),
+    "gsm8k": (7473, 1319),
+    "mmlu": (0, 14042),
+    "nq_open": (0, 3610),
+    "nq_open_mc": (0, 3610),
+    "openbookqa": (4957, 500),
+    "siqa": (33410, 1954),
+    "svamp": (700, 300),
+    "triviaqa": (0, 17944),
+    "triviaqa_mc": (0, 3610),
+    "wikitext": (0, 62),
+    "winogrande": (40398, 1267),
+}
+"""Rows to train on, and of the split that is the test split here, as published; the others come with the task."""
 ROWS = {"n_train": 100, "n_validation": 20, "n_test": 50}
 
 
@@ -64,9 +82,37 @@ def test_what_is_not_known_is_named() -> None:
     assert costs(RunTable(parse_config(config)))[1] == []
 
 
-def test_the_catalogue_and_all_tasks_to_train_for_are_counted() -> None:
+def test_sizes_of_the_catalogue_and_of_all_tasks_are_known() -> None:
     assert all(entry.billions for entry in load_catalog().values())
-    assert {name for name in task_names() if load_task(name).objective} <= set(task_sizes())
+    assert set(task_names()) == set(task_sizes())
+
+
+@pytest.mark.parametrize("name", task_sizes())
+def test_rows_are_the_official_ones_or_were_counted(name: str) -> None:
+    size = task_sizes()[name]
+    train, validation, test = (size[split] for split in ("train", "validation", "test"))
+    assert set(size) <= {"train", "validation", "test", "row_tokens", "item_tokens", "source", "tokens"}
+    assert size["item_tokens"] > 0
+    assert (size.get("row_tokens", 0) > 0) == (train > 0) == bool(load_task(name).objective)
+    if name not in OFFICIAL:
+        assert "source" not in size
+        return
+    official = OFFICIAL[name]
+    assert test == official[1]
+    assert 0.99 * official[0] <= train + validation <= official[0]  # few texts are in two official splits
+    assert validation == pytest.approx(official[0] / 10, rel=0.02)
+
+
+def test_counting_again_keeps_official_rows() -> None:
+    spec = importlib.util.spec_from_file_location("count_tokens", REPOSITORY / "scripts" / "count_tokens.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    counted = {"train": 9, "validation": 1, "test": 5, "item_tokens": 3.0}
+    known = {"train": 90, "validation": 10, "test": 50, "item_tokens": 2.0, "tokens": "a guess"}
+    assert script.updated({}, counted) == script.updated(known, counted) == counted
+    official = {"train": 90, "validation": 10, "test": 50, "source": "its card"}
+    assert script.updated(known | official, counted) == official | {"item_tokens": 3.0}
 
 
 @pytest.mark.parametrize("name", ["paper", "modern", "laptop", "laptop-short"])
@@ -75,6 +121,7 @@ def test_plan_prints_nodes_and_hours_of_the_ready_configurations(name: str) -> N
     result = CliRunner().invoke(app, ["plan", "--configfile", str(file)])
     assert result.exit_code == 0, result.output
     found = counts(RunTable(load_config(file)))
+    assert costs(RunTable(load_config(file)))[1] == []
     assert f"{sum(found.values()):,} nodes; about " in result.output
     assert ("GPU hours" in result.output) == (not name.startswith("laptop"))
     for kind, count in found.items():
