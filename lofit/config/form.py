@@ -157,9 +157,10 @@ class Config(Form):
         return resolved(name, self.experiments[name])
 
     def task(self, name: str) -> Task:
-        """Return a configured task, given its name under ``tasks`` or ``retention``."""
-        entry = self.tasks.get(name) or self.retention.get(name)
-        return tasks.load_task(name, entry.path if entry else None)
+        """Return a task as its options have it, given its name under ``tasks`` or ``retention``."""
+        entry = self.tasks.get(name) or self.retention.get(name) or TaskConfig()
+        task = tasks.load_task(name, entry.path)
+        return task.Options.model_validate(entry.options).configured(task)
 
     def head_count(self, model: str, k: float) -> int:
         """Return the number of heads that ``k`` stands for: ``k`` if it is an integer, else that share, rounded.

@@ -19,8 +19,8 @@ def task_problems(config: Config) -> Iterator[str]:
         yield from _one_task_problems(f"tasks.{name}", name, entry or TaskConfig(), to_train=True)
     for name, entry in config.retention.items():
         yield from _one_task_problems(f"retention.{name}", name, entry or TaskConfig(), to_train=False)
-        if name in config.tasks and (entry or TaskConfig()).path != (config.tasks[name] or TaskConfig()).path:
-            yield f"retention.{name}.path: not that of tasks.{name}; give one of them another name"
+        if name in config.tasks:
+            yield from _same_task_problems(name, entry or TaskConfig(), config.tasks[name] or TaskConfig())
     known = [name for name, entry in config.tasks.items() if name in tasks.task_names() or (entry and entry.path)]
     if config.judges and OPEN not in config.protocols:
         yield "judges: they read open answers only; add 'open' to protocols, or remove the key"
@@ -55,8 +55,6 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
         return
     try:
         task = tasks.load_task(name, entry.path)
-        if not task.plain_text:
-            tasks.check_definition(task)
     except TaskError as error:
         yield f"{key}{'.path' if entry.path else ''}: {error}"
         return
@@ -67,6 +65,22 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
     if (twice := repeated(entry.folds or [])) is not None:
         yield f"{key}.folds: fold {twice} is given twice; remove one"
     try:
-        task.Options.model_validate(entry.options)
+        options = task.Options.model_validate(entry.options)
+        if not task.plain_text:
+            tasks.check_definition(options.configured(task))
     except ValidationError as error:
         yield one_line(error, task.Options, f"{key}.options")
+    except TaskError as error:
+        yield f"{key}: {error}"
+
+
+def _same_task_problems(name: str, retained: TaskConfig, trained: TaskConfig) -> Iterator[str]:
+    """Yield in what else than size a task under ``retention`` differs from the one of that name under ``tasks``."""
+    if retained.path != trained.path:
+        yield f"retention.{name}.path: not that of tasks.{name}; give one of them another name"
+        return
+    Options = tasks.load_task(name, trained.path).Options
+    there, here = (Options.model_validate(entry.options) for entry in (trained, retained))
+    for option in Options.WORDING:
+        if getattr(here, option) != (wanted := getattr(there, option)):
+            yield f"retention.{name}.options.{option}: not that of tasks.{name}; set it to {str(wanted).lower()}"

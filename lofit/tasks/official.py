@@ -28,10 +28,11 @@ class SharedTextOptions(TaskOptions):
 def official_splits(
     name: str,
     source: HubDataset,
-    render: Callable[[Row, str], Row],
+    render: Callable[..., Row],
     *,
     test: Literal["test", "validation"],
     group_by: str,
+    with_options: bool = False,
 ) -> Callable[[TaskOptions, int, int, Fetcher], Splits]:
     """Return the ``prepare`` function of a task that trains on the official training split and tests on another.
 
@@ -44,14 +45,15 @@ def official_splits(
         render: turns an item into a row without an id; its second argument describes the item for error messages.
         test: the official split to test on.
         group_by: field of the rows; rows with the same text in it are kept in the same split.
+        with_options: whether the task's options are a third argument of ``render``.
     """
 
     def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
         seen: Counter[str] = Counter()
-        rows = {}
+        rows, more = {}, (options,) if with_options else ()
         for split in (test, "train"):
             items = fetcher.hub_rows(source.model_copy(update={"split": split}))
-            rendered = [render(item, f"{source.repo} {split} row {i}") for i, item in enumerate(items)]
+            rendered = [render(item, f"{source.repo} {split} row {i}", *more) for i, item in enumerate(items)]
             rows[split] = with_ids(name, rendered, seen)
         train, validation = cut_by(rows["train"], group_by, (0.9, 0.1), f"{name} cut")
         return Splits(train=train, validation=validation, test=rows[test])

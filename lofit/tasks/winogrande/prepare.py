@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from lofit.errors import TaskError
 from lofit.sources.source import HubDataset
+from lofit.tasks.llm_adapters import FormatOptions, listed
 from lofit.tasks.official import official_splits
-from lofit.tasks.task import Harness, Row, Task, TaskOptions, choice_row, text_field
+from lofit.tasks.task import Harness, Row, Task, choice_row, text_field
 
 REVISION = "01e74176c63542e6b0bcb004dcdea22d94fb67b5"
 
 
-def render(item: Row, where: str) -> Row:
+def render(item: Row, where: str, options: FormatOptions) -> Row:
     """Turn an item of the hub dataset into a row without an id.
 
     Scoring follows lm-eval: the log-probability of the rest of the sentence (``continuation``) after each beginning
-    with the blank filled in (``contexts``). The training target is the option and the rest, after the beginning.
+    with the blank filled in (``contexts``). The training target is the option and the rest, after the beginning. In
+    LLM-Adapters' format, the prompt asks which option fills the blank.
     """
     sentence, answer = text_field(item, "sentence", where), item.get("answer")
-    options = [text_field(item, f"option{number}", where) for number in (1, 2)]
+    names = [text_field(item, f"option{number}", where) for number in (1, 2)]
     if answer not in ("1", "2"):
         raise TaskError(f"{where}: field 'answer' must be '1' or '2', found {answer!r}; fix or remove the row")
     beginning, blank, rest = sentence.partition("_")
@@ -25,9 +27,13 @@ def render(item: Row, where: str) -> Row:
     if not blank or not beginning.strip() or not rest:
         raise TaskError(f"{where}: field 'sentence' must hold a '_' with text on both sides, found {sentence!r}")
     gold = int(answer) - 1
-    row = choice_row(beginning.rstrip(), [f"{option} {rest}" for option in options], gold)
-    scored = {"contexts": [beginning + option for option in options], "continuation": rest, "sentence": sentence}
-    return row | scored | {"item": {name: item[name] for name in ("sentence", "option1", "option2", "answer")}}
+    kept = {"sentence": sentence, "item": {name: item[name] for name in ("sentence", "option1", "option2", "answer")}}
+    if options.format == "llm_adapters":
+        asked = "Please choose the correct answer to fill in the blank to complete the given sentence:"
+        instruction = f"{asked} {sentence}\n\n{listed('Option', names)} Answer format: option1/option2"
+        return options.option_row(instruction, ["option1", "option2"], gold, **kept)
+    row = choice_row(beginning.rstrip(), [f"{name} {rest}" for name in names], gold)
+    return row | {"contexts": [beginning + name for name in names], "continuation": rest} | kept
 
 
 TASK = Task(
@@ -37,13 +43,14 @@ TASK = Task(
     folds=(0,),
     headline="acc",
     licence="CC-BY",
-    Options=TaskOptions,
+    Options=FormatOptions,
     prepare=official_splits(
         "winogrande",
         HubDataset(repo="allenai/winogrande", revision=REVISION, config="winogrande_xl", split="train"),
         render,
         test="validation",
         group_by="sentence",
+        with_options=True,
     ),
     overlap_key="sentence",
     harness=Harness(("winogrande/default.yaml",), "acc"),

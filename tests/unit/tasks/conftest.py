@@ -56,7 +56,8 @@ def splits(mirror_fetcher: Fetcher) -> Callable:
 
 @pytest.fixture
 def score(tmp_path: Path) -> Callable:
-    """Score constructed outputs with the task's own lm-eval YAML: score(name, rows, outputs) -> (means, per item).
+    """Score constructed outputs with the task's own lm-eval YAML: score(name, rows, outputs, **options) -> (means,
+    per item).
 
     ``outputs`` holds per row one string, or for choices one log-probability each. The dummy model fails on any request
     that is not exactly the row's prompt and, for choices, one leading blank and the choice.
@@ -67,7 +68,9 @@ def score(tmp_path: Path) -> Callable:
 
     from lofit.evaluation.harness import RowsTask
 
-    def run(name: str, rows: list[dict], outputs: list) -> tuple[dict[str, float], list[dict[str, float]]]:
+    def run(
+        name: str, rows: list[dict], outputs: list, **options: Any
+    ) -> tuple[dict[str, float], list[dict[str, float]]]:
         by_id = {row["id"]: output for row, output in zip(rows, outputs, strict=True)}
         requests: list = []
 
@@ -85,7 +88,8 @@ def score(tmp_path: Path) -> Callable:
             def loglikelihood_rolling(self, reqs: list, disable_tqdm: bool = False) -> list[float]:
                 raise AssertionError("no task here asks for this")
 
-        asked = RowsTask(lm_eval_config(load_task(name)), {"test": rows})
+        task = load_task(name)
+        asked = RowsTask(lm_eval_config(task.Options(**options).configured(task)), {"test": rows})
         manager = TaskManager(include_defaults=False)
         out = simple_evaluate(model=Scripted(), tasks=[asked], task_manager=manager, bootstrap_iters=0)
         means = {key.split(",")[0]: v for key, v in out["results"][f"lofit_{name}"].items() if key.endswith(",none")}

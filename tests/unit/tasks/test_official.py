@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,11 @@ ITEMS: dict[str, dict[str, Any]] = {
 }
 
 
-def render(name: str, item: dict[str, Any]) -> Any:
-    return import_module(f"lofit.tasks.{name}.prepare").render(item, "row 3")
+def render(name: str, item: dict[str, Any], **options: Any) -> Any:
+    """The row of an item; some tasks render it by their options."""
+    made = import_module(f"lofit.tasks.{name}.prepare").render
+    more = [load_task(name).Options(**options)] if "options" in signature(made).parameters else []
+    return made(item, "row 3", *more)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -178,6 +182,84 @@ def test_winogrande_is_scored_by_what_follows(tmp_path: Path) -> None:
 def test_scores_of_svamp(score: Any, output: str, loose: float, strict: float) -> None:
     _, (item,) = score("svamp", [{"id": "a", "prompt": "Question: x\nAnswer:", "answers": ["17"]}], [output])
     assert (item["exact_match"], item["exact_match_strict"]) == (loose, strict)
+
+
+EQUATION = {"target": "equation"}
+
+
+@pytest.mark.parametrize(
+    ("published", "written"),
+    [
+        ("( 3.0 + 4.0 )", "3 + 4"),
+        ("( ( 4.0 - 2.0 ) + 5.0 )", "4 - 2 + 5"),
+        ("( 9.0 - ( 4.0 - 2.0 ) )", "9 - (4 - 2)"),
+        ("( ( 8.0 - 1.0 ) / 0.5 )", "(8 - 1) / 0.5"),
+        ("7.0", "7"),
+    ],
+)
+def test_equations_of_svamp(published: str, written: str) -> None:
+    row = render("svamp", ITEMS["svamp"] | {"Equation": published}, **EQUATION)
+    assert row["prompt"] == (
+        "Write an equation that gives the answer.\nQuestion: Al has 3 pens. How many are 3 and 4 more?\nEquation:"
+    )
+    assert (row["target"], row["answers"]) == (f" {written} = 7", ["7"])
+    assert row["contrast"]["right"] == [row["target"]]
+    assert row["contrast"]["wrong"] == [f" {written} = 3", f" {written} = 4"]
+
+
+@pytest.mark.parametrize(
+    "equation",
+    [
+        None,
+        7,
+        "",
+        "x",
+        "3 +",
+        "( )",
+        "3 ( 4 )",
+        "3 / / 2",
+        "3 * * 2",
+        "inf",
+        "+ " * 9999 + "1",
+        "( " * 999 + "1" + " )" * 999,
+    ],
+)
+def test_what_is_no_equation_is_one_line(equation: Any) -> None:
+    with pytest.raises(TaskError, match="row 3: field 'Equation' must be ") as caught:
+        render("svamp", ITEMS["svamp"] | {"Equation": equation}, **EQUATION)
+    assert "\n" not in str(caught.value)
+
+
+def test_items_of_svamp_do_not_depend_on_the_target(splits: Any) -> None:
+    made = [splits("svamp", **options) for options in ({}, EQUATION)]
+    for split in ("train", "validation", "test"):
+        plain, other = ([(row["question"], row["answers"]) for row in getattr(of, split)] for of in made)
+        assert plain == other
+
+
+OUTPUTS = {
+    " 16 + 1 = 17": (1, 1),
+    " 16 + 1 = 17 pens": (1, 0),
+    " 15 + 1 = 16 = 17.0\n\nQuestion: 3": (1, 1),
+    " 16 + 1 = 1 + 16 or 17": (1, 0),
+    " 17 = 16 + 1": (0, 0),
+    " 16 + 1 =": (0, 0),
+    " 16 + 1": (0, 0),
+    " = -17": (0, 0),
+    " 17": (1, 1),
+    "": (0, 0),
+    "\n 17": (0, 0),
+}
+
+
+def test_scores_of_equations_are_those_of_their_end(score: Any) -> None:
+    rows = [{"id": str(i), "prompt": f"{i}\nEquation:", "answers": ["17"]} for i in range(len(OUTPUTS))]
+    _, items = score("svamp", rows, list(OUTPUTS), **EQUATION)
+    found = {
+        output: (item["exact_match"], item["exact_match_strict"]) for output, item in zip(OUTPUTS, items, strict=True)
+    }
+    assert found == OUTPUTS
+    assert score.generation_kwargs["max_gen_toks"] == 32
 
 
 SOLUTIONS = [

@@ -75,7 +75,7 @@ def test_prompt_is_that_of_lm_eval() -> None:
 
     (path,) = Path(lm_eval.__file__).parent.glob("tasks/siqa/*.yaml")
     theirs = yaml.safe_load(path.read_text())
-    row = render(ITEM, "")
+    row = render(ITEM, "", Options())
     assert row["prompt"] == apply_template(theirs["doc_to_text"], ITEM)
     assert str(row["gold"]) == apply_template(theirs["doc_to_target"], ITEM)
     assert row["target"] == theirs["target_delimiter"] + "fun"
