@@ -26,15 +26,15 @@ from lofit.packing.trie import Trie
 DECODED_PER_ROW = 4
 # A prompt joins a row if it shares at least this part of its tokens with the prompt before it.
 LEAST_SHARED = 0.25
+Ending = tuple[int, Callable[[list[int]], bool], Sequence[int]]
+"""Most tokens to generate; whether a continuation is complete; and tokens that end one, as its last token."""
 
 
 @torch.no_grad()
 def generate(
     model: Any,
     prompts: Sequence[tuple[int, ...]],
-    n_tokens: int,
-    is_done: Callable[[list[int]], bool],
-    eos: Sequence[int],
+    ending: Ending,
     pad_id: int,
     batch_size: int,
 ) -> Iterator[tuple[int, list[int]]]:
@@ -44,9 +44,7 @@ def generate(
         model: a model for which :func:`lofit.packing.support.supports_packing` holds, with prompts and continuations
             within its ``longest_packable``.
         prompts: token ids of distinct prompts.
-        n_tokens: most tokens to generate.
-        is_done: whether a continuation is complete.
-        eos: tokens that end a continuation, as its last token.
+        ending: where continuations end.
         pad_id: any token.
         batch_size: most rows in a forward pass on prompts.
 
@@ -61,7 +59,9 @@ def generate(
         prefix = 0
     cached = prefill(model, prompts[0][:prefix])
     for batch in _batches(prompts, prefix, batch_size):
-        yield from _decode(model, batch, prompts, prefix, cached, (n_tokens, is_done, eos), pad_id, batch_size)
+        order, logits, layers = _read_prompts(model, batch, prompts, prefix, cached, pad_id, batch_size)
+        lengths = torch.tensor([len(prompts[i]) for i in order], device=logits.device)
+        yield from zip(order, decode(model, logits, layers, lengths, ending), strict=True)
 
 
 def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -> Iterator[list[list[int]]]:
@@ -116,30 +116,44 @@ class _PreallocatedLayer(DynamicLayer):
         self._show()
 
 
-def _decode(
+def decode(
     model: Any,
-    families: Sequence[Sequence[int]],
-    prompts: Sequence[tuple[int, ...]],
-    prefix: int,
-    cached: KeyValues,
-    until: tuple[int, Callable[[list[int]], bool], Sequence[int]],
-    pad_id: int,
-    batch_size: int,
-) -> Iterator[tuple[int, list[int]]]:
-    n_tokens, is_done, eos = until
-    longest = max(len(prompts[i]) for family in families for i in family)
-    order, logits, layers = _read_prompts(model, families, prompts, prefix, cached, longest, pad_id, batch_size)
+    logits: torch.Tensor,
+    layers: list[tuple[torch.Tensor, torch.Tensor]],
+    lengths: torch.Tensor,
+    ending: Ending,
+) -> list[list[int]]:
+    """Continue prompts greedily that the model has read.
+
+    A prompt may have several rows: the first rows of all prompts come first, then the second ones in the same order. A
+    prompt's first row decides on the next token, and all its rows read it.
+
+    Args:
+        model: as for :func:`generate`.
+        logits: float [prompts, vocabulary], of the next token of each prompt.
+        layers: for each layer keys and values [rows, heads, longest, width], left-padded; the list is emptied, so that
+            they are freed.
+        lengths: int64 [rows], tokens of each row.
+        ending: where continuations end.
+
+    Returns:
+        The continuation of each prompt.
+
+    Raises:
+        FitError: a prediction is not finite.
+    """
+    n_tokens, is_done, eos = ending
+    longest, n_rows = layers[0][0].shape[2], len(lengths) // len(logits)
     cache = DynamicCache()
     while layers:  # each layer's keys and values are freed once they are copied
         cache.layers.append(_PreallocatedLayer(*layers.pop(0), n_tokens))
-    lengths = torch.tensor([len(prompts[i]) for i in order], device=logits.device)
     mask = (torch.arange(longest, device=logits.device) >= longest - lengths[:, None]).long()
     tokens = _likeliest(logits)
-    found: dict[int, list[int]] = {i: [] for i in order}
-    rows = list(order)  # the prompt of each row that is still being computed
-    active = set(order)
+    found: list[list[int]] = [[] for _ in logits]
+    asked = list(range(len(found)))  # the prompts that are still being computed
+    active = set(asked)
     for step in range(1, n_tokens + 1):
-        for i, token in zip(rows, tokens.tolist(), strict=True):
+        for i, token in zip(asked, tokens.tolist(), strict=True):
             if i not in active:
                 continue
             found[i].append(token)
@@ -147,24 +161,26 @@ def _decode(
                 active.remove(i)
         if not active or step == n_tokens:
             break
-        if 2 * len(active) <= len(rows):
-            kept = torch.tensor([row for row, i in enumerate(rows) if i in active], device=tokens.device)
+        if 2 * len(active) <= len(asked):
+            kept = torch.tensor([place for place, i in enumerate(asked) if i in active], device=tokens.device)
+            tokens = tokens[kept]
+            kept = torch.cat([kept + row * len(asked) for row in range(n_rows)])
             for layer in cache.layers:
                 cast(_PreallocatedLayer, layer).keep(kept)
-            mask, lengths, tokens = mask[kept], lengths[kept], tokens[kept]
-            rows = [i for i in rows if i in active]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        everywhere = torch.ones(len(rows), 1, dtype=torch.bool, device=tokens.device)
+            mask, lengths = mask[kept], lengths[kept]
+            asked = [i for i in asked if i in active]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        everywhere = torch.ones(len(mask), 1, dtype=torch.bool, device=tokens.device)
         with given_spans(prompt=~everywhere, answer=everywhere):
             output = model(
-                input_ids=tokens[:, None],
+                input_ids=tokens.repeat(n_rows)[:, None],
                 attention_mask=mask,
                 position_ids=lengths[:, None],
                 past_key_values=cache,
                 use_cache=True,
             )
-        tokens, lengths = _likeliest(output.logits[:, -1]), lengths + 1
-    yield from found.items()
+        tokens, lengths = _likeliest(output.logits[: len(asked), -1]), lengths + 1
+    return found
 
 
 def _likeliest(logits: torch.Tensor) -> torch.Tensor:
@@ -178,7 +194,6 @@ def _read_prompts(
     prompts: Sequence[tuple[int, ...]],
     prefix: int,
     cached: KeyValues,
-    longest: int,
     pad_id: int,
     batch_size: int,
 ) -> tuple[list[int], torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -190,6 +205,7 @@ def _read_prompts(
     """
     tries = [Trie([Example((*prompts[i], pad_id), len(prompts[i])) for i in family], prefix) for family in families]
     rows = fill([len(trie) for trie in tries])
+    longest = max(len(prompts[i]) for family in families for i in family)
     order: list[int] = []
     logits: list[torch.Tensor] = []
     parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 from lofit.evaluation.finite import CheckedLM
-from lofit.evaluation.generation import generate
+from lofit.evaluation.generation import Ending, generate
 from lofit.evaluation.scoring import Score, Scorer, score_packed, score_rows, sums_by_text
 from lofit.evaluation.window import check_answers
 from lofit.interventions.spans import generation_spans, needs_spans
@@ -160,13 +160,23 @@ class LocalizedLM(CheckedLM):
         # Training texts end with the tokenizer's end-of-sequence, whatever the generation config says.
         ends = [*(eos if isinstance(eos, list) else [eos]), self.eot_token_id]
         results: dict[str, str] = {}
-        size = int(self.batch_size_per_gpu)
         with track("generating", len(prompts)) as advance:
-            for i, ids in generate(self.model, prompts, n_tokens, is_done, ends, PAD, size):
+            for i, ids in self._generate(by_ids, (n_tokens, is_done, ends)):
                 text = postprocess_generated_text(self.tok_decode(ids), until, None)
                 results |= dict.fromkeys(by_ids[prompts[i]], text)
                 advance("")
         return results
+
+    def _generate(
+        self, prompts: Mapping[tuple[int, ...], Sequence[str]], ending: Ending
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Yield the index of each prompt and its continuation.
+
+        Args:
+            prompts: token ids, and the texts that they stand for.
+            ending: where continuations end.
+        """
+        return generate(self.model, list(prompts), ending, PAD, int(self.batch_size_per_gpu))
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> Any:
         with generation_spans(kwargs["attention_mask"]):
