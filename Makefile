@@ -125,6 +125,7 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python scripts/describe.py
+	$(BIN)/python scripts/paper.py
 	$(BIN)/lofit schema > $(VENV)/schema.yaml && mv $(VENV)/schema.yaml workflow/schemas/config.schema.yaml
 
 lock:

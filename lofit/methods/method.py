@@ -91,7 +91,7 @@ class Method:
     def scored_under(self, protocol: Protocol) -> bool:
         """Whether the method is scored under a protocol.
 
-        Few-shot examples are added to prompts of ``paper`` only. A scorer reads given answers, and ``open`` has none.
+        Few-shot examples are added to prompts of ``paper`` only, and a scorer takes no prompts of ``open``.
         """
         return protocol == PAPER or not (self.shots or (protocol == OPEN and self.scorer))
 

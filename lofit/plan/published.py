@@ -112,13 +112,15 @@ def _parsed(row: dict[str, str], where: str) -> Published:
 
 
 def coverage(table: RunTable) -> dict[str, tuple[int, int]]:
-    """Number of cells of each table and figure of scores, and of published values that one of them can be compared with.
+    """Number of cells of each table and figure of scores, and of published values to compare them with.
 
     A cell is a model, a task and a method with its number of heads, or an arm of an experiment.
     """
-    cells = {MAIN: {(fit.model, fit.data.task, fit.method, fit.k) for fit in table.comparison.values()}}
+    cells: dict[str, set[tuple[object, ...]]] = {
+        MAIN: {(fit.model, fit.data.task, fit.method, fit.k) for fit in table.comparison.values()}
+    }
     cells |= {
-        name: {(arm.fit.model, arm.fit.data.task, arm.label, (arm.x,)) for arm in arms}
+        name: {(arm.fit.model, arm.fit.data.task, arm.label, arm.x) for arm in arms}
         for name, arms in table.experiments.items()
         if table.config.experiment(name).kind not in ("layers", "lens")  # which have no scores
     }

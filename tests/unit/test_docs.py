@@ -18,9 +18,9 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 PAGES.append(REPOSITORY / "docs" / "results" / "README.md")
 
 
-@pytest.mark.parametrize("name", ["methods", "tasks"])
-def test_generated_pages_are_what_the_modules_say(name: str) -> None:
-    page = runpy.run_path(str(REPOSITORY / "scripts" / "describe.py"))[f"{name}_page"]
+@pytest.mark.parametrize(("name", "script"), [("methods", "describe"), ("tasks", "describe"), ("paper", "paper")])
+def test_generated_pages_are_what_the_modules_say(name: str, script: str) -> None:
+    page = runpy.run_path(str(REPOSITORY / "scripts" / f"{script}.py"))[f"{name}_page"]
     assert (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8") == page(), "run `make docs`"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lofit import registry
-from lofit.config import parse_config
+from lofit.config import load_config, parse_config
 from lofit.config.experiments import TAKEN
 from lofit.errors import ConfigError
 from lofit.nodes import evaluate as evaluate_node
@@ -329,3 +329,11 @@ def test_folds_never_share_a_file() -> None:
         folders = {made.folder(node) for node in of_task}
         assert len(folders) == len(of_task)
         assert {part for path in folders for part in path.parts if part.startswith("fold")} == {"fold0", "fold1"}
+
+
+def test_the_configuration_of_one_model_is_that_of_the_paper() -> None:
+    paper, one = (load_config(ROOT / "config" / f"{name}.yaml") for name in ("paper", "paper-7b"))
+    [model] = one.models
+    kept = [entry for entry in paper.shared_params if entry.model is None or model in entry.model]
+    same = {"models": [model], "results": one.results, "shared_params": kept}
+    assert paper.model_copy(update=same) == one

@@ -22,19 +22,38 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 ROWS = {"n_train": 8, "n_validation": 4, "n_test": 6}
 # Without clutrr, whose stories are longer than any method reads once every byte is a token.
-TASKS = {"paper": ("truthfulqa", "mquake"), "laptop": ("mquake",), "modern": ("mquake", "siqa", "listops")}
+TASKS = {
+    "paper-7b": ("truthfulqa", "mquake", "siqa"),
+    "paper-chat": ("truthfulqa",),
+    "laptop": ("mquake",),
+    "modern": ("mquake", "siqa", "listops"),
+}
+
+
+def few(value: Any, key: str = "", tasks: tuple[str, ...] = ()) -> Any:
+    """A part of a configuration with the first two values of every grid, and those tasks only."""
+    if isinstance(value, dict):
+        return {name: few(inner, name, tasks) for name, inner in value.items()}
+    if not isinstance(value, list):
+        return value
+    if key in ("tasks", "task"):
+        return [task for task in value if task in tasks]
+    return [few(inner, tasks=tasks) for inner in value] if isinstance(value[0], dict) else value[:2]
 
 
 def miniature(name: str, folder: Path, mirror: Path) -> dict[str, Any]:
     """The configuration with a tiny model, fewer tasks, rows and points, and two seeds."""
-    config: dict[str, Any] = yaml.safe_load((REPOSITORY / "config" / f"{name}.yaml").read_text())
+    whole: dict[str, Any] = yaml.safe_load((REPOSITORY / "config" / f"{name}.yaml").read_text())
+    config: dict[str, Any] = few(whole, tasks=TASKS[name])
+    given = {task: (whole["tasks"][task] or {}).get("options", {}) for task in TASKS[name]}
     checkpoint = save_checkpoint(folder / "checkpoint", max_position_embeddings=4096)
     source = {"kind": "local", "path": str(checkpoint)}
     config |= {
         "models": ["tiny"],
         "model_sources": {"tiny": {"source": source, "n_layers": 3, "n_heads": 4}},
-        "tasks": {task: {"folds": [0], "options": dict(ROWS)} for task in TASKS[name]},
-        "seeds": config["seeds"][:2],
+        "tasks": {task: {"folds": [0], "options": given[task] | ROWS} for task in TASKS[name]},
+        "heads_multiple": 1,
+        "model_dtypes": {},
         "device": "cpu",
         "threads": 2,
         "progress": False,
@@ -44,8 +63,12 @@ def miniature(name: str, folder: Path, mirror: Path) -> dict[str, Any]:
     }
     if "retention" in config:
         config["retention"] = {"nq_open": {"options": {"n_test": 4}}}
-    if config["experiments"].get("data_efficiency"):
-        config["experiments"]["data_efficiency"] = {"tasks": ["mquake"], "n_train": [4, 8]}
+    if "judges" in config:
+        config["judges"] = {"truth": "tiny", "info": "tiny"}
+    config["shared_params"] = [entry for entry in config.get("shared_params", []) if entry.get("task") != []]
+    for title, spec in config.get("experiments", {}).items():
+        if "data_efficiency" in title:
+            spec |= {"tasks": ["mquake"], "n_train": [4, 8]}
     return config
 
 

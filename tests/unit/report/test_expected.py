@@ -239,7 +239,7 @@ def test_coverage_counts_cells_and_values_by_table() -> None:
 def test_counterparts_have_the_model_the_method_and_all_tasks() -> None:
     table = RunTable(load_config(CONFIG / "paper.yaml"))
     pairs = matching_runs(table)
-    assert len(pairs) == 3 * 2 + 5 + 5  # means of LoFiT and ITI, counts, and TruthfulQA of Llama-2-7B
+    assert len(pairs) == 3 * 2 + 5 + 6  # means of LoFiT and ITI, counts, and TruthfulQA of Llama-2-7B
     for row, fits in pairs:
         assert {fit.model for fit in fits} == {row.model}
         assert set(row.tasks) <= {fit.data.task for fit in fits}
