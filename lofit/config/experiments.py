@@ -10,7 +10,7 @@ from lofit.config.form import Config, TransferConfig
 from lofit.config.messages import repeated
 from lofit.config.methods import head_count_problems, one_method_problems
 from lofit.config.tasks import scored_under
-from lofit.experiments import ArmConfig, ExperimentConfig, builtin_names
+from lofit.experiments import UNSCORED, ArmConfig, ExperimentConfig, builtin_names
 from lofit.spec.base import HeadsConfig, MethodConfig
 from lofit.spec.protocol import Protocol, table_name
 
@@ -58,7 +58,7 @@ def experiment_problems(config: Config) -> Iterator[str]:
                 yield f"{key}.tasks: {registry.unknown('task', task, config.tasks)}"
         for label, arm in spec.arms.items():
             yield from _arm_problems(config, spec, arm, f"{key}.arms.{label}")
-        if spec.kind != "layers":
+        if spec.kind not in UNSCORED:
             yield from _score_problems(config, spec.tasks, f"{key}.tasks")
 
 
@@ -107,7 +107,7 @@ def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: s
     yield from one_method_problems(config, arm.method, arm, key)
     if not method.scored_under(first := config.protocols[0]):
         yield f"{key}.method: '{arm.method}' is not scored under '{first}'; put another protocol first"
-    if (spec.k or spec.kind == "layers") and not method.localizer:
+    if (spec.k or spec.kind in UNSCORED) and not method.localizer:
         yield f"{key}.method: '{arm.method}' does not select heads; choose lofit"
     if spec.kind == "layers" and arm.search:
         yield f"{key}.search: this experiment shows one ranking; remove the key"

@@ -1,5 +1,13 @@
 """Named experiments: which runs each of them compares, and the table or figure that it writes."""
 
-from lofit.experiments.experiment import TABLES, ArmConfig, ExperimentConfig, Kind, builtin_names, resolved
+from lofit.experiments.experiment import (
+    TABLES,
+    UNSCORED,
+    ArmConfig,
+    ExperimentConfig,
+    Kind,
+    builtin_names,
+    resolved,
+)
 
-__all__ = ["TABLES", "ArmConfig", "ExperimentConfig", "Kind", "builtin_names", "resolved"]
+__all__ = ["TABLES", "UNSCORED", "ArmConfig", "ExperimentConfig", "Kind", "builtin_names", "resolved"]

@@ -13,14 +13,17 @@ from lofit.spec.base import Form, HeadCount, Line, MethodConfig, Seed, first_pro
 from lofit.strict_yaml import read_yaml
 
 FOLDER = Path(__file__).parent
-Kind = Literal["table", "curve", "layers", "pareto", "variance"]
+Kind = Literal["table", "curve", "layers", "lens", "pareto", "variance"]
 """``table``: arm by task. ``curve``: score against training examples or share of heads. ``layers``: where the selected
-heads are. ``pareto``: score against trained parameters and seconds. ``variance``: table of how much scores vary with
-the training subset and with the training seed."""
+heads are. ``lens``: table of the tokens that the offsets of heads stand for, for the first seed and fold. ``pareto``:
+score against trained parameters and seconds. ``variance``: table of how much scores vary with the training subset and
+with the training seed."""
 
 
-TABLES: tuple[Kind, ...] = ("table", "variance")
+TABLES: tuple[Kind, ...] = ("table", "lens", "variance")
 """Kinds that are written as a table; the others are drawn as figures."""
+UNSCORED: tuple[Kind, ...] = ("layers", "lens")
+"""Kinds that show what was selected and fitted, and no scores."""
 
 
 class ArmConfig(MethodConfig):

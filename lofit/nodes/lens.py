@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from peft import PeftModel
 
 from lofit.errors import FitError
-from lofit.interventions.tuner.lens import offset_lens
-from lofit.models.adapters import load_fitted, verify
-from lofit.models.loading import load_tokenizer, pick_dtype
+from lofit.models.lens import fitted_lens
+from lofit.models.loading import load_model, load_tokenizer, pick_dtype
 from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import RunTable
@@ -32,14 +30,11 @@ def lens_table(table: RunTable, node: FitNode, k: int, final_norm: bool) -> pd.D
         EditError: the adapter has no offsets on heads, or the model cannot be read this way.
         SourceError: what was fitted has been altered since.
     """
-    report, fitted = kind_of(node).read_report(table, node), table.folder(node) / "adapter"
+    report = kind_of(node).read_report(table, node)
     if report["status"] != "ok":
         raise FitError(f"{node.id}: the fit failed ({report['reason']}), so there are no offsets to read")
-    verify(fitted, report.get("sha256"))
     folder, cpu = table.model_dir(node.model), torch.device("cpu")
-    model, tokenizer = load_fitted(folder, fitted, cpu, pick_dtype(node.dtype, cpu)), load_tokenizer(folder)
-    if not isinstance(model, PeftModel):
-        raise FitError(f"{node.id}: {node.method} trains the model itself, so there are no offsets to read")
+    model, tokenizer = load_model(folder, cpu, pick_dtype(node.dtype, cpu)), load_tokenizer(folder)
     return pd.DataFrame(
         {
             "layer": entry.layer,
@@ -49,5 +44,5 @@ def lens_table(table: RunTable, node: FitNode, k: int, final_norm: bool) -> pd.D
                 for token, chance in zip(entry.tokens, entry.probabilities, strict=True)
             ),
         }
-        for entry in offset_lens(model, k, final_norm)
+        for entry in fitted_lens(model, table.folder(node) / "adapter", report.get("sha256"), k, final_norm)
     )

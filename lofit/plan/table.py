@@ -208,12 +208,16 @@ class RunTable:
             yield self._fit(model, data, name, entry, ranking, k)
 
     def _experiment(self, name: str) -> Iterable[ExperimentRun]:
-        """The runs of an experiment: every arm, at every point of its axis, on every task, fold and seed."""
+        """The runs of an experiment: every arm, at every point of its axis, on every task, fold and seed.
+
+        The logit lens shows the first fold and seed alone.
+        """
         spec = self.config.experiment(name)
+        shown = 1 if spec.kind == "lens" else None
         for model in self.config.models:
             for task in spec.tasks or list(self.config.tasks):
-                for fold in self.folds(task):
-                    for seed in self.config.seeds:
+                for fold in self.folds(task)[:shown]:
+                    for seed in self.config.seeds[:shown]:
                         for label, arm in (spec.arms or {}).items():
                             for x, entry, data in self._points(spec, arm, model, task, fold, seed):
                                 for fit in self._runs(model, data, arm.method, entry):

@@ -6,13 +6,15 @@ The workflow, the command line, the summary and the report page all use this lis
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lofit.cluster.process import set_up_computing
 from lofit.experiments import TABLES
-from lofit.plan.kinds import LOCALIZE, SELECT_BEST
+from lofit.plan.kinds import SELECT_BEST, kind_of
+from lofit.plan.nodes import ActivationsNode, Node
 from lofit.plan.published import matching_runs
 from lofit.plan.ranking_pairs import compares_tasks
 from lofit.plan.table import MAIN, TRANSFER, RunTable
@@ -31,6 +33,7 @@ class Output:
         module: name of the module in ``lofit.report`` whose ``write(table, output)`` writes the files.
         needs: files from which it is made.
         triggers: other values, as plain data; if they change, the output is made again.
+        loads: for each base model that it reads, a node that reads it too, and so asks for as much memory and time.
     """
 
     kind: Literal["table", "figure"]
@@ -39,6 +42,7 @@ class Output:
     module: str
     needs: tuple[Path, ...]
     triggers: Any = None
+    loads: tuple[ActivationsNode, ...] = ()
 
     @property
     def id(self) -> str:
@@ -51,6 +55,8 @@ class Output:
 
     def write(self, table: RunTable) -> None:
         """Write the files of this output."""
+        if self.loads:  # otherwise the libraries would look for models on the hub, unless this is a fork of a server
+            set_up_computing(1)
         importlib.import_module(f"lofit.report.{self.module}").write(table, self)
 
 
@@ -68,14 +74,7 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         title = "Differences to the base model and to full fine-tuning, over all tasks"
         yield Output("table", "suite", title, "suite", main, config.suite or list(config.tasks))
     for name in config.experiments:
-        spec = config.experiment(name)
-        if spec.kind == "layers":
-            ranked = {arm.fit.ranking.id: arm.fit.ranking for arm in table.experiments[name] if arm.fit.ranking}
-            needs = tuple(path for node in ranked.values() for path in LOCALIZE.outputs(table, node))
-        else:
-            needs = _collected(table, name)
-        kind: Literal["table", "figure"] = "table" if spec.kind in TABLES else "figure"
-        yield Output(kind, name, spec.title or name, "experiments", needs, spec.model_dump(mode="json"))
+        yield _experiment(table, name)
     if config.transfer:
         title, drawn = "Transfer of heads across tasks", config.transfer.model_dump(mode="json")
         yield Output("figure", "transfer", title, "transfer", _collected(table, TRANSFER), drawn)
@@ -89,7 +88,7 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         yield Output(
             "table", "expected", "Published values and ours", "expected", needs, [str(r) for r, _ in published]
         )
-    rankings = tuple(path for node in table.localize.values() for path in LOCALIZE.outputs(table, node))
+    rankings = _written(table, table.localize.values())
     if len(table.localize) > 1:
         title, told = "Overlap of head rankings", [sorted(table.localize), table.head_counts()]
         yield Output("table", "overlap", title, "overlap", rankings, told)
@@ -98,6 +97,24 @@ def _outputs(table: RunTable) -> Iterator[Output]:
     if table.tuned:
         chosen = tuple(SELECT_BEST.report(table, node) for node in table.tuned.values())
         yield Output("table", "search", "What searches tried and chose", "search", chosen)
+
+
+def _experiment(table: RunTable, name: str) -> Output:
+    spec, fits = table.config.experiment(name), [arm.fit for arm in table.experiments[name]]
+    kind: Literal["table", "figure"] = "table" if spec.kind in TABLES else "figure"
+    title, drawn = spec.title or name, spec.model_dump(mode="json")
+    if spec.kind == "lens":
+        read = {fit.model: ActivationsNode(fit.model, fit.model_source, fit.dtype, fit.data) for fit in fits}
+        bases = [node for node in table.models.values() if node.model in read]
+        return Output(kind, name, title, "lens", _written(table, [*bases, *fits]), drawn, tuple(read.values()))
+    needs = _collected(table, name)
+    if spec.kind == "layers":
+        needs = _written(table, {fit.ranking.id: fit.ranking for fit in fits if fit.ranking}.values())
+    return Output(kind, name, title, "experiments", needs, drawn)
+
+
+def _written(table: RunTable, nodes: Iterable[Node]) -> tuple[Path, ...]:
+    return tuple(path for node in nodes for path in kind_of(node).outputs(table, node))
 
 
 def _collected(table: RunTable, part: str) -> tuple[Path, ...]:

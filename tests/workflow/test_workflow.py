@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from lofit.config import load_config, parse_config
-from lofit.experiments import builtin_names
+from lofit.experiments import UNSCORED, builtin_names
 from lofit.files import read_json, read_jsonl, write_jsonl
 from lofit.plan.kinds import KINDS, SELECT_BEST, counts
 from lofit.plan.table import RunTable
@@ -253,11 +253,13 @@ def test_a_single_output_needs_its_own_runs_alone(workflow: Workflow) -> None:
     arms = {"base": {"method": "base"}, "lora": {"method": "lora", "params": TRAINING}}
     heads = {"lofit": {"method": "lofit", "heads": {"k": [3]}}}
     experiments = {"own": {"kind": "table", "arms": arms}, "where": {"kind": "layers", "arms": heads}}
+    experiments |= {"tokens": {"kind": "lens", "arms": heads}}
     config = {**workflow.config, "results": "single", "experiments": experiments}
     for output, jobs in (
         ("figures/transfer.pdf", Counter(localize=1, fit=1, evaluate=1, collect_part=1, figure=1)),
         ("tables/own.md", Counter(fit=1, evaluate=2, collect_part=1, table=1)),
         ("figures/where.pdf", Counter(localize=1, figure=1)),
+        ("tables/tokens.md", Counter(localize=1, fit=1, table=1)),
     ):
         assert workflow.planned(config, f"single/{output}") == jobs
 
@@ -444,8 +446,9 @@ def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> No
     config = load_config(file)
     table = RunTable(config)
     wanted = counts(table) | Counter(output.kind for output in outputs(table)) | {"collect": 1}
-    wanted["collect_part"] = len(table.parts()) - 2  # all are collected by a rule of their own, layers have no scores
+    scored = [name for name in config.experiments if config.experiment(name).kind not in UNSCORED]
+    wanted["collect_part"] = len(table.parts()) - 1 - len(config.experiments) + len(scored)  # all have their own rule
     assert {rule: int(stats[rule]) for rule in wanted} == wanted
     if name != "modern":
-        left_out = {"variance"} if name == "laptop-short" else set()  # it has one seed
-        assert set(config.experiments) == set(builtin_names()) - left_out
+        left_out = {"lens", "variance"} if name == "laptop-short" else {"lens"}  # that one has one seed
+        assert set(builtin_names()) - set(config.experiments) <= left_out

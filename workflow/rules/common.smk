@@ -79,6 +79,16 @@ def light_minutes(wildcards, attempt):
     return LIGHT_MINUTES * attempt
 
 
+def for_output(amount, light):
+    """Function of wildcards and attempt: what a table asks for; one that reads base models, as much as they take."""
+
+    def asked(wildcards, attempt):
+        loads = OUTPUTS[f"tables/{wildcards.table}"].loads
+        return max([light(wildcards, attempt), *(amount(TABLE, node, attempt) for node in loads)])
+
+    return asked
+
+
 def all_outputs():
     """Everything a plain run makes. What nodes say of themselves is named too, so that a deleted one is made again."""
     drawn = [output.path(CONFIG.results) for output in OUTPUTS.values()]

@@ -53,8 +53,8 @@ rule table:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=light_mb,
-        runtime=light_minutes,
+        mem_mb=for_output(memory_mb, light_mb),
+        runtime=for_output(runtime_minutes, light_minutes),
     params:
         triggers=triggers("table"),
     shell:

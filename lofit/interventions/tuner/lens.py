@@ -21,12 +21,14 @@ class HeadLens:
 
     Attributes:
         layer, head: of the offset, both counted from 0.
+        norm: L2 norm of the offset.
         tokens: ids of the most probable tokens, the most probable first.
         probabilities: of these tokens, float32.
     """
 
     layer: int
     head: int
+    norm: float
     tokens: tuple[int, ...]
     probabilities: tuple[float, ...]
 
@@ -70,7 +72,8 @@ def offset_lens(peft_model: PeftModel, k: int = 10, final_norm: bool = False) ->
             added = columns[:, head] @ offset.to(columns)
             logits = weight @ norm(added.to(base.dtype)).to(weight)
             best = logits.softmax(0).topk(k)
-            found.append(HeadLens(layer, head, tuple(best.indices.tolist()), tuple(best.values.tolist())))
+            tokens, chances = tuple(best.indices.tolist()), tuple(best.values.tolist())
+            found.append(HeadLens(layer, head, float(torch.linalg.vector_norm(offset)), tokens, chances))
     return found
 
 

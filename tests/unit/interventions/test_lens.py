@@ -29,7 +29,7 @@ def edited(family: str, heads: list[tuple[int, int]], seed: int = 0, **overrides
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_lens_reads_what_the_edit_adds_to_the_attentions_output(family: str) -> None:
-    model, _ = edited(family, [(LAYER, 2)])
+    model, offsets = edited(family, [(LAYER, 2)])
     seen: list[torch.Tensor] = []
     projection = model.get_base_model().get_submodule(find_site(model).module_name(LAYER))
     handle = projection.register_forward_hook(lambda *call: seen.append(call[-1].detach()))
@@ -43,6 +43,7 @@ def test_the_lens_reads_what_the_edit_adds_to_the_attentions_output(family: str)
     expected = (unembedding @ added).softmax(0).topk(5)
     (found,) = offset_lens(model, 5)
     assert (found.layer, found.head) == (LAYER, 2)
+    assert found.norm == pytest.approx(float(np.linalg.norm(offsets[LAYER, 2])))
     assert list(found.tokens) == expected.indices.tolist()
     assert found.probabilities == pytest.approx(expected.values.tolist(), rel=1e-3)
 
