@@ -263,7 +263,7 @@ def artefacts(paper: Paper) -> Iterator[Row]:
         "heads in common, over K; the diagonal over seeds; earth mover's distance over layers; random",
         (paper.output("overlap")),
     )
-    yield "Appendix E", "tokens of the offsets by the logit lens", "`lofit lens`"
+    yield "Appendix E", "tokens of the offsets by the logit lens", paper.output("lens")
 
 
 def values(paper: Paper) -> Iterator[Row]:

@@ -76,11 +76,11 @@ def _outputs(table: RunTable) -> Iterator[Output]:
     for name in config.experiments:
         yield _experiment(table, name)
     if config.transfer:
-        title, drawn = "Transfer of heads across tasks", config.transfer.model_dump(mode="json")
+        title, drawn = "Transfer of heads across tasks (LoFiT, Figure 2)", config.transfer.model_dump(mode="json")
         yield Output("figure", "transfer", title, "transfer", _collected(table, TRANSFER), drawn)
     if config.retention:
         yield Output(
-            "table", "retention", "What fitting cost on other tasks", "retention", main, list(config.retention)
+            "table", "retention", "What fitting cost on other tasks (LoFiT, Table 5)", "retention", main, list(config.retention)
         )
     if published := matching_runs(table):
         parts = sorted({row.artefact for row, _ in published})
