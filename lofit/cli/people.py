@@ -140,7 +140,7 @@ def lens(
     table = read_table(configfile)
     node = table.find(table.fitted, run)
     set_up_computing(table.config.threads)
-    from lofit.nodes.lens import lens_table
+    from lofit.report.lens import lens_table
 
     print(lens_table(table, node, k, final_norm).to_markdown(index=False))
 

@@ -1,10 +1,11 @@
-"""The table of an experiment of kind ``lens``: which tokens the offset of each head stands for (LoFiT, appendix E)."""
+"""Which tokens the offset of each head stands for: one run, and the table of an experiment of kind ``lens``."""
 
 from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,8 @@ import torch
 
 from lofit.errors import EditError, FitError
 from lofit.files import atomic_path, write_text
-from lofit.models.lens import fitted_lens
+from lofit.interventions.tuner.lens import HeadLens, offset_lens
+from lofit.models.adapters import CONFIG, load_adapter, verify
 from lofit.models.loading import load_model, load_tokenizer, pick_dtype
 from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import ExperimentRun, FitNode
@@ -51,6 +53,40 @@ def write(table: RunTable, output: Output) -> None:
     style = plain.style.hide(axis="index").format(latex_text).format_index(latex_text, axis=1)
     tabular = style.to_latex(hrules=True, column_format="llllllp{14cm}l")
     write_text(stem.parent / f"{stem.name}.tex", latex_table(tabular, f"{output.title}. {LEGEND}", stem.name))
+
+
+def lens_table(table: RunTable, node: FitNode, k: int, final_norm: bool) -> pd.DataFrame:
+    """Read the offsets of a fitted run through the logit lens, on the CPU.
+
+    Args:
+        table: of the configuration.
+        node: the run.
+        k: how many tokens of each head.
+        final_norm: whether to apply the model's final norm first.
+
+    Returns:
+        Columns ``layer``, ``head`` and ``tokens`` (the ``k`` most probable, each quoted with its probability).
+
+    Raises:
+        FitError: the run failed, or fitted no adapter.
+        EditError: the adapter has no offsets on heads, or the model cannot be read this way.
+        SourceError: what was fitted has been altered since.
+    """
+    report = kind_of(node).read_report(table, node)
+    if report["status"] != "ok":
+        raise FitError(f"{node.id}: the fit failed ({report['reason']}), so there are no offsets to read")
+    model, tokenizer = _load(table, node)
+    return pd.DataFrame(
+        {
+            "layer": entry.layer,
+            "head": entry.head,
+            "tokens": ", ".join(
+                f"{tokenizer.decode([token])!r} {chance:.3f}"
+                for token, chance in zip(entry.tokens, entry.probabilities, strict=True)
+            ),
+        }
+        for entry in fitted_lens(model, table.folder(node) / "adapter", report.get("sha256"), k, final_norm)
+    )
 
 
 def lens_rows(table: RunTable, name: str) -> pd.DataFrame:
@@ -97,6 +133,33 @@ def _of_model(table: RunTable, arms: list[ExperimentRun]) -> list[dict[str, Any]
                     | {"token": repr(tokenizer.decode([token])), "probability": chance, "note": ""}
                 )
     return records
+
+
+def fitted_lens(
+    base: Any, fitted: Path, recorded: Mapping[str, str] | None, k: int = 10, final_norm: bool = False
+) -> list[HeadLens]:
+    """Read the offsets of a saved adapter as tokens (:func:`lofit.interventions.tuner.lens.offset_lens`).
+
+    Args:
+        base: the base model, which is afterwards as it was before.
+        fitted: folder of the adapter.
+        recorded: checksums of its files, as the fit wrote them.
+        k: how many tokens of each head.
+        final_norm: whether to apply the model's final norm before the unembedding.
+
+    Raises:
+        FitError: the folder holds a checkpoint, and no adapter.
+        EditError: the adapter has no offsets on heads, or the model cannot be read this way.
+        SourceError: the adapter is damaged, was altered since it was fitted, or belongs to another model.
+    """
+    verify(fitted, recorded)
+    if not (fitted / CONFIG).is_file():
+        raise FitError(f"{fitted}: the method trains the model itself, so there are no offsets to read")
+    model: Any = load_adapter(base, fitted)
+    try:
+        return offset_lens(model, k, final_norm)
+    finally:
+        model.unload()
 
 
 def _load(table: RunTable, fit: FitNode) -> tuple[Any, Any]:

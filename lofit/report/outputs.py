@@ -79,9 +79,8 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         title, drawn = "Transfer of heads across tasks (LoFiT, Figure 2)", config.transfer.model_dump(mode="json")
         yield Output("figure", "transfer", title, "transfer", _collected(table, TRANSFER), drawn)
     if config.retention:
-        yield Output(
-            "table", "retention", "What fitting cost on other tasks (LoFiT, Table 5)", "retention", main, list(config.retention)
-        )
+        title = "What fitting cost on other tasks (LoFiT, Table 5)"
+        yield Output("table", "retention", title, "retention", main, list(config.retention))
     if published := matching_runs(table):
         parts = sorted({row.artefact for row, _ in published})
         needs = tuple(path for part in parts for path in _collected(table, part))
