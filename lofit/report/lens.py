@@ -81,7 +81,7 @@ def lens_table(table: RunTable, node: FitNode, k: int, final_norm: bool) -> pd.D
             "layer": entry.layer,
             "head": entry.head,
             "tokens": ", ".join(
-                f"{tokenizer.decode([token])!r} {chance:.3f}"
+                f"{tokenizer.decode([token])!r} {chance:.2g}"
                 for token, chance in zip(entry.tokens, entry.probabilities, strict=True)
             ),
         }
@@ -195,7 +195,7 @@ def shown_heads(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _listed(tokens: list[tuple[str, float]], form: Callable[[str], str]) -> str:
-    return ", ".join(f"{form(text)} {chance:.3f}" for text, chance in tokens) or MISSING
+    return ", ".join(f"{form(text)} {chance:.2g}" for text, chance in tokens) or MISSING
 
 
 def _code(text: str) -> str:

@@ -186,7 +186,7 @@ def test_tokens_are_shown_as_they_are(table: RunTable, monkeypatch: pytest.Monke
     """Signs of Markdown, HTML, LaTeX and tables, line breaks and blanks at the ends."""
     signs = ["**", "_a_", "`", "``", "|", "<b>", "\\", " $x$", "\n", "#&%~^{"]
     made = pd.DataFrame({"place": range(1, 11), "token": [repr(sign) for sign in signs]})
-    made = made.assign(model="m", task="t", arm="a", layer=0, head=3, norm=1.0, probability=0.1, note="")
+    made = made.assign(model="m", task="t", arm="a", layer=0, head=3, norm=1.0, probability=0.000123, note="")
     monkeypatch.setattr(lens, "lens_rows", lambda table, name: made)
     write_outputs(table, "lens")
     text = (table.config.results / "tables" / "lens.md").read_text()
@@ -194,8 +194,8 @@ def test_tokens_are_shown_as_they_are(table: RunTable, monkeypatch: pytest.Monke
     codes = [part.content for block in blocks for part in block.children or [] if part.type == "code_inline"]
     assert codes == [repr(sign) for sign in signs]
     tex = (table.config.results / "tables" / "lens.tex").read_text()
-    assert "'\\textbar{}' 0.100" in tex
-    assert "' \\$x\\$' 0.100" in tex
+    assert "'\\textbar{}' 0.00012" in tex
+    assert "' \\$x\\$' 0.00012" in tex
 
 
 def test_the_table_waits_for_fits_alone_and_asks_for_the_memory_of_its_models(table: RunTable) -> None:
