@@ -34,8 +34,10 @@ prompt, training target, right and wrong answers, metric, and where each choice 
 
 A method is fitted on a task by supervised fine-tuning (SFT) or preference optimisation (DPO), or the task is for
 evaluation only. Under the protocol `paper` it is scored by the metric named here; `harness` is lm-eval's own
-definition on the same items, `open` an answer in the model's own words. A custom task is a folder of JSON lines:
-see [examples/opposites](../examples/opposites/README.md).
+definition on the same items, `open` an answer in the model's own words. Options of a task may change what is asked and
+how it is scored: `format: llm_adapters` of `siqa`, `arc_challenge`, `boolq`, `openbookqa` and `winogrande` has the
+prompts that the LoFiT paper uses, with the metric `extracted_acc`; `target: equation` of `svamp` trains on equations. A
+custom task is a folder of JSON lines: see [examples/opposites](../examples/opposites/README.md).
 """
 SAME_TEXT = """\
 
