@@ -98,7 +98,7 @@ def test_every_table_and_figure_is_on_the_page(table: RunTable, page: Page) -> N
     assert {f"{output.kind}-{output.name}" for output in shown} < set(page.ids)
     assert {"costs", "failed", "again"} < set(page.ids)
     assert len(page.images) == sum(output.kind == "figure" for output in shown) == 2
-    for name in ("lofit (3 heads)", "a|b", "<b>A & B</b>", "Transfer of heads across tasks"):
+    for name in ("lofit (3 heads)", "a|b", "<b>A & B</b>", "Transfer of heads across tasks (LoFiT, Figure 2)"):
         assert name in page.texts
     assert "b" not in page.tags, "text of a configuration is text, not HTML"
 
