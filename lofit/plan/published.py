@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from lofit.errors import ConfigError
+from lofit.experiments import UNSCORED
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import MAIN, RunTable
 
@@ -122,7 +123,7 @@ def coverage(table: RunTable) -> dict[str, tuple[int, int]]:
     cells |= {
         name: {(arm.fit.model, arm.fit.data.task, arm.label, arm.x) for arm in arms}
         for name, arms in table.experiments.items()
-        if table.config.experiment(name).kind not in ("layers", "lens")  # which have no scores
+        if table.config.experiment(name).kind not in UNSCORED
     }
     known = Counter(row.artefact for row in dict(matching_runs(table)))
     return {name: (len(found), known[name]) for name, found in cells.items()}

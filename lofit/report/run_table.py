@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lofit.plan.estimate import RATES, costs
-from lofit.plan.published import coverage, matching_runs, published
+from lofit.plan.published import coverage, published
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from lofit.report.paths import results_path
@@ -19,11 +19,12 @@ def print_expected(table: RunTable) -> None:
     view = Table(title="Cells of tables and figures, and published values to compare them with")
     for column in ("table or figure", "cells", "published values"):
         view.add_column(column, justify="left" if column == "table or figure" else "right")
-    for name, (cells, known) in coverage(table).items():
+    found = coverage(table)
+    for name, (cells, known) in found.items():
         view.add_row(name, f"{cells:,}", f"{known:,}")
     console = Console()
     console.print(view)
-    rest = len(published()) - len(dict(matching_runs(table)))
+    rest = len(published()) - sum(known for _, known in found.values())
     console.print(
         f"config/expected has {rest} further values, of models, methods or settings that this configuration does not "
         "have. Most cells have none: the LoFiT paper's tables and figures are images, so a value is known where its "
