@@ -39,6 +39,29 @@ how it is scored: `format: llm_adapters` of `siqa`, `arc_challenge`, `boolq`, `o
 prompts that the LoFiT paper uses, with the metric `extracted_acc`; `target: equation` of `svamp` trains on equations. A
 custom task is a folder of JSON lines: see [examples/opposites](../examples/opposites/README.md).
 """
+CLUSTERS = """\
+
+## When test items are dependent
+
+Two questions on one passage are not two independent observations. Intervals and tests resample *clusters* of test
+items (`Task.cluster_field`): items with the same text, ignoring case and whitespace, in one field of their rows. That
+is not the text that must not occur in two splits, which guards against leakage.
+
+| task | items of one cluster share |
+|---|---|
+| `boolq` | the passage |
+| `clutrr` | the story up to the names of its people |
+| `mmlu` | the passage that a question of history refers to; other questions stand alone |
+| `mquake` | the edit: 864 test items have 501 of them |
+| `siqa` | the context |
+| `svamp` | the problem of which they are variations: bodies with 70% of their words in common, numbers aside |
+| `winogrande` | the two options, and 70% of the words of the sentence: twins |
+| `arc_challenge`, `aqua`, `openbookqa`, `truthfulqa` | the question |
+| custom tasks | the field `cluster` of their rows, or else the prompt |
+| others | the prompt, or the article |
+
+Whatever else items have in common (the author of a dataset, a relation, an answer) counts as chance.
+"""
 SAME_TEXT = """\
 
 ## When texts are the same
@@ -93,7 +116,7 @@ def tasks_page() -> str:
         link = f"[{name}](../lofit/tasks/{name}/README.md)"
         fields = (task.summary, fitted, str(len(task.folds)), f"`{task.headline}`", protocols(task), task.licence)
         lines.append(f"| {link} | {' | '.join(map(cell, fields))} |")
-    return "\n".join([*lines, SAME_TEXT])
+    return "\n".join([*lines, CLUSTERS + SAME_TEXT])
 
 
 def protocols(task: Task) -> str:

@@ -33,6 +33,7 @@ def official_splits(
     test: Literal["test", "validation"],
     group_by: str,
     with_options: bool = False,
+    cluster: Callable[[list[Row]], list[str]] | None = None,
 ) -> Callable[[TaskOptions, int, int, Fetcher], Splits]:
     """Return the ``prepare`` function of a task that trains on the official training split and tests on another.
 
@@ -46,7 +47,12 @@ def official_splits(
         test: the official split to test on.
         group_by: field of the rows; rows with the same text in it are kept in the same split.
         with_options: whether the task's options are a third argument of ``render``.
+        cluster: for a task whose items do not say which of them belong together, returns the text of the field
+            ``cluster`` for every row of a validation or test split.
     """
+
+    def clustered(rows: list[Row]) -> list[Row]:
+        return [row | {"cluster": text} for row, text in zip(rows, cluster(rows), strict=True)] if cluster else rows
 
     def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
         seen: Counter[str] = Counter()
@@ -56,7 +62,7 @@ def official_splits(
             rendered = [render(item, f"{source.repo} {split} row {i}", *more) for i, item in enumerate(items)]
             rows[split] = with_ids(name, rendered, seen)
         train, validation = cut_by(rows["train"], group_by, (0.9, 0.1), f"{name} cut")
-        return Splits(train=train, validation=validation, test=rows[test])
+        return Splits(train=train, validation=clustered(validation), test=clustered(rows[test]))
 
     return prepare
 

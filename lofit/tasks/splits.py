@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from lofit.errors import TaskError
 from lofit.tasks.answers import canonical, same_text
@@ -17,6 +19,9 @@ from lofit.tasks.task import Objective, Row, Splits, Task, TaskOptions, list_fie
 TRAINING_FIELDS = {"sft": ("prompt", "target"), "dpo": ("train_prompt", "chosen", "rejected")}
 TEST_SEED = 0
 """Seed of the test draw: fixed, so that every run of a benchmark scores the same items."""
+SIMILAR = 0.7
+"""Ratio of common words from which texts are of one family: rewritten sentences lie above, unrelated ones below."""
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 def normalised(text: str) -> str:
@@ -71,6 +76,36 @@ def cut_by(rows: list[Row], field: str, shares: Sequence[float], seed: str) -> l
     for row in rows:
         parts[part_of[normalised(row[field])]].append(row)
     return parts
+
+
+def similar_texts(texts: Sequence[str], groups: Sequence[Hashable]) -> list[str]:
+    """Return for every text the first one of its family, which names it.
+
+    Two texts of a group belong to one family if difflib's ratio of their words is at least SIMILAR, or if they are
+    joined by a chain of such pairs. Case and whitespace play no part, and all numbers are the same. The comparison is
+    quadratic in the size of a group.
+
+    Args:
+        texts: the texts, such as the sentences of a split.
+        groups: what only texts of one family share, such as the names in a sentence.
+    """
+    words = [_NUMBER.sub("0", normalised(text)).split() for text in texts]
+    members: dict[Hashable, list[int]] = {}
+    first = list(range(len(texts)))
+    for i, group in enumerate(groups):
+        near = {first[j] for j in members.setdefault(group, []) if _similar(words[i], words[j])}
+        members[group].append(i)
+        joined = min(near, default=i)
+        for j in members[group]:
+            if j == i or first[j] in near:
+                first[j] = joined
+    return [texts[i] for i in first]
+
+
+def _similar(one: list[str], other: list[str]) -> bool:
+    matcher = SequenceMatcher(None, one, other, autojunk=False)
+    # cheap upper bounds of the ratio come first
+    return all(ratio() >= SIMILAR for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio))
 
 
 def check_training_row(row: Row, objective: Objective, where: str) -> None:
@@ -133,8 +168,10 @@ def check_splits(task: Task, splits: Splits) -> None:
             text_field(row, task.overlap_key, where)
             if split != "test" and task.objective:
                 check_training_row(row, task.objective, where)
-            if split != "train" and not task.plain_text:
-                check_evaluation_row(row, where)
+            if split != "train":
+                text_field(row, task.cluster_field, where)
+                if not task.plain_text:
+                    check_evaluation_row(row, where)
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class Splits:
     A training row holds ``id``, the training fields (``prompt``, ``target`` for supervised fine-tuning;
     ``train_prompt``, ``chosen``, ``rejected`` for preference optimisation) and ``contrast``, made by
     :func:`contrast`. A test row holds ``id`` and the evaluation fields (``prompt`` with ``answers``, or with
-    ``choices`` and ``gold`` or ``labels``). A validation row holds all of these. An evaluation-only task has test rows
-    only.
+    ``choices`` and ``gold`` or ``labels``) and the task's ``cluster_field``. A validation row holds all of these. An
+    evaluation-only task has test rows only.
     """
 
     train: list[Row] = field(default_factory=list)
@@ -91,6 +91,8 @@ class Task:
         Options: pydantic model of the task's options.
         prepare: (options, fold, seed, fetcher) -> Splits; returns all available rows, before subsets are drawn.
         overlap_key: row field whose text must not occur in two splits.
+        cluster_key: row field whose text test items share that are not independent of each other, such as questions on
+            one passage; None for ``overlap_key``. Read it as :attr:`cluster_field`.
         harness: lm-eval's own definitions, whose fields the test rows hold under ``item``; None if there are none.
         definition: path of the lm-eval definition; None for ``task.yaml`` in the task's folder.
         open_definition: path of an lm-eval definition in which the model answers in its own words, which judges may
@@ -110,12 +112,18 @@ class Task:
     Options: type[TaskOptions]
     prepare: Callable[[Any, int, int, Fetcher], Splits]
     overlap_key: str = "prompt"
+    cluster_key: str | None = None
     harness: Harness | None = None
     definition: Path | None = None
     open_definition: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     plain_text: bool = False
+
+    @property
+    def cluster_field(self) -> str:
+        """Row field that names the cluster of a test item: items with the same normalised text are dependent."""
+        return self.cluster_key or self.overlap_key
 
     def headline_under(self, protocol: Protocol) -> str | None:
         """Return the metric shown in the tables of a protocol; None if the task is not scored under it."""

@@ -51,6 +51,15 @@ class Options(TaskOptions):
     compat_double_space: bool = False
 
 
+def unnamed(story: str) -> str:
+    """Return a story with its bracketed names numbered in the order of appearance, such as "[0] has a son".
+
+    A sentence that somebody wrote is published with several sets of names.
+    """
+    numbers: dict[str, int] = {}
+    return re.sub(r"\[([^\]]*)\]", lambda name: f"[{numbers.setdefault(name[1], len(numbers))}]", story)
+
+
 def render(item: Row, double_space: bool, where: str) -> Row:
     """Turn one item of the authors' file into a row with training and evaluation fields.
 
@@ -65,8 +74,9 @@ def render(item: Row, double_space: bool, where: str) -> Row:
     if relation not in RELATIONS:
         raise TaskError(f"{where}: field 'target_text' must be a known relation, found {relation!r}; fix the row")
     row_id = text_field(item, "id", where)
+    story = text_field(item, "clean_story", where)
     prompt = TEMPLATE.format(
-        story=text_field(item, "clean_story", where).replace("[", "").replace("]", ""),
+        story=story.replace("[", "").replace("]", ""),
         first=first,
         second=blank + second if double_space else second,
     )
@@ -77,6 +87,7 @@ def render(item: Row, double_space: bool, where: str) -> Row:
         "target": relation,
         "contrast": contrast(prompt, [relation], [wrong]),
         "answers": [relation],
+        "story": unnamed(story),
     }
 
 
@@ -109,4 +120,5 @@ TASK = Task(
     licence="CC BY-NC 4.0",
     Options=Options,
     prepare=prepare,
+    cluster_key="story",
 )

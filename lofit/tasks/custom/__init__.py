@@ -55,6 +55,9 @@ def custom_task(name: str, path: Path) -> Task:
     - ``prompt``, ``choices`` and ``gold``: the model chooses the most probable choice.
     - ``prompt``, ``chosen`` and ``rejected``: preference pairs.
 
+    A row may name its ``cluster``, a text that dependent rows share; without it, rows with the same prompt are
+    dependent.
+
     The rows themselves are checked when they are prepared.
 
     Raises:
@@ -88,6 +91,7 @@ def custom_task(name: str, path: Path) -> Task:
         if kind == "generate"
         else {},
         files=tuple(files.values()),
+        cluster_key="cluster",
     )
 
 
@@ -117,7 +121,10 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]
     splits = ("test", "validation", "train")
     items = {split: read_jsonl(files[split]) if split in files else [] for split in splits}
     where = {split: [f"{files[split].name} row {i}" for i in range(len(items[split]))] for split in splits}
-    rows = {split: [_RENDER[kind](*pair) for pair in zip(items[split], where[split], strict=True)] for split in splits}
+    rows = {
+        split: [_RENDER[kind](*pair) | _cluster(*pair) for pair in zip(items[split], where[split], strict=True)]
+        for split in splits
+    }
     if kind == "generate":
         for split in splits:
             for row, item, place in zip(rows[split], items[split], where[split], strict=True):
@@ -140,6 +147,10 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]
         share = max(0.1, 1 / prompts)  # at least one prompt
         read["train"], read["validation"] = cut_by(read["train"], "prompt", (1 - share, share), SEED)
     return Splits(**read)
+
+
+def _cluster(item: Row, where: str) -> Row:
+    return {"cluster": text_field(item, "cluster" if "cluster" in item else "prompt", where)}
 
 
 def _prompt(item: Row, where: str) -> tuple[str, str]:

@@ -9,6 +9,14 @@ from lofit.tasks.task import Row, Task, TaskOptions, list_field, text_field
 
 SOURCE = HubDataset(repo="cais/mmlu", revision="c30699e8356da336a370243923dbaf21066bb9fe", config="all", split="test")
 LETTERS = ["A", "B", "C", "D"]
+ON_PASSAGE = "This question refers to the following information."
+"""How a question begins that is asked about a passage, as in the three subjects of history."""
+
+
+def passage(question: str) -> str:
+    """Return the passage that a question is asked about, that is, all but its last line; without one, the question."""
+    before = question.rpartition("\n")[0]
+    return before if question.startswith(ON_PASSAGE) and before else question
 
 
 def render(item: Row, where: str) -> Row:
@@ -24,6 +32,7 @@ def render(item: Row, where: str) -> Row:
     description = f"The following are multiple choice questions (with answers) about {topic}.\n\n"
     return {
         "subject": subject,
+        "context": passage(question.strip()),
         "prompt": f"{description}{question.strip()}\n{listed}\nAnswer:",
         "choices": LETTERS,
         "gold": gold,
@@ -38,5 +47,6 @@ TASK = Task(
     headline="acc",
     licence="MIT",
     Options=TaskOptions,
+    cluster_key="context",
     prepare=single_split("mmlu", SOURCE, render),
 )

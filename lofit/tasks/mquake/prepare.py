@@ -54,7 +54,8 @@ def render(item: Row, separator: str, where: str) -> Row:
     aliases = list_field(item, "new_answer_alias", where, empty=True)
     if not isinstance(item.get("case_id"), int):
         raise TaskError(f"{where}: field 'case_id' must be an integer, found {item.get('case_id')!r}; fix the row")
-    prompt = f"Q: Imagine that {cloze.replace('{}', subject)} {edited}. {question} A:"
+    edit = f"{cloze.replace('{}', subject)} {edited}"
+    prompt = f"Q: Imagine that {edit}. {question} A:"
     return {
         "id": f"mquake-{item['case_id']}",
         "prompt": prompt,
@@ -62,6 +63,7 @@ def render(item: Row, separator: str, where: str) -> Row:
         "contrast": contrast(prompt, [separator + answer], [separator + text_field(item, "answer", where)]),
         "answers": [answer, *aliases],
         "separator": separator,
+        "edit": edit,
     }
 
 
@@ -88,4 +90,5 @@ TASK = Task(
     licence="MIT",
     Options=Options,
     prepare=prepare,
+    cluster_key="edit",
 )

@@ -11,6 +11,7 @@ from lofit.errors import TaskError
 from lofit.sources.source import HubDataset
 from lofit.tasks.numbers import parse, plain, wrong_numbers
 from lofit.tasks.official import official_splits
+from lofit.tasks.splits import similar_texts
 from lofit.tasks.task import Row, Task, TaskOptions, contrast, text_field
 
 REVISION = "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef"
@@ -70,7 +71,13 @@ def render(item: Row, where: str, options: Options) -> Row:
         "contrast": contrast(prompt, [target], wrong),
         "answers": [plain(answer)],
         "question": problem,
+        "body": body,
     }
+
+
+def variations(rows: list[Row]) -> list[str]:
+    """Return for every row the body of the first problem of which it is a variation, up to numbers and a few words."""
+    return similar_texts([row["body"] for row in rows], [""] * len(rows))
 
 
 TASK = Task(
@@ -88,6 +95,8 @@ TASK = Task(
         test="test",
         group_by="question",
         with_options=True,
+        cluster=variations,
     ),
     overlap_key="question",
+    cluster_key="cluster",
 )

@@ -9,6 +9,7 @@ import pytest
 
 from lofit.errors import TaskError
 from lofit.tasks import load_task, prepare_task
+from lofit.tasks.clutrr.prepare import unnamed
 
 TASK = load_task("clutrr")
 AFTER_STORY = (
@@ -57,6 +58,14 @@ def test_golden_rows(splits, split: str, index: int, story: str, first: str, sec
     double = getattr(splits("clutrr", compat_double_space=True), split)[index]
     assert double["prompt"] == head + f"how is  {second} related to {first}? Answer:  {second} is {first} 's\n"
     assert double["target"] == target
+
+
+def test_items_are_dependent_by_their_story_whatever_the_names(splits) -> None:
+    stories = [unnamed(f"[{a}] has a son, [{b}]. [{b}]'s wife left.") for a, b in (("Al", "Bo"), ("Bo", "Al"))]
+    assert stories == ["[0] has a son, [1]. [1]'s wife left."] * 2
+    assert splits("clutrr").test[449]["story"] == (
+        "[0] took her daughter, [1], to lunch. [2] liked to play catch with his daughter [0]."
+    )
 
 
 def test_sizes_and_relations(splits) -> None:

@@ -63,6 +63,11 @@ def test_sizes(splits) -> None:
     assert (len(made.train), len(made.validation), len(made.test)) == (134, 95, 864)
 
 
+def test_items_are_dependent_by_their_edit(splits) -> None:
+    row = splits("mquake").test[0]
+    assert (row["edit"], TASK.cluster_field) == ("John Krasinski is a citizen of Sweden", "edit")
+
+
 def test_test_prompt_that_occurs_twice_in_the_published_file_is_kept(splits) -> None:
     prompts = [row["prompt"] for row in splits("mquake").test]
     assert len(prompts) - len(set(prompts)) == 1

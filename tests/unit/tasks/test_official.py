@@ -22,6 +22,7 @@ from lofit.files import write_jsonl
 from lofit.spec.protocol import HARNESS
 from lofit.tasks import load_task
 from lofit.tasks.numbers import parse, plain, wrong_numbers
+from lofit.tasks.winogrande.prepare import twins
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model
 
@@ -163,6 +164,23 @@ def test_winogrande_is_scored_by_what_follows(tmp_path: Path) -> None:
     first, second = ([response[0] for response in sample["filtered_resps"]] for sample in samples)
     assert first == second
     assert [sample["acc"] for sample in samples] == [float(first[1] > first[0]), float(first[0] > first[1])]
+
+
+def test_twins_have_the_same_names_and_nearly_the_same_words(splits: Any) -> None:
+    names, others = {"option1": "Al", "option2": "Bo"}, {"option1": "Bo", "option2": "Cy"}
+    rows = [
+        {"sentence": "Al saw Bo so _ ran away .", "item": names},
+        {"sentence": "Al paid for what Bo ate as _ was rich .", "item": names},
+        {"sentence": "Al saw Bo so _ hid away .", "item": {"option1": "bo", "option2": "al"}},
+        {"sentence": "Al saw Bo so _ ran away !", "item": others},
+    ]
+    first, second, _, last = (row["sentence"] for row in rows)
+    assert twins(rows) == [first, second, first, last]
+    answers: dict[str, list[int]] = {}
+    for row in splits("winogrande").test:
+        answers.setdefault(row["cluster"], []).append(row["gold"])
+    pairs = [found for found in answers.values() if len(found) == 2]
+    assert len(pairs) == 174 and all(sorted(pair) == [0, 1] for pair in pairs)
 
 
 @pytest.mark.parametrize(

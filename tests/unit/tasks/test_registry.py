@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from lofit.errors import TaskError
 from lofit.plan.estimate import task_sizes
 from lofit.tasks import Splits, Task, TaskOptions, load_task, prepare_task, task_folder, task_names
-from lofit.tasks.splits import draw
+from lofit.tasks.splits import draw, normalised, similar_texts
 
 NAMES = task_names()
 NOT_MIRRORED = {"mmlu", "nq_open_mc", "triviaqa", "triviaqa_mc", "wikitext"}
@@ -203,13 +203,15 @@ def test_overlap_of_validation_with_test(write) -> None:
         ("test", {"choices": ["a", "b"], "labels": [1, 1]}, "test row 0: 'labels' must hold"),
         ("test", {"id": "a0"}, "test row 0: id 'a0' is used twice"),
         ("test", {"id": None}, "test row 0: field 'id'"),
+        ("test", {"of": " "}, "test row 0: field 'of' must be a non-empty string"),
+        ("validation", {"of": 3}, "validation row 0: field 'of' must be a non-empty string"),
     ],
 )
 def test_malformed_rows_are_named_in_one_line(write, split: str, change: dict, message: str) -> None:
-    rows = {"train": [sft("a0")], "validation": [sft("b0")], "test": [sft("c0")]}
+    rows = {"train": [sft("a0")], "validation": [sft("b0") | {"of": "x"}], "test": [sft("c0") | {"of": "x"}]}
     rows[split][0] = rows[split][0] | change
     with pytest.raises(TaskError) as caught:
-        write(toy(**rows))
+        write(toy(**rows, cluster_key="of"))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -244,6 +246,43 @@ def test_real_splits_are_disjoint_complete_and_repeatable(name: str, write, mirr
         evaluation = set(out["test"][0])
         assert all(evaluation <= set(row) for row in out["validation"])
         assert bool(out["train"]) == bool(task.objective)
+
+
+def test_dependent_items_share_the_overlap_key_unless_a_task_says_otherwise() -> None:
+    assert toy([], [], []).cluster_field == "prompt"
+    assert toy([], [], [], overlap_key="question").cluster_field == "question"
+    assert toy([], [], [], overlap_key="question", cluster_key="passage").cluster_field == "passage"
+
+
+@pytest.mark.parametrize(
+    ("name", "n_items", "n_clusters", "largest"),
+    [
+        ("boolq", 2289, 2129, 5),
+        ("clutrr", 450, 441, 2),
+        ("mquake", 864, 501, 49),
+        ("siqa", 1173, 1167, 2),
+        ("svamp", 300, 176, 9),
+        ("winogrande", 761, 587, 2),
+        ("gsm8k", 1319, 1319, 1),
+    ],
+)
+def test_clusters_of_real_test_items(splits, name: str, n_items: int, n_clusters: int, largest: int) -> None:
+    sizes = Counter(normalised(row[load_task(name).cluster_field]) for row in splits(name).test)
+    assert (sizes.total(), len(sizes), max(sizes.values())) == (n_items, n_clusters, largest)
+
+
+def test_similar_texts_are_named_by_the_first() -> None:
+    cat, bed, other = "The cat left the bed at 7 .", "the cat  left the sofa at 19.5 .", "The cat ate all of it ."
+    assert similar_texts([cat, other, bed], "aaa") == [cat, other, cat]
+    assert similar_texts([cat, other, bed], "aab") == [cat, other, bed]
+    assert similar_texts([], []) == []
+
+
+def test_similar_texts_are_joined_by_chains() -> None:
+    """The last text is near to both others, which are not near to each other."""
+    ends, between = ("a b c d e f g h i j", "a b c d e v w x y z"), "a b c d e f g h y z"
+    assert similar_texts(ends, "aa") == list(ends)
+    assert similar_texts([*ends, between], "aaa") == [ends[0]] * 3
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,13 @@ def test_prompts_are_those_of_lm_eval() -> None:
     assert row["gold"] == 2
 
 
+def test_questions_of_mmlu_on_one_passage_are_dependent() -> None:
+    intro = 'This question refers to the following information.\n"We hold these truths."\nJefferson, 1776'
+    asked = [f"{intro}\nWho wrote it?", f"{intro}\nWhen?", "It rains.\nWhy?", intro.partition("\n")[0]]
+    contexts = [render_mmlu(MMLU | {"question": question}, "")["context"] for question in asked]
+    assert contexts == [intro, intro, *asked[2:]]
+
+
 def test_golden_rows_of_nq_open(splits: Any) -> None:
     made = splits("nq_open")
     assert (len(made.test), made.train, made.validation) == (3569, [], [])
