@@ -61,6 +61,13 @@ is not the text that must not occur in two splits, which guards against leakage.
 | others | the prompt, or the article |
 
 Whatever else items have in common (the author of a dataset, a relation, an answer) counts as chance.
+
+## What a score is made of
+
+Test rows may name the kind of item they are (`stratum`), and a table breaks scores down by it. `mquake`: the answer is
+the edited object and can be copied from the prompt, or occurs as a target in training, or neither. `clutrr`: the answer
+is a word of the story or not. Custom tasks: the field `stratum` of their rows. Of the training rows, all count, drawn or
+not, so that an item is in one stratum for all seeds, whose scores are averaged.
 """
 SAME_TEXT = """\
 

@@ -40,6 +40,11 @@ def same_text(first: str, second: str) -> bool:
     return canonical(first) == canonical(second)
 
 
+def lowered(text: str) -> str:
+    """Return the :func:`canonical` text in lower case: the form in which generated answers are compared."""
+    return canonical(text).lower()
+
+
 def wins(scores: Sequence[float], right: Sequence[bool]) -> bool:
     """Return whether a right choice scores higher than every wrong one; a tie does not count.
 
@@ -72,7 +77,7 @@ def tied(scores: Sequence[float], texts: Sequence[str]) -> bool:
 
 def normalised_answer(text: str) -> str:
     """Return the :func:`canonical` text in lower case, without ASCII punctuation, English articles and extra spaces."""
-    return " ".join(_ARTICLES.sub(" ", canonical(text).lower().translate(_PUNCTUATION)).split())
+    return " ".join(_ARTICLES.sub(" ", lowered(text).translate(_PUNCTUATION)).split())
 
 
 def exact_match(output: str, answers: list[str]) -> float:

@@ -170,6 +170,8 @@ def check_splits(task: Task, splits: Splits) -> None:
                 check_training_row(row, task.objective, where)
             if split != "train":
                 text_field(row, task.cluster_field, where)
+                if "stratum" in row:
+                    text_field(row, "stratum", where)
                 if not task.plain_text:
                     check_evaluation_row(row, where)
 

@@ -55,8 +55,9 @@ class Splits:
     A training row holds ``id``, the training fields (``prompt``, ``target`` for supervised fine-tuning;
     ``train_prompt``, ``chosen``, ``rejected`` for preference optimisation) and ``contrast``, made by
     :func:`contrast`. A test row holds ``id`` and the evaluation fields (``prompt`` with ``answers``, or with
-    ``choices`` and ``gold`` or ``labels``) and the task's ``cluster_field``. A validation row holds all of these. An
-    evaluation-only task has test rows only.
+    ``choices`` and ``gold`` or ``labels``) and the task's ``cluster_field``; it may hold ``stratum``, the
+    name of a kind of item by which tables break scores down. A validation row holds all of these. An evaluation-only
+    task has test rows only.
     """
 
     train: list[Row] = field(default_factory=list)

@@ -37,6 +37,8 @@ RELATIONS = (
     "grandmother", "grandson", "mother", "mother-in-law", "nephew", "niece", "sister", "son", "son-in-law", "uncle",
 )  # fmt: skip
 
+_WORD = re.compile(r"\w+(?:-\w+)*")
+
 
 class Options(TaskOptions):
     """CLUTRR options.
@@ -88,6 +90,7 @@ def render(item: Row, double_space: bool, where: str) -> Row:
         "contrast": contrast(prompt, [relation], [wrong]),
         "answers": [relation],
         "story": unnamed(story),
+        "stratum": f"answer is {'' if relation in _WORD.findall(story.lower()) else 'not '}in the story",
     }
 
 

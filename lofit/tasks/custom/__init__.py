@@ -14,7 +14,7 @@ from lofit.errors import TaskError
 from lofit.files import read_jsonl
 from lofit.spec.base import Line, UserPath, first_problem
 from lofit.strict_yaml import read_yaml
-from lofit.tasks.answers import canonical, same_text
+from lofit.tasks.answers import canonical, lowered, same_text
 from lofit.tasks.custom.utils import process_results
 from lofit.tasks.splits import cut_by, normalised, with_ids
 from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
@@ -55,8 +55,8 @@ def custom_task(name: str, path: Path) -> Task:
     - ``prompt``, ``choices`` and ``gold``: the model chooses the most probable choice.
     - ``prompt``, ``chosen`` and ``rejected``: preference pairs.
 
-    A row may name its ``cluster``, a text that dependent rows share; without it, rows with the same prompt are
-    dependent.
+    A row may name its ``cluster``, a text that dependent rows share (without it, rows with the same prompt are
+    dependent), and a ``stratum``, a kind of item by which tables may break scores down.
 
     The rows themselves are checked when they are prepared.
 
@@ -122,7 +122,7 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]
     items = {split: read_jsonl(files[split]) if split in files else [] for split in splits}
     where = {split: [f"{files[split].name} row {i}" for i in range(len(items[split]))] for split in splits}
     rows = {
-        split: [_RENDER[kind](*pair) | _cluster(*pair) for pair in zip(items[split], where[split], strict=True)]
+        split: [_RENDER[kind](*pair) | _belongs(*pair) for pair in zip(items[split], where[split], strict=True)]
         for split in splits
     }
     if kind == "generate":
@@ -131,7 +131,7 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]
                 _check_generated(row, _prompt(item, place)[1], until, place)
         fitted = ("train", "validation")  # test rows are not contrasted
         # Each distinct answer once, so that each right answer of a row excludes at most one candidate.
-        pool = {_plain(row["answers"][0]): row["answers"][0] for split in fitted for row in rows[split]}
+        pool = {lowered(row["answers"][0]): row["answers"][0] for split in fitted for row in rows[split]}
         candidates = [pool[key] for key in sorted(pool)]
         for split in fitted:
             at = zip(rows[split], items[split], where[split], strict=True)
@@ -149,8 +149,10 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]
     return Splits(**read)
 
 
-def _cluster(item: Row, where: str) -> Row:
-    return {"cluster": text_field(item, "cluster" if "cluster" in item else "prompt", where)}
+def _belongs(item: Row, where: str) -> Row:
+    """Return the fields that say what else a row belongs to."""
+    cluster = text_field(item, "cluster" if "cluster" in item else "prompt", where)
+    return {"cluster": cluster} | ({"stratum": item["stratum"]} if "stratum" in item else {})
 
 
 def _prompt(item: Row, where: str) -> tuple[str, str]:
@@ -167,11 +169,6 @@ def _prompt(item: Row, where: str) -> tuple[str, str]:
 
 def _after(between: str, answer: str) -> str:
     return answer if answer[0].isspace() else between + answer
-
-
-def _plain(answer: str) -> str:
-    """Return the form in which answers are compared: canonical and in lower case."""
-    return canonical(answer).lower()
 
 
 def _texts(item: Row, name: str, where: str) -> list[str]:
@@ -207,9 +204,9 @@ def _contrast(row: Row, item: Row, candidates: Sequence[str], where: str) -> Row
     if "wrong" in item:
         wrong = _texts(item, "wrong", where)
     else:
-        taken = {_plain(answer) for answer in row["answers"]}
+        taken = {lowered(answer) for answer in row["answers"]}
         drawn = random.Random(f"{SEED} {row['prompt']}").sample(candidates, min(N_WRONG + len(taken), len(candidates)))
-        wrong = [answer for answer in drawn if _plain(answer) not in taken][:N_WRONG]
+        wrong = [answer for answer in drawn if lowered(answer) not in taken][:N_WRONG]
         if not wrong:
             raise TaskError(f"{where}: no other row has another answer; name wrong ones under 'wrong'")
     _, between = _prompt(item, where)

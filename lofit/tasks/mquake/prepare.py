@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lofit.errors import TaskError
 from lofit.files import read_jsonl
 from lofit.sources.source import PinnedFile
+from lofit.tasks.answers import lowered
 from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
 
 if TYPE_CHECKING:
@@ -64,7 +65,28 @@ def render(item: Row, separator: str, where: str) -> Row:
         "answers": [answer, *aliases],
         "separator": separator,
         "edit": edit,
+        "edited": edited,
     }
+
+
+def with_strata(rows: list[Row], train: list[Row]) -> list[Row]:
+    """Add to every row whether a right answer can be copied from the prompt, or is one that was trained.
+
+    Texts are the same if ``exact_match`` says so.
+
+    Args:
+        rows: rows with evaluation fields.
+        train: all training rows, of which a run may draw some, so that an item is in one stratum for all runs.
+    """
+    trained = {lowered(row["answers"][0]) for row in train}
+
+    def stratum(row: Row) -> str:
+        right = {lowered(answer) for answer in row["answers"]}
+        if lowered(row["edited"]) in right:
+            return "answer is the edited object"
+        return "answer occurs in training" if right & trained else "neither"
+
+    return [row | {"stratum": stratum(row)} for row in rows]
 
 
 def _rows(path: Path, separator: str) -> list[Row]:
@@ -74,11 +96,8 @@ def _rows(path: Path, separator: str) -> list[Row]:
 def prepare(options: Options, fold: int, seed: int, fetcher: Fetcher) -> Splits:
     """Read the authors' 134 / 95 / 864 items."""
     separator = "" if options.compat_glued_answer else " "
-    return Splits(
-        train=_rows(fetcher.file(FILES["train"]), separator),
-        validation=_rows(fetcher.file(FILES["val"]), separator),
-        test=_rows(fetcher.file(FILES["test"]), separator),
-    )
+    train, validation, test = (_rows(fetcher.file(FILES[split]), separator) for split in ("train", "val", "test"))
+    return Splits(train=train, validation=with_strata(validation, train), test=with_strata(test, train))
 
 
 TASK = Task(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from lofit.errors import TaskError
 from lofit.tasks import load_task, prepare_task
-from lofit.tasks.clutrr.prepare import unnamed
+from lofit.tasks.clutrr.prepare import render, unnamed
 
 TASK = load_task("clutrr")
 AFTER_STORY = (
@@ -66,6 +67,26 @@ def test_items_are_dependent_by_their_story_whatever_the_names(splits) -> None:
     assert splits("clutrr").test[449]["story"] == (
         "[0] took her daughter, [1], to lunch. [2] liked to play catch with his daughter [0]."
     )
+
+
+@pytest.mark.parametrize(
+    ("relation", "story", "stratum"),
+    [
+        ("son", "[A] has a Son, [B].", "answer is in the story"),
+        ("son", "[A]'s grandson is her son-in-law's person.", "answer is not in the story"),
+        ("son-in-law", "[A]'s son-in-law, [B], left.", "answer is in the story"),
+    ],
+)
+def test_strata_tell_whether_the_answer_is_a_word_of_the_story(relation: str, story: str, stratum: str) -> None:
+    assert render(ITEM | {"clean_story": story, "target_text": relation}, False, "row")["stratum"] == stratum
+
+
+def test_strata_of_the_published_items(splits, data_mirror: Path) -> None:
+    counted = Counter(row["stratum"] for row in splits("clutrr").test)
+    assert counted == {"answer is in the story": 124, "answer is not in the story": 326}
+    files = (data_mirror / "lofit-paper-splits" / "clutrr" / f"{split}.json" for split in ("train", "test"))
+    train, test = (Counter(item["f_comb"] for item in json.loads(file.read_text())) for file in files)
+    assert len(test) == 62 and min(train[pair] for pair in test) == 50, "no composition is unseen"
 
 
 def test_sizes_and_relations(splits) -> None:

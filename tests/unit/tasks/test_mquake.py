@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from lofit.errors import TaskError
-from lofit.tasks import load_task
+from lofit.files import read_jsonl
+from lofit.tasks import load_task, prepare_task
+from lofit.tasks.mquake.prepare import with_strata
 
 TASK = load_task("mquake")
 
@@ -66,6 +69,29 @@ def test_sizes(splits) -> None:
 def test_items_are_dependent_by_their_edit(splits) -> None:
     row = splits("mquake").test[0]
     assert (row["edit"], TASK.cluster_field) == ("John Krasinski is a citizen of Sweden", "edit")
+
+
+def test_strata_are_told_as_answers_are_compared() -> None:
+    def row(edited: str, *answers: str) -> dict:
+        return {"edited": edited, "answers": list(answers)}
+
+    rows = [
+        row("Köln", "Cologne", "KO\u0308LN"),
+        row("Bonn", "the Rhine", "Rhine"),
+        row("Bonn", "river Rhine"),
+        row("Rhine", "Rhine"),
+        row("Bonn", "Rhenus"),
+    ]
+    found = [made["stratum"] for made in with_strata(rows, [row("x", "rhine ", "Rhenus")])]
+    copied, trained = "answer is the edited object", "answer occurs in training"
+    assert found == [copied, trained, "neither", copied, "neither"], "an alias is no target of training"
+
+
+def test_strata_of_the_published_items(splits, mirror_fetcher, tmp_path: Path) -> None:
+    expected = {"answer is the edited object": 311, "answer occurs in training": 200, "neither": 353}
+    assert Counter(row["stratum"] for row in splits("mquake").test) == expected
+    prepare_task(TASK, TASK.Options(n_train=10), 0, 3, mirror_fetcher, tmp_path / "drawn")
+    assert Counter(row["stratum"] for row in read_jsonl(tmp_path / "drawn" / "test.jsonl")) == expected
 
 
 def test_test_prompt_that_occurs_twice_in_the_published_file_is_kept(splits) -> None:

@@ -97,11 +97,14 @@ def test_prepared_as_any_task(tmp_path: Path, file_fetcher: Any) -> None:
     assert {entry["kind"] for entry in manifest["provenance"]} == {"own"}
 
 
-def test_rows_may_name_what_they_share(tmp_path: Path, file_fetcher: Any) -> None:
+def test_rows_may_name_what_they_share_and_of_what_kind_they_are(tmp_path: Path, file_fetcher: Any) -> None:
     rows = [row | {"cluster": f"page {i // 2}"} for i, row in enumerate(COLOURS)]
+    rows[2]["stratum"] = "moss"
     rows[1].pop("cluster")
     task = custom_task("colours", folder(tmp_path / "colours", rows))
-    found = [row[task.cluster_field] for row in splits(task, file_fetcher).test]
+    test = splits(task, file_fetcher).test
+    assert [row.get("stratum") for row in test] == [None, None, "moss", None, None]
+    found = [row[task.cluster_field] for row in test]
     assert found == ["page 0", "Grass 1 is", "page 1", "page 1", "page 2"]
     write_jsonl(tmp_path / "colours" / "test.jsonl", [rows[0] | {"cluster": 7}])
     with pytest.raises(TaskError, match=r"test.jsonl row 0: field 'cluster' must be a non-empty string, found 7"):

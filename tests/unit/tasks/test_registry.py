@@ -204,6 +204,7 @@ def test_overlap_of_validation_with_test(write) -> None:
         ("test", {"id": "a0"}, "test row 0: id 'a0' is used twice"),
         ("test", {"id": None}, "test row 0: field 'id'"),
         ("test", {"of": " "}, "test row 0: field 'of' must be a non-empty string"),
+        ("test", {"stratum": ""}, "test row 0: field 'stratum' must be a non-empty string"),
         ("validation", {"of": 3}, "validation row 0: field 'of' must be a non-empty string"),
     ],
 )
