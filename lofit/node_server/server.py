@@ -104,8 +104,10 @@ class Server:
         """Kill all children and exit, because the owner has ended."""
         for child in self._children:
             os.kill(child, signal.SIGKILL)
-        for child in self._children:
+        for child, place in self._children.items():
             os.waitpid(child, 0)
+            if isinstance(place, Path):  # a server cannot remove its socket when it is killed
+                place.unlink(missing_ok=True)
         sys.exit()
 
     def _accept(self) -> None:

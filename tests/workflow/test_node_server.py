@@ -200,6 +200,7 @@ def test_the_server_ends_with_its_snakemake(nodes: Nodes) -> None:
     model = nodes.working()
     [libraries] = nodes.processes(LIBRARIES)
     family = [libraries, model, *model.children()]
+    model.suspend()  # so that it cannot end by itself, and remove its socket
     nodes.snakemake.kill()
     nodes.snakemake.wait()
     _, alive = psutil.wait_procs(family, timeout=60)
