@@ -66,8 +66,30 @@ Whatever else items have in common (the author of a dataset, a relation, an answ
 
 Test rows may name the kind of item they are (`stratum`), and a table breaks scores down by it. `mquake`: the answer is
 the edited object and can be copied from the prompt, or occurs as a target in training, or neither. `clutrr`: the answer
-is a word of the story or not. Custom tasks: the field `stratum` of their rows. Of the training rows, all count, drawn or
-not, so that an item is in one stratum for all seeds, whose scores are averaged.
+is a word of the story or not. Custom tasks: the field `stratum` of their rows. Of the training rows, all count, drawn
+or not, so that an item is in one stratum for all seeds, whose scores are averaged.
+"""
+STOPPING = """\
+
+## When a model does not stop
+
+Training teaches where an answer ends, and a base model does not know. Exact match counts `Sweden, which is` as wrong,
+so that part of a method's gain may be the stop alone. Beside the headline, these metrics do not depend on it:
+
+| task | right, however the output goes on | right only if it stops |
+|---|---|---|
+| `mquake` | `span_match` | `exact_match` (headline; to the end of the line), `exact_match_strict` |
+| `clutrr` | `span_match` | `exact_match` (headline; to the end of the line or a full stop), `exact_match_strict` |
+| `nq_open`, `triviaqa` | `span_match` | `exact_match` (headline; to the end of the line, a full stop or comma), `f1` |
+| `gsm8k` | `exact_match_strict` (first number after `####`) | `exact_match` (headline; last number) |
+| `svamp` | `exact_match` (headline; first number of the line; of equations the last one) | `exact_match_strict` |
+| `listops`, custom tasks | - | `exact_match` |
+| `format: llm_adapters` | `extracted_acc` (headline; first option named) | - |
+
+`span_match` is 1 if the words of an answer, or an alias, are the first words of the output, both without case,
+punctuation and articles (SQuAD's normalisation). An answer further on does not count. What the answer is the beginning
+of does, such as `Paris Hilton` for `Paris`. It sees no more than what was generated: where generation ends at a line
+break, an output that begins with one is empty.
 """
 SAME_TEXT = """\
 
@@ -76,11 +98,11 @@ SAME_TEXT = """\
 `canonical` in `lofit/tasks/answers.py` leaves aside what nobody sees: the composed and decomposed form of a character
 (Unicode's NFC), typographic quotes, characters without a width, no-break and repeated blanks. It is applied, case
 aside too, in choices (the right one counts by its text) and in these metrics: `exact_match` of custom tasks and of
-`mquake`, `exact_match` and `f1` of `triviaqa` and `nq_open`. Characters that only look alike, such as full-width
-digits and ligatures, are different there. In the check for overlap between splits they are not (NFKC), since there a
-miss is worse. Metrics called `exact_match_strict` are the published ones, byte for byte; `clutrr`, `gsm8k`, `svamp`
-and `listops` compare the name of a relation or a number. `harness` is lm-eval's own comparison, but for ties, which
-are wrong everywhere.
+`mquake`, `exact_match` and `f1` of `triviaqa` and `nq_open`, every `span_match`. Characters that only look alike, such
+as full-width digits and ligatures, are different there. In the check for overlap between splits they are not (NFKC),
+since there a miss is worse. Metrics called `exact_match_strict` are the published ones, byte for byte; `clutrr`,
+`gsm8k`, `svamp` and `listops` compare the name of a relation or a number. `harness` is lm-eval's own comparison, but
+for ties, which are wrong everywhere.
 """
 
 
@@ -123,7 +145,7 @@ def tasks_page() -> str:
         link = f"[{name}](../lofit/tasks/{name}/README.md)"
         fields = (task.summary, fitted, str(len(task.folds)), f"`{task.headline}`", protocols(task), task.licence)
         lines.append(f"| {link} | {' | '.join(map(cell, fields))} |")
-    return "\n".join([*lines, CLUSTERS + SAME_TEXT])
+    return "\n".join([*lines, CLUSTERS + STOPPING + SAME_TEXT])
 
 
 def protocols(task: Task) -> str:

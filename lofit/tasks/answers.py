@@ -1,4 +1,4 @@
-"""Rules for right answers: equality of texts, comparison of choices, and SQuAD's exact match and F1.
+"""Rules for right answers: equality of texts, comparison of choices, SQuAD's exact match and F1, the first span.
 
 Exact match and F1 are those of SQuAD's evaluation script (arXiv 1606.05250, section 6.1).
 """
@@ -83,6 +83,17 @@ def normalised_answer(text: str) -> str:
 def exact_match(output: str, answers: list[str]) -> float:
     """Return 1 if the normalised output equals one of the normalised answers, else 0."""
     return float(normalised_answer(output) in {normalised_answer(answer) for answer in answers})
+
+
+def span_match(output: str, answers: list[str]) -> float:
+    """Return 1 if the normalised output begins with the words of one of the normalised answers, else 0.
+
+    How the output goes on does not matter, so a model that does not stop after its answer loses nothing. An answer
+    without words, such as a comma, is only matched by an output without words. Never below :func:`exact_match`.
+    """
+    words = normalised_answer(output).split()
+    spans = [normalised_answer(answer).split() for answer in answers]
+    return float(any(words[: len(span)] == span if span else not words for span in spans))
 
 
 def f1(output: str, answers: list[str]) -> float:

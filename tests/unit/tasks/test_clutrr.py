@@ -145,24 +145,42 @@ def test_broken_files(file_fetcher, tmp_path: Path, content: str, message: str) 
         TASK.prepare(TASK.Options(), 0, 0, file_fetcher({"train.json": path}))
 
 
+METRICS = ("exact_match", "exact_match_strict", "span_match")
+
+
+@pytest.mark.parametrize(
+    ("output", "mother", "in_law"),
+    [
+        ("mother-in-law of A", 0, 1),
+        ("Mother in law", 0, 1),
+        ("mother", 1, 0),
+        ("mother in the house", 1, 0),
+    ],
+)
+def test_relations_by_marriage_are_not_those_by_birth(score, output: str, mother: float, in_law: float) -> None:
+    rows = [{"id": gold, "prompt": "A is B 's\n", "answers": [gold]} for gold in ("mother", "mother-in-law")]
+    _, items = score("clutrr", rows, [output] * 2)
+    assert [item["span_match"] for item in items] == [mother, in_law]
+
+
 def test_scores(score) -> None:
-    cases = {  # output: (first line, the authors' rule)
-        "niece": (1, 1),
-        " Niece ": (1, 1),
-        "niece. She is nice": (1, 1),
-        "niece\nRead the following": (1, 0),
-        "niece\n. more": (1, 1),
-        "\nniece": (0, 1),
-        "niece's\nmore": (0, 1),
-        "the niece": (0, 0),
-        "nephew": (0, 0),
-        "": (0, 0),
-        "nièce": (0, 0),
+    cases = {  # output: (first line, the authors' rule, first span)
+        "niece": (1, 1, 1),
+        " Niece ": (1, 1, 1),
+        "niece. She is nice": (1, 1, 1),
+        "niece\nRead the following": (1, 0, 1),
+        "niece\n. more": (1, 1, 1),
+        "\nniece": (0, 1, 1),
+        "niece's\nmore": (0, 1, 0),
+        "the niece": (0, 0, 1),
+        "nephew": (0, 0, 0),
+        "": (0, 0, 0),
+        "nièce": (0, 0, 0),
     }
     rows = [{"id": str(i), "prompt": "A is B 's\n", "answers": ["niece"]} for i in range(len(cases))]
     means, items = score("clutrr", rows, list(cases))
-    assert [(item["exact_match"], item["exact_match_strict"]) for item in items] == list(cases.values())
-    assert means == pytest.approx({"exact_match": 5 / 11, "exact_match_strict": 6 / 11})
+    assert [tuple(item[name] for name in METRICS) for item in items] == list(cases.values())
+    assert means == pytest.approx(dict(zip(METRICS, (5 / 11, 6 / 11, 7 / 11), strict=True)))
     assert score.generation_kwargs["until"] == [] and score.generation_kwargs["max_gen_toks"] == 16
 
 
@@ -170,7 +188,7 @@ def test_line_break_stays_in_the_prompt_and_targets_score_one(score, splits) -> 
     rows = splits("clutrr").validation[:20]
     assert all(row["prompt"].endswith("'s\n") and "\n" not in row["prompt"][:-1] for row in rows)
     means, _ = score("clutrr", rows, [row["target"] for row in rows])
-    assert means == {"exact_match": 1.0, "exact_match_strict": 1.0}
+    assert means == dict.fromkeys(METRICS, 1.0)
 
 
 def test_hugging_face_models_generate_past_line_breaks() -> None:

@@ -144,7 +144,8 @@ def test_scores(score, separator: str, strict: list[int]) -> None:
     means, items = score("mquake", rows, OUTPUTS)
     assert [item["exact_match"] for item in items] == [1, 1, 1, 0, 0, 0, 0, 1, 0]
     assert [item["exact_match_strict"] for item in items] == strict
-    assert means == pytest.approx({"exact_match": 4 / 9, "exact_match_strict": sum(strict) / 9})
+    assert [item["span_match"] for item in items] == [1, 1, 1, 1, 0, 0, 1, 1, 0]
+    assert means == pytest.approx({"exact_match": 4 / 9, "exact_match_strict": sum(strict) / 9, "span_match": 6 / 9})
     assert score.generation_kwargs["until"] == ["\n"] and score.generation_kwargs["max_gen_toks"] == 16
 
 
@@ -152,4 +153,4 @@ def test_training_targets_score_one_under_both_rules(score, splits) -> None:
     for glued in (False, True):
         rows = splits("mquake", compat_glued_answer=glued).validation[:20]
         means, _ = score("mquake", rows, [row["target"] for row in rows])
-        assert means == {"exact_match": 1.0, "exact_match_strict": 1.0}
+        assert means == {"exact_match": 1.0, "exact_match_strict": 1.0, "span_match": 1.0}

@@ -14,7 +14,7 @@ from lm_eval.utils import apply_template
 
 from lofit.errors import TaskError
 from lofit.tasks import TaskOptions, load_task, prepare_task
-from lofit.tasks.answers import exact_match, f1, normalised_answer
+from lofit.tasks.answers import exact_match, f1, normalised_answer, span_match
 from lofit.tasks.mmlu.prepare import render as render_mmlu
 from lofit.tasks.nq_open.prepare import render as render_nq
 from lofit.tasks.triviaqa.prepare import render as render_trivia
@@ -98,6 +98,27 @@ def test_scores_of_generated_answers(score: Any, name: str) -> None:
     # four words that count in the third output, one of them shared with the one-word answer
     assert [item["f1"] for item in items] == pytest.approx([1, 1, 2 / 5, 0, 0])
     assert means["f1"] == pytest.approx(2.4 / 5)
+    assert [item["span_match"] for item in items] == [span_match(output, rows[0]["answers"]) for output in outputs]
+
+
+@pytest.mark.parametrize(
+    ("output", "right"),
+    [
+        (" Ann Lee", 1),
+        ("lee", 1),
+        ("The Lee family.\nQ: who", 1),
+        ('"Ann-Lee"', 0),
+        ("Ann", 0),
+        ("It was Ann Lee", 0),
+        ("Leeds", 0),
+        ("Lee's", 0),
+        ("", 0),
+        ("Bo Ray", 0),
+    ],
+)
+def test_the_first_span_counts_however_the_output_goes_on(output: str, right: float) -> None:
+    assert span_match(output, ["Ann Lee", "Lee"]) == right
+    assert span_match(output, [",", "Ann Lee", "Lee"]) == (right or not output), "a comma is no prefix of everything"
 
 
 def test_scores_of_mmlu(score: Any) -> None:
@@ -109,5 +130,6 @@ def test_scores_of_mmlu(score: Any) -> None:
 @given(st.text(max_size=20), st.lists(st.text(max_size=12), min_size=1, max_size=3))
 def test_f1_is_between_exact_match_and_one(output: str, answers: list[str]) -> None:
     assert exact_match(output, answers) <= f1(output, answers) <= 1
+    assert exact_match(output, answers) <= span_match(output, answers)
     assert f1(answers[0], answers) == exact_match(answers[0], answers) == 1
     assert normalised_answer(normalised_answer(output)) == normalised_answer(output)
