@@ -93,7 +93,7 @@ class EvaluatedRun:
         localize_path: ``localize.json``; None if no heads were ranked.
         activations_paths: every ``activations.json`` that was used, by the method or for the ranking.
         items_path: JSON lines of the test items; None if it is not known which items share a context.
-        context: field of these lines with the text that dependent items share.
+        cluster_field: field of these lines with the text that dependent items share.
     """
 
     run_id: str
@@ -115,7 +115,7 @@ class EvaluatedRun:
     localize_path: Path | None = None
     activations_paths: tuple[Path, ...] = ()
     items_path: Path | None = None
-    context: str = "prompt"
+    cluster_field: str = "prompt"
 
 
 def collect(rows: Sequence[EvaluatedRun], target: Path) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from lofit.report.experiments import arm_rows
 from lofit.report.items import item_scores
 from lofit.report.paths import headline, items_path
 from lofit.report.plain import escape_pipe
-from lofit.stats import holm, paired_sample, permutation_p
+from lofit.stats import by_seed, difference_p, holm, paired_sample
 
 KINDS = ("table", "curve", "pareto")
 """Kinds of experiments with one score per arm, task, fold, seed and point of a curve."""
@@ -76,8 +76,7 @@ def absences(rows: pd.DataFrame) -> list[str]:
 def pairs(rows: pd.DataFrame, items: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
     """Return the paired differences between arms: one row per model, task, point of a curve, and pair of arms.
 
-    The score of an item is its mean over the seeds that have a value in every fold. Items that share a context form a
-    cluster and are permuted together.
+    Only seeds count that have a value in every fold, of both arms. Items that share a context form a cluster.
 
     Args:
         rows: headline rows with ``variant`` (the arm) and ``x`` (the point of the curve; NaN without an axis).
@@ -86,9 +85,9 @@ def pairs(rows: pd.DataFrame, items: pd.DataFrame, against: str | None = None) -
 
     Returns:
         ``model``, ``task``, its headline ``metric``, ``x``, ``arm`` and ``against``; ``difference``, the mean over
-        folds in percentage points, with its 95% confidence interval over items, ``low`` to ``high`` (normal, with the
-        variance of the clusters); ``p``, the p-value of a two-sided paired permutation test over the items of all
-        folds; ``p_holm``, the same corrected for all rows of the model; and ``items``, the number of items.
+        folds in percentage points, with its 95% confidence interval over clusters of items and over seeds, ``low`` to
+        ``high``; ``p``, the p-value of a paired t-test over the items of all folds; ``p_holm``, the same corrected for
+        all rows of the model; and ``items``, the number of items.
     """
     scores = item_scores(complete_rows(rows, [*_PLACE, "variant"]), items)
     records = []
@@ -97,7 +96,7 @@ def pairs(rows: pd.DataFrame, items: pd.DataFrame, against: str | None = None) -
         for one, other in _chosen(arms, against):
             difference = _difference(arms[one], arms[other])
             value, width = 100 * difference.value, 100 * difference.half_width
-            p = permutation_p(paired_sample(arms[one], arms[other]), np.random.default_rng(0))
+            p = difference_p(paired_sample(by_seed(arms[one]), by_seed(arms[other])))
             found: list[Any] = [model, task, group["metric"].iloc[0], x, one, other, value, value - width]
             records.append([*found, value + width, p, p, difference.n_items])
     frame = pd.DataFrame(records, columns=COLUMNS)
@@ -134,8 +133,8 @@ def markdown(frame: pd.DataFrame, absent: Sequence[str] = ()) -> str:
         shown = shown.drop(columns="x")
     shown[["arm", "against"]] = shown[["arm", "against"]].map(escape_pipe)
     note = (
-        "Percentage points with the 95% interval over test items; p of a two-sided paired permutation test, and "
-        "corrected (Holm) for all rows of the model."
+        "Percentage points with the 95% interval over clusters of test items and over seeds; p of a two-sided paired "
+        "t-test, and corrected (Holm) for all rows of the model."
     )
     lines = "".join(f"\n- {line}" for line in absent)
     return f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n{note}" + (f"\n{lines}" if lines else "")

@@ -9,15 +9,13 @@ from itertools import chain
 from typing import Any
 
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from lofit.report.cells import aggregate, complete_rows, folds_by_task
 from lofit.report.items import item_scores
 from lofit.report.tables import MISSING, transferred, variant_names
-from lofit.stats import Sample, paired_sample, unseen_interval
+from lofit.stats import Sample, by_seed, half_width, paired_sample
 
-Z = float(norm.ppf(0.975))
-"""Half-width of a 95% interval, in standard errors."""
 REFERENCES = ("base", "full")
 _SAME_FOR_ALL: dict[str, tuple[str, ...]] = {"base": ("task", "fold"), "full": ()}
 """Columns on which a reference does not depend: the base model is not fitted on any task or fold."""
@@ -33,18 +31,20 @@ class Difference:
 
     Attributes:
         value: the mean; NaN if there are no items.
-        variance: variance of the mean, with the items as the sample.
+        variance: variance of the mean, over clusters of items and over seeds.
         n_items: number of items that both runs scored.
+        freedom: degrees of freedom of the variance.
     """
 
     value: float
     variance: float
     n_items: int
+    freedom: float = math.inf
 
     @property
     def half_width(self) -> float:
-        """Half-width of the 95% confidence interval."""
-        return Z * math.sqrt(self.variance)
+        """Half-width of the 95% confidence interval (Student's t)."""
+        return _half_widths(self.freedom) * math.sqrt(self.variance)
 
 
 def mean_of(parts: Sequence[Difference]) -> Difference:
@@ -52,39 +52,48 @@ def mean_of(parts: Sequence[Difference]) -> Difference:
     n = len(parts)
     if not n or any(math.isnan(part.value) for part in parts):
         return Difference(math.nan, math.nan, sum(part.n_items for part in parts))
+    return sum_of([Difference(part.value / n, part.variance / n**2, part.n_items, part.freedom) for part in parts])
+
+
+def sum_of(parts: Sequence[Difference]) -> Difference:
+    """Return the sum of independent differences, with its variance (degrees of freedom: Satterthwaite 1946)."""
+    variance = sum(part.variance for part in parts)
+    spread = sum(part.variance**2 / part.freedom for part in parts)
     return Difference(
-        sum(part.value for part in parts) / n,
-        sum(part.variance for part in parts) / n**2,
+        sum(part.value for part in parts),
+        variance,
         sum(part.n_items for part in parts),
+        variance**2 / spread if spread else math.inf,
     )
 
 
 def paired(items: pd.DataFrame, reference: pd.DataFrame) -> Difference:
-    """Return the mean paired difference over the items that both scored.
-
-    The scores of an item are first averaged over runs (seeds).
+    """Return the mean paired difference over clusters of items and over seeds.
 
     Args:
-        items: scores with the columns ``item``, ``cluster`` and ``value``.
+        items: scores with the columns ``seed``, ``item``, ``cluster`` and ``value``.
         reference: scores of the reference, with the same columns.
     """
-    return mean_over(paired_sample(items, reference))
+    return mean_over(paired_sample(by_seed(items), by_seed(reference)))
 
 
 def mean_over(sample: Sample) -> Difference:
-    """Return the mean of a sample, with its variance over clusters."""
-    variance = sample.variance
-    if variance == 0:  # all values are equal in this sample, but unseen items may differ
-        bounds = unseen_interval(sample)
-        variance = ((bounds.high - bounds.low) / (2 * Z)) ** 2
-    return Difference(sample.mean, variance, sample.n_items)
+    """Return the mean of a sample, with its variance over clusters and seeds."""
+    if sample.variance == 0:  # all values are equal in this sample, but unseen items may differ
+        return Difference(sample.mean, (half_width(sample) / _half_widths(math.inf)) ** 2, sample.n_items)
+    return Difference(sample.mean, sample.variance, sample.n_items, sample.degrees_of_freedom)
+
+
+def _half_widths(freedom: float) -> float:
+    """Return the half-width of a 95% interval, in standard errors."""
+    return float(student.ppf(0.975, freedom))
 
 
 def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:
     """Return each method's difference to the base model and to full fine-tuning, averaged over the tasks.
 
-    The folds of a task are averaged unweighted, then the tasks. Intervals are over the test items, whose scores are
-    first averaged over seeds. The average is NaN if the method or the reference has no score on one of the tasks.
+    The folds of a task are averaged unweighted, then the tasks. Intervals are over clusters of test items and over
+    seeds. The average is NaN if the method or the reference has no score on one of the tasks.
 
     Args:
         results: as ``collect`` writes them, rows of one protocol.
@@ -150,8 +159,8 @@ def retention_table(
     Returns:
         One row per ``model``, ``method``, task ``fitted for`` and task ``scored on``, with ``metric``, ``score`` (in
         percent or nats), ``change`` relative to the base model, its 95% confidence interval ``change.low`` to
-        ``change.high`` over the items that both scored, ``items`` (their number), and ``note`` (which runs failed and
-        why). Values without scores are NaN.
+        ``change.high`` over clusters of items and over seeds, ``items`` (their number), and ``note`` (which runs failed
+        and why). Values without scores are NaN.
     """
     rows = _named(results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])])
     keys = ["model", "variant", "task", "eval_task"]

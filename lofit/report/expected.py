@@ -10,17 +10,17 @@ import pandas as pd
 
 from lofit.plan.published import TRAINED, Published, matching_runs
 from lofit.plan.table import MAIN, RunTable
-from lofit.report.differences import Difference, mean_of, mean_over
+from lofit.report.differences import Difference, mean_of, mean_over, sum_of
 from lofit.report.items import item_scores
 from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.plain import write_plain_table
 from lofit.report.tables import MISSING
-from lofit.stats import Sample
+from lofit.stats import Sample, by_seed
 
 LEGEND = (
-    "Percent, or numbers of parameters. The interval of the difference is over our test items, seeds averaged; of the "
-    "published value no uncertainty is known. Sources and how far each was checked stand in the CSV."
+    "Percent, or numbers of parameters. The interval of the difference is over clusters of our test items and over "
+    "our seeds; of the published value no uncertainty is known. Sources and how far each was checked stand in the CSV."
 )
 
 
@@ -64,12 +64,10 @@ def our_mean(results: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str], m
         scores = item_scores(rows[rows["metric"].isin(wanted)], items)
         folds = []
         for _, group in scores.groupby("eval_fold"):
-            averaged = group.groupby(["cluster", "item"])["value"].mean().reset_index()
-            folds.append(mean_over(Sample.of(averaged["value"], averaged["cluster"])))
-        share = len(wanted) / len(metrics)
-        mean = mean_of(folds)
-        parts.append(Difference(share * mean.value, share**2 * mean.variance, mean.n_items))
-    return Difference(sum(p.value for p in parts), sum(p.variance for p in parts), sum(p.n_items for p in parts))
+            folds.append(mean_over(Sample.of(by_seed(group))))
+        share, mean = len(wanted) / len(metrics), mean_of(folds)
+        parts.append(Difference(share * mean.value, share**2 * mean.variance, mean.n_items, mean.freedom))
+    return sum_of(parts)
 
 
 def _record(row: Published, results: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lofit.report.overlap import joined, why_lost
 from lofit.report.paths import headline, items_path, results_path
 from lofit.report.tables import main_table, write_table
 from lofit.report.variance import variance_table, write_variance
+from lofit.stats import by_seed
 
 
 def write(table: RunTable, output: Output) -> None:
@@ -64,12 +65,13 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
         items: as ``collect_items`` writes them.
 
     Returns:
-        ``model``, ``task``, ``arm``, ``x``, ``value`` with ``low`` and ``high`` (the 95% confidence interval over test
-        items, seeds averaged; all fractions), ``n_seeds``, ``n_items``, ``status``, ``note``, ``trained_params`` and
-        ``seconds`` (activations, localization and fit). The last two are means over the runs of complete seeds.
+        ``model``, ``task``, ``arm``, ``x``, ``value`` with ``low`` and ``high`` (the 95% confidence interval over
+        clusters of test items and over seeds; all fractions), ``n_seeds``, ``n_items``, ``status``, ``note``,
+        ``trained_params`` and ``seconds`` (activations, localization and fit). The last two are means over the runs of
+        complete seeds.
     """
     rows = headline_rows(rows, metrics)
-    folds, rng = folds_by_task(rows), np.random.default_rng(0)
+    folds = folds_by_task(rows)
     keys = ["model", "task", "variant", "x"]
     scores = item_scores(complete_rows(rows, keys), items)
     by_cell = {_cell_key(key): group for key, group in scores.groupby(keys, sort=False, dropna=False)}
@@ -80,7 +82,7 @@ def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) 
         record |= {"value": cell.value, "low": np.nan, "high": np.nan, "n_seeds": cell.n_seeds, "n_items": 0}
         found = by_cell.get(_cell_key(key))
         if found is not None and cell.n_seeds:
-            interval = item_interval(found, cell.value, rng)
+            interval = item_interval(by_seed(found), cell.value)
             record |= {"low": interval.low, "high": interval.high, "n_items": found["item"].nunique()}
         counted = group[group["seed"].isin(cell.by_seed)]
         seconds = counted[["activations_seconds", "localize_seconds", "fit_seconds"]].astype("float64").sum(axis=1)

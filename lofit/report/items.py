@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,8 @@ from lofit.errors import ReportError
 from lofit.files import atomic_path, read_json, read_jsonl, short_hash
 from lofit.report.collect import EvaluatedRun
 from lofit.spec.protocol import TRUE_X_INFORMATIVE
-from lofit.stats import Interval, Sample, bootstrap_interval
+from lofit.stats import Interval, Sample, half_width
+from lofit.tasks.splits import normalised
 
 SCHEMA = pa.schema(
     [
@@ -25,13 +26,15 @@ SCHEMA = pa.schema(
         pa.field("protocol", pa.string(), nullable=False),
         pa.field("item", pa.string(), nullable=False),
         pa.field("cluster", pa.string(), nullable=False),
+        pa.field("stratum", pa.string()),
         pa.field("metric", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
 """Columns of ``items.parquet``. An item has the same name in all runs that were scored on it.
 
-Items of one ``cluster`` share a context, such as a passage, and are not independent of each other.
+Items of one ``cluster`` share a context, such as a passage, and are not independent of each other. ``stratum`` is the
+kind of item; null where the task has no kinds.
 """
 
 
@@ -62,35 +65,38 @@ def item_scores(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(item=fold + "/" + scores["item"], cluster=fold + "/" + scores["cluster"])
 
 
-def item_interval(scores: pd.DataFrame, value: float, rng: np.random.Generator) -> Interval:
-    """Return the 95% bootstrap confidence interval of a value over its test items.
+def item_interval(table: pd.DataFrame, value: float) -> Interval:
+    """Return the 95% confidence interval of a value over clusters of test items and over seeds.
 
-    The scores of an item are averaged over seeds, and the items of all folds are pooled. The interval is then shifted
-    so that it belongs to ``value``, in which folds have equal weights, and clipped to [0, 1].
+    The items of all folds are pooled. The interval is that of :func:`lofit.stats.half_width` about ``value``, in which
+    folds have equal weights, clipped to [0, 1].
 
     Args:
-        scores: as :func:`item_scores` returns them.
+        table: scores by item and seed, as :func:`lofit.stats.by_seed` returns them.
         value: the mean shown in the table, a fraction.
-        rng: random generator of the bootstrap.
     """
-    averaged = scores.groupby(["cluster", "item"])["value"].mean().reset_index()
-    found = bootstrap_interval(Sample.of(averaged["value"], averaged["cluster"]), rng)
-    shift = value - found.mean
-    return Interval(value, max(0.0, found.low + shift), min(1.0, found.high + shift))
+    half = half_width(Sample.of(table))
+    if math.isnan(half):
+        return Interval(value, half, half)
+    return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-def _clusters(run: EvaluatedRun) -> list[str]:
-    """Return the cluster name of every test item, in order; empty if every item is a cluster by itself."""
+def _known_of_items(run: EvaluatedRun) -> list[dict[str, str | None]]:
+    """Return the cluster and the stratum of every test item, in order; empty if they are not known."""
     if run.items_path is None:
         return []
     rows = read_jsonl(run.items_path)
-    return [short_hash(row[run.context]) if run.context in row else str(i) for i, row in enumerate(rows)]
+    if any(run.cluster_field not in row for row in rows):
+        raise ReportError(
+            f"{run.items_path} lacks the field {run.cluster_field}: an earlier version prepared it; delete its folder"
+        )
+    return [{"cluster": short_hash(normalised(row[run.cluster_field])), "stratum": row.get("stratum")} for row in rows]
 
 
 def _records(run: EvaluatedRun) -> Iterator[dict[str, Any]]:
     metrics = set(read_json(run.eval_path / "results.json")["metrics"])
     samples = read_jsonl(run.eval_path / "samples.jsonl")
-    clusters = _clusters(run)
+    known = _known_of_items(run)
     found: set[str] = set()
     where = {
         "run_id": run.run_id,
@@ -105,7 +111,7 @@ def _records(run: EvaluatedRun) -> Iterator[dict[str, Any]]:
             short = name if kind == "none" else f"{name}.{kind}"
             for metric in {short, f"{sample['task']}.{short}"} & metrics:
                 found.add(metric)
-                cluster = clusters[sample["doc_id"]] if clusters else item
-                yield where | {"item": item, "cluster": cluster, "metric": metric, "value": float(value)}
+                of_item = known[sample["doc_id"]] if known else {"cluster": item, "stratum": None}
+                yield where | of_item | {"item": item, "metric": metric, "value": float(value)}
     if lost := sorted(metrics - found - {TRUE_X_INFORMATIVE}):
         raise ReportError(f"{run.eval_path}/samples.jsonl holds no metric {lost[0]}; evaluate run {run.run_id} again")

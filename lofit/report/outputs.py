@@ -73,6 +73,8 @@ def _outputs(table: RunTable) -> Iterator[Output]:
     if "base" in config.methods:
         title = "Differences to the base model and to full fine-tuning, over all tasks"
         yield Output("table", "suite", title, "suite", main, config.suite or list(config.tasks))
+    if stratified := [name for name in config.tasks if config.task(name).stratified]:
+        yield Output("table", "strata", "What the scores are made of: kinds of test items", "strata", main, stratified)
     for name in config.experiments:
         yield _experiment(table, name)
     if config.transfer:

@@ -39,7 +39,7 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
         fit_path=kind_of(node).report(table, node) if load_method(node.method).fit else None,
         localize_path=LOCALIZE.report(table, ranking) if ranking and not tuned else None,
         items_path=table.folder(evaluation.data) / "test.jsonl",
-        context=table.config.task(evaluation.data.task).overlap_key,
+        cluster_field=table.config.task(evaluation.data.task).cluster_field,
         activations_paths=tuple(CAPTURE.report(table, used) for used in activations),
     )
 

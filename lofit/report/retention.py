@@ -35,7 +35,7 @@ def write_retention(frame: pd.DataFrame, stem: Path, title: str) -> None:
         shown["note"] = frame["note"]
     note = (
         "Scores of methods fitted for another task, and their change against the base model; in brackets the 95% "
-        f"interval over test items (paired by item; seeds averaged). {MISSING} no score, or none of the base "
-        "model to compare with."
+        f"interval over clusters of test items and over seeds (paired by both). {MISSING} no score, or none of the "
+        "base model to compare with."
     )
     write_plain_table(frame, shown, stem, title=title, legend=note)

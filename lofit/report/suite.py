@@ -33,8 +33,8 @@ def write_suite(frame: pd.DataFrame, stem: Path, title: str) -> None:
         shown[f"average difference to {reference}"] = [text if text == MISSING else text + mark for text, mark in texts]
     note = (
         "Percentage points, headline metric of each task, averaged over folds, then over tasks; in brackets the 95% "
-        f"interval over test items (paired by item; seeds averaged). {DAGGER} some seeds are left out, {MISSING} no "
-        "average: a run of the method, or of what it is compared with, failed or is missing; the CSV says which and "
-        "why."
+        f"interval over clusters of test items and over seeds (paired by both). {DAGGER} some seeds are left out, "
+        f"{MISSING} no average: a run of the method, or of what it is compared with, failed or is missing; the CSV "
+        "says which and why."
     )
     write_plain_table(frame, shown, stem, title=title, legend=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from itertools import product
@@ -23,14 +24,16 @@ from lofit.stats import seed_interval
 
 MISSING = "-"
 FAILED = "failed"
+ROUGH_BELOW = 5
+"""With fewer seeds, intervals over seeds are called rough: their spread is estimated from too few values."""
 _NOTE_WIDTH = 200
 
 
 def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
     """Build the table that compares methods: one row per model and method variant, one column per task.
 
-    Folds are averaged unweighted within a seed. The value is the mean over seeds; with more than one seed, ± is the
-    sample standard deviation over seeds. A seed counts only if all its folds have a value. Runs with heads selected on
+    Folds are averaged unweighted within a seed. The value is the mean over seeds, with its interval in brackets. A seed
+    counts only if all its folds have a value. Runs with heads selected on
     another task are left out if the method also has a run with heads selected on the task itself.
 
     A variant is the method with its number of heads, and with its selector and number of training examples if these
@@ -42,13 +45,14 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
         items: the scores of every test item, as ``collect_items`` writes them.
 
     Returns:
-        Text columns ``model``, ``method``, one per task (percent with one decimal, ``failed``, or ``-`` if there is no
+        Text columns ``model``, ``method``, one per task (percent with its interval, ``failed``, or ``-`` if there is no
         run; ``†`` marks fewer seeds than the row has), ``seeds`` (Int64), ``tuned`` (``no``, or the number of settings
         compared on validation data; shown only if some method was tuned) and ``trained parameters``; then per task
-        ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded), ``<task>.seed_low`` and ``<task>.seed_high``
-        (95% interval of Student's t over seeds, NaN for one seed), ``<task>.percent_low`` and ``<task>.percent_high``
-        (95% interval over test items), ``<task>.p_best`` (see ``compared_with_best``), ``<task>.seeds`` (int64),
-        ``<task>.metric`` and ``<task>.protocol``; then ``trained_params.min`` and ``.max`` (Int64) and ``note``.
+        ``<task>.percent`` and ``<task>.percent_std`` (float64, unrounded; the standard deviation over seeds),
+        ``<task>.seed_low`` and ``<task>.seed_high`` (95% interval of Student's t over seeds, NaN for one seed),
+        ``<task>.percent_low`` and ``<task>.percent_high`` (95% interval over clusters of test items and over seeds),
+        ``<task>.p_best`` (see ``compared_with_best``), ``<task>.seeds`` (int64), ``<task>.metric`` and
+        ``<task>.protocol``; then ``trained_params.min`` and ``.max`` (Int64) and ``note``.
 
     Raises:
         ReportError: see ``headline_rows``; also if two runs have the same cell, seed and fold.
@@ -225,8 +229,9 @@ def remarks(rows: pd.DataFrame) -> list[str]:
 def _cell_text(cell: Mapping[Any, Any]) -> str:
     if cell["status"] in ("failed", "missing"):
         return FAILED if cell["status"] == "failed" else MISSING
-    spread = f" ± {cell['percent_std']:.1f}" if cell["seeds"] > 1 else ""
-    return f"{cell['percent']:.1f}{spread}{DAGGER if cell['status'] == 'partial' else ''}"
+    known = not math.isnan(cell["percent_low"])
+    interval = f" [{cell['percent_low']:.1f}, {cell['percent_high']:.1f}]" if known else ""
+    return f"{cell['percent']:.1f}{interval}{DAGGER if cell['status'] == 'partial' else ''}"
 
 
 def _tasks(frame: pd.DataFrame) -> list[str]:
@@ -261,10 +266,20 @@ def _legend(frame: pd.DataFrame) -> str:
     else:
         columns = ", ".join(f"{metric} (protocol {name})" for metric, name in zip(metrics, protocols, strict=True))
     return (
-        f"Percent: {columns}. Folds are averaged within a seed, then seeds; ± is the sample standard "
-        f"deviation over seeds, given for more than one seed. {DAGGER} fewer seeds than the row has, {MISSING} no run. "
+        f"Percent: {columns}. Folds are averaged within a seed, then seeds; in brackets the 95% interval "
+        f"{_units(frame)}. {DAGGER} fewer seeds than the row has, {MISSING} no run. "
         f"Bold: the best of a model, and what does not differ from it ({TEST})."
     )
+
+
+def _units(frame: pd.DataFrame) -> str:
+    """Return what the intervals are over, and a warning where they are rough."""
+    seeds = [int(count) for task in _tasks(frame) for count in frame[f"{task}.seeds"] if count > 0]
+    if not seeds or max(seeds) == 1:
+        return "over clusters of test items, for the one seed that was run"
+    fewest = min(count for count in seeds if count > 1)
+    rough = f" (rough: {fewest} seeds)" if fewest < ROUGH_BELOW else ""
+    return f"over clusters of test items and over seeds{rough}"
 
 
 def _notes(frame: pd.DataFrame) -> list[str]:

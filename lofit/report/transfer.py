@@ -29,9 +29,12 @@ from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.paths import headline as headline_of
 from lofit.report.style import figure_style, ink_on, save_figure
-from lofit.stats import holm, paired_bootstrap_p, paired_sample
+from lofit.stats import Sample, by_seed, half_width, holm, paired_bootstrap_p, paired_sample
 
-_COLUMNS = ["model", "head_task", "task", "value", "relative", "p", "p_holm", "n_seeds", "n_items", "status", "note"]
+_COLUMNS = [
+    "model", "head_task", "task", "value", "relative", "relative_low", "relative_high", "p", "p_holm", "n_seeds",
+    "n_items", "status", "note",
+]  # fmt: skip
 RANDOM_HEADS = "random heads"
 """``head_task`` of runs with random heads; no task can be called like that."""
 # Significance levels at which the paper's Figure 2 marks a cell; its p-values are not corrected for multiple tests.
@@ -71,10 +74,11 @@ def transfer_matrix(
         random_row: whether to compare with random heads too.
 
     Returns:
-        Columns model, head_task, task, value (float64, fraction), relative (float64, fraction), p and p_holm (float64),
-        n_seeds (int64, complete seeds), n_items (int64, test items of all folds), status (``ok``, ``partial``,
-        ``failed``, ``missing``) and note (what is absent and why; empty if nothing is), for all pairs of the tasks that
-        occur, and of random heads with all these tasks.
+        Columns model, head_task, task, value (float64, fraction), relative (float64, fraction) with relative_low and
+        relative_high (its 95% confidence interval over the clusters of items and the seeds that both scores share, by
+        linearising the ratio; NaN on the diagonal), p and p_holm (float64), n_seeds (int64, complete seeds), n_items
+        (int64, test items of all folds), status (``ok``, ``partial``, ``failed``, ``missing``) and note (what is absent
+        and why; empty if nothing is), for all pairs of the tasks that occur, and of random heads with all these tasks.
         ``p`` is the one-sided p-value of a paired bootstrap over the same seeds as ``relative``; the null hypothesis is
         that heads of the task itself are no better. ``p_holm`` is ``p`` corrected by Holm's method over all such tests
         of the model. Both are NaN on the diagonal and where there is nothing to test.
@@ -111,9 +115,10 @@ def transfer_matrix(
                 cells.append(cell)
                 records.append(
                     {
-                        "model": model, "head_task": head_task, "task": task, "value": cell.value,
-                        "relative": math.nan, "p": math.nan, "p_holm": math.nan, "n_seeds": cell.n_seeds, "n_items": 0,
-                        "status": cell.status, "note": cell.note or ("no run" if cell.status == "missing" else ""),
+                        **dict.fromkeys(_COLUMNS, math.nan),
+                        "model": model, "head_task": head_task, "task": task, "value": cell.value, "n_items": 0,
+                        "n_seeds": cell.n_seeds, "status": cell.status,
+                        "note": cell.note or ("no run" if cell.status == "missing" else ""),
                     }
                 )  # fmt: skip
     own = {
@@ -130,8 +135,12 @@ def transfer_matrix(
         theirs = same[same["head_task"] == record["head_task"]]
         record["n_items"] = theirs["item"].nunique()
         if both and not _is_own(record):
-            pair = [part[part["seed"].isin(both)] for part in (same[same["head_task"] == record["task"]], theirs)]
-            record["p"] = paired_bootstrap_p(paired_sample(*pair), rng)
+            own_scores = same[same["head_task"] == record["task"]]
+            ours, other = (by_seed(part[part["seed"].isin(both)]) for part in (own_scores, theirs))
+            record["p"] = paired_bootstrap_p(paired_sample(ours, other), rng)
+            ratio, of = record["relative"], Sample.of(ours).mean
+            half = half_width(paired_sample(other, ours, ratio)) / of if of > 0 else math.nan
+            record |= {"relative_low": ratio - half, "relative_high": ratio + half}
     for model in rows["model"].unique():
         of_model = [record for record in records if record["model"] == model]
         for record, p in zip(of_model, holm([record["p"] for record in of_model]), strict=True):
@@ -146,7 +155,7 @@ def draw_transfer(
 
     There is one panel per model. Rows are the tasks on which heads were selected, and random heads if there are any;
     columns are the tasks on which offsets were trained and evaluated. The colour shows the relative value, centred at
-    100%. Each cell shows the relative value and, in brackets below it, the absolute value, both in percent. Cells
+    100%. Each cell shows the relative value, its interval and, in brackets, the absolute value, all in percent. Cells
     without a value are hatched and show the status.
 
     Args:
@@ -174,7 +183,8 @@ def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
     heads = str(next(iter(n_heads.values()))) if same else ", ".join(f"{k} ({model})" for model, k in n_heads.items())
     text = (
         f"K = {heads} heads; {n}. Each cell: score relative to heads selected on the same task (the diagonal of its "
-        "column, 100%), and in brackets the score itself, in percent."
+        "column, 100%) with its 95% interval over clusters of test items and over seeds, and in brackets the score "
+        "itself, in percent."
     )
     if (matrix["head_task"] == RANDOM_HEADS).any():
         text += " Last row: K heads drawn at random, anew for each task and seed."
@@ -297,8 +307,11 @@ def _draw_cell(
             (f"{100 * cell['relative']:.0f}%" if known else "n/a") + mark + ("†" if cell["status"] == "partial" else "")
         )
         place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": ink}
-        axes.annotate(text, (column, row), (0, 5), **place)
-        axes.annotate(f"({100 * cell['value']:.1f})", (column, row), (0, -8), fontsize=7, **place)
+        axes.annotate(text, (column, row), (0, 10), **place)
+        if pd.notna(cell["relative_low"]):
+            bounds = f"[{100 * cell['relative_low']:.0f}, {100 * cell['relative_high']:.0f}]"
+            axes.annotate(bounds, (column, row), (0, -1), fontsize=6, **place)
+        axes.annotate(f"({100 * cell['value']:.1f})", (column, row), (0, -12), fontsize=7, **place)
     if own:
         axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=ink))
 

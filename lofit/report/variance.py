@@ -12,7 +12,7 @@ from lofit.report.cells import folds_by_task
 from lofit.report.items import item_scores
 from lofit.report.plain import write_plain_table
 from lofit.report.tables import MISSING
-from lofit.stats import Sample, variance_components
+from lofit.stats import Sample, by_seed, variance_components
 
 LEGEND = (
     "Percent. Every training subset is trained on with every training seed; standard deviations of a score due to the "
@@ -49,8 +49,8 @@ def variance_table(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
             record["percent"] = 100 * float(table.to_numpy().mean())
             of_cell = scores[(scores["model"] == model) & (scores["task"] == task) & (scores["variant"] == arm)]
             of_cell = of_cell[of_cell["seed"].isin(table.index)]
-            averaged = of_cell.groupby(["cluster", "item"])["value"].mean().reset_index()
-            record["sd_items"] = 100 * math.sqrt(Sample.of(averaged["value"], averaged["cluster"]).variance)
+            over_items, _ = Sample.of(by_seed(of_cell)).parts
+            record["sd_items"] = 100 * math.sqrt(over_items)
         if min(table.shape) > 1:
             found = variance_components(table)
             record["sd_training"], record["sd_subset"] = 100 * math.sqrt(found.within), 100 * math.sqrt(found.between)

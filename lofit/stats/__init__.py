@@ -1,20 +1,21 @@
 """Intervals and tests for scores: over seeds, over test items, and between methods on the same items."""
 
 from lofit.stats.components import Components, variance_components
-from lofit.stats.intervals import Interval, bootstrap_interval, seed_interval, unseen_interval
-from lofit.stats.paired import holm, paired_bootstrap_p, permutation_p
-from lofit.stats.samples import Sample, paired_sample
+from lofit.stats.intervals import Interval, half_width, interval, seed_interval
+from lofit.stats.paired import difference_p, holm, paired_bootstrap_p
+from lofit.stats.samples import Sample, by_seed, paired_sample
 
 __all__ = [
     "Components",
     "Interval",
     "Sample",
-    "bootstrap_interval",
+    "by_seed",
+    "difference_p",
+    "half_width",
     "holm",
+    "interval",
     "paired_bootstrap_p",
     "paired_sample",
-    "permutation_p",
     "seed_interval",
-    "unseen_interval",
     "variance_components",
 ]

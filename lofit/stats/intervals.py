@@ -12,7 +12,6 @@ from scipy import stats
 from lofit.stats.samples import Sample
 
 LEVEL = 0.95
-RESAMPLES = 4999
 
 
 @dataclass(frozen=True)
@@ -34,49 +33,32 @@ def seed_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def unseen_interval(sample: Sample, level: float = LEVEL) -> Interval:
-    """Interval of a mean when all clusters score the same, from a bound on the share of clusters that score otherwise.
+def half_width(sample: Sample, level: float = LEVEL) -> float:
+    """Half-width of the interval of a mean over other clusters and, with several seeds, over other seeds.
 
-    The half-width is Clopper and Pearson's bound on a share of which no case was seen (1934, Biometrika 26(4)), times
-    one, the range of a score.
-    """
-    unseen = 1 - ((1 - level) / 2) ** (1 / len(sample.sums))
-    return Interval(sample.mean, sample.mean - unseen, sample.mean + unseen)
+    It is that of Student's t, with the variance and the degrees of freedom of the two crossed samples
+    (:class:`lofit.stats.Sample`). A bootstrap that resamples both (Owen 2007, "The pigeonhole bootstrap", Annals of
+    Applied Statistics 1(2)) is too narrow where seeds are few: for three seeds that differ by twice as much as test
+    sets do, it covers 87% instead of 95%, and this interval 92% (tests/unit/stats).
 
-
-def bootstrap_interval(
-    sample: Sample, rng: np.random.Generator, level: float = LEVEL, resamples: int = RESAMPLES
-) -> Interval:
-    """Mean over items with the percentile interval of a bootstrap over clusters.
-
-    The percentiles are widened as for Student's t (Hesterberg 2015, "What teachers should know about the bootstrap",
-    The American Statistician 69(4), section 5: expanded percentile interval): a bootstrap distribution is too narrow
-    by sqrt((n - 1) / n), and it ignores that its spread is itself an estimate.
-
-    If all clusters have the same mean, nothing varies under resampling, and :func:`unseen_interval` is used.
+    If nothing varies, the half-width is Clopper and Pearson's bound on a share of which no case was seen (1934,
+    Biometrika 26(4)), times one, the range of a score.
 
     Args:
         sample: scores in [0, 1], or differences between such scores.
-        rng: generator for the resamples.
         level: confidence level.
-        resamples: number of resamples.
+
+    Returns:
+        The half-width; NaN for fewer than two clusters.
     """
-    n, mean = len(sample.sums), sample.mean
-    if n < 2:
-        return Interval(mean, math.nan, math.nan)
-    if np.ptp(sample.sums / sample.counts) == 0:
-        return unseen_interval(sample, level)
-    quantile = stats.t.ppf((1 + level) / 2, n - 1)
-    widened = 1 - 2 * stats.norm.sf(math.sqrt(n / (n - 1)) * quantile)
-    found = stats.bootstrap(
-        (sample.sums, sample.counts),
-        lambda sums, counts, axis: sums.sum(axis=axis) / counts.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        confidence_level=widened,
-        n_resamples=resamples,
-        rng=rng,
-    )
-    low, high = found.confidence_interval
-    return Interval(mean, float(low), float(high))
+    if len(sample.counts) < 2:
+        return math.nan
+    if sample.variance == 0:
+        return float(1 - ((1 - level) / 2) ** (1 / len(sample.counts)))
+    return float(stats.t.ppf((1 + level) / 2, sample.degrees_of_freedom) * math.sqrt(sample.variance))
+
+
+def interval(sample: Sample, level: float = LEVEL) -> Interval:
+    """Mean over items and seeds, with the interval of :func:`half_width`."""
+    half = half_width(sample, level)
+    return Interval(sample.mean, sample.mean - half, sample.mean + half)

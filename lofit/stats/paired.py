@@ -2,56 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from lofit.stats.intervals import RESAMPLES
 from lofit.stats.samples import Sample
 
+RESAMPLES = 4999
 
-def permutation_p(difference: Sample, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
-    """Two-sided p-value of a paired permutation test, which flips the signs of the clusters' differences.
 
-    The test is exact if all sign flips can be enumerated within ``resamples``; otherwise flips are random, and the
-    observed signs are counted among them. The p-value is 1 if at most one cluster differs, since its sign alone says
-    nothing, and NaN without items.
+def difference_p(difference: Sample) -> float:
+    """Two-sided p-value of a mean difference, for other clusters and, with several seeds, other seeds.
 
-    Args:
-        difference: differences between the item scores of two methods.
-        rng: generator for the flips.
-        resamples: number of flips.
+    This is the t-test that belongs to :func:`lofit.stats.half_width`: the p-value is below 5% where the 95% interval
+    leaves out 0. It is 1 if nothing varies, and NaN for fewer than two clusters.
     """
-    changed = difference.sums[difference.sums != 0]
-    if not len(difference.sums):
-        return float("nan")
-    if len(changed) < 2:
-        return 1.0
-    found = stats.permutation_test(
-        (changed,),
-        lambda x, axis: x.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        alternative="two-sided",
-        rng=rng,
-    )
-    return float(found.pvalue)
+    if not difference.variance > 0:
+        return 1.0 if difference.variance == 0 else math.nan
+    t = abs(difference.mean) / math.sqrt(difference.variance)
+    return float(2 * stats.t.sf(t, difference.degrees_of_freedom))
 
 
 def paired_bootstrap_p(difference: Sample, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
     """One-sided p-value of a paired bootstrap: share of resamples in which the mean difference is not above zero.
 
     This is the test that marks cells in Figure 2 of the LoFiT paper (Koehn 2004, "Statistical significance tests for
-    machine translation evaluation"). The p-value is NaN for fewer than two clusters.
+    machine translation evaluation"). It resamples clusters, for the seeds as they are. The p-value is NaN for fewer
+    than two clusters.
     """
-    n = len(difference.sums)
-    if n < 2:
+    seeds, n = difference.sums.shape
+    if not seeds or n < 2:
         return float("nan")
+    sums = difference.sums.mean(axis=0)
     drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-    return float((1 + np.count_nonzero(drawn @ difference.sums <= 0)) / (1 + resamples))
+    return float((1 + np.count_nonzero(drawn @ sums <= 0)) / (1 + resamples))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

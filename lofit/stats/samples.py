@@ -1,4 +1,4 @@
-"""Scores of test items, summed within the clusters that are the independent units of resampling."""
+"""Scores of test items by seed, summed within the clusters of items that are independent of each other."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Sample:
-    """Scores, or differences of scores, of the items of one test set.
+    """Scores, or differences of scores, of the items of one test set, for each seed.
 
-    Items that share a context (a passage, a story) are not independent, so they form a cluster and are resampled
-    together.
+    Items that share a context (a passage, a story) are not independent, so they form a cluster. Seeds and clusters are
+    two crossed samples: other seeds could have been drawn, and other clusters.
 
     Attributes:
-        sums: float64 [clusters], sum of the scores of a cluster's items.
+        sums: float64 [seeds, clusters], sum of the scores of a cluster's items.
         counts: float64 [clusters], number of its items.
     """
 
@@ -25,21 +25,19 @@ class Sample:
     counts: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: pd.Series, clusters: pd.Series | None = None) -> Sample:
+    def of(cls, values: pd.DataFrame) -> Sample:
         """Group items by cluster.
 
         Args:
-            values: one score per item.
-            clusters: name of each item's cluster; None if every item is a cluster by itself.
+            values: one column per seed, and one row per item with an index level ``cluster``; no value is missing.
         """
-        names = clusters if clusters is not None else pd.Series(range(len(values)), index=values.index)
-        grouped = values.astype("float64").groupby(names, sort=True)
-        return cls(np.asarray(grouped.sum(), "float64"), np.asarray(grouped.count(), "float64"))
+        grouped = values.groupby(level="cluster", sort=True)
+        return cls(grouped.sum().to_numpy("float64").T, np.asarray(grouped.size(), "float64"))
 
     @property
     def mean(self) -> float:
-        """Mean over items; NaN if there are none."""
-        return float(self.sums.sum() / self.counts.sum()) if len(self.sums) else float("nan")
+        """Mean over items and seeds; NaN if there are none."""
+        return float(self.sums.mean(axis=0).sum() / self.counts.sum()) if self.sums.size else float("nan")
 
     @property
     def n_items(self) -> int:
@@ -47,26 +45,70 @@ class Sample:
         return int(self.counts.sum())
 
     @property
+    def residuals(self) -> NDArray[np.float64]:
+        """float64 [seeds, clusters]: what seed and cluster add to the mean (linearised ratio), over all items."""
+        return (self.sums - self.mean * self.counts) / self.counts.sum()
+
+    @property
+    def parts(self) -> tuple[float, float]:
+        """Variance of the mean over clusters, and over seeds (0 for one seed); NaN for fewer than two clusters.
+
+        The first is that of seeds as they are, the second that of clusters as they are. Their sum counts the
+        interaction of seeds and clusters twice, which makes it a little too large rather than too small.
+        """
+        seeds, clusters = self.sums.shape
+        if not seeds or clusters < 2:
+            return float("nan"), float("nan")
+        over_clusters = clusters / (clusters - 1) * (self.residuals.mean(axis=0) ** 2).sum()
+        over_seeds = self.residuals.sum(axis=1).var(ddof=1) / seeds if seeds > 1 else 0.0
+        return float(over_clusters), float(over_seeds)
+
+    @property
     def variance(self) -> float:
-        """Variance of the mean, from the spread of the clusters about it (linearised ratio); NaN for fewer than two."""
-        n = len(self.sums)
-        if n < 2:
+        """Variance of the mean over other clusters and, with several seeds, other seeds; NaN for fewer than two."""
+        return sum(self.parts)
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Degrees of freedom of the variance (Satterthwaite 1946, Biometrics Bulletin 2(6), equation 3)."""
+        seeds, clusters = self.sums.shape
+        over_clusters, over_seeds = self.parts
+        if not self.variance > 0:
             return float("nan")
-        residuals = self.sums - self.mean * self.counts
-        return float(n / (n - 1) * (residuals**2).sum() / self.counts.sum() ** 2)
+        spread = over_clusters**2 / (clusters - 1) + (over_seeds**2 / (seeds - 1) if seeds > 1 else 0)
+        return float(self.variance**2 / spread)
 
 
-def paired_sample(items: pd.DataFrame, reference: pd.DataFrame) -> Sample:
-    """Differences ``items`` - ``reference`` on the items scored in both, each item first averaged over runs (seeds).
+def by_seed(items: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of a method: one row per cluster and item, one column per seed that scored all items.
 
     Args:
-        items: frame with columns ``item``, ``cluster`` and ``value``.
-        reference: frame with the same columns.
+        items: frame with columns ``seed``, ``item``, ``cluster`` and ``value``; values of one seed and item (over
+            training seeds) are averaged.
     """
-    both = pd.concat(
-        [frame.groupby(["cluster", "item"])["value"].mean() for frame in (items, reference)],
-        axis=1,
-        keys=["run", "reference"],
-    ).dropna()
-    clusters = both.index.get_level_values("cluster").to_series(index=both.index)
-    return Sample.of(both["run"] - both["reference"], clusters)
+    table = items.pivot_table(index=["cluster", "item"], columns="seed", values="value", aggfunc="mean")
+    return table.dropna(axis="columns")
+
+
+def paired_sample(one: pd.DataFrame, other: pd.DataFrame, ratio: float = 1.0) -> Sample:
+    """Differences ``one`` - ``ratio`` x ``other`` on the items scored in both, seed by seed.
+
+    Seeds that only one of the two has are left out. If one has a single seed (the base model, which nothing trains), it
+    is compared with each seed of the other.
+
+    Args:
+        one: scores of a method, as :func:`by_seed` returns them.
+        other: scores of the method that it is compared with, in the same form.
+        ratio: factor of ``other``.
+    """
+    both = one.index.intersection(other.index)
+    one, other = one.loc[both], other.loc[both]
+    if one.shape[1] == 1 or other.shape[1] == 1:
+        seeds = max(one.columns, other.columns, key=len)
+        one, other = (table if table.shape[1] > 1 else _repeated(table, seeds) for table in (one, other))
+    shared = one.columns.intersection(other.columns)
+    return Sample.of(one[shared] - ratio * other[shared])
+
+
+def _repeated(table: pd.DataFrame, seeds: pd.Index) -> pd.DataFrame:
+    return pd.DataFrame(np.repeat(table.to_numpy(), len(seeds), axis=1), index=table.index, columns=seeds)

@@ -94,6 +94,7 @@ class Task:
         overlap_key: row field whose text must not occur in two splits.
         cluster_key: row field whose text test items share that are not independent of each other, such as questions on
             one passage; None for ``overlap_key``. Read it as :attr:`cluster_field`.
+        stratified: whether test rows hold a ``stratum``, the kind of item, by which a table breaks scores down.
         harness: lm-eval's own definitions, whose fields the test rows hold under ``item``; None if there are none.
         definition: path of the lm-eval definition; None for ``task.yaml`` in the task's folder.
         open_definition: path of an lm-eval definition in which the model answers in its own words, which judges may
@@ -114,6 +115,7 @@ class Task:
     prepare: Callable[[Any, int, int, Fetcher], Splits]
     overlap_key: str = "prompt"
     cluster_key: str | None = None
+    stratified: bool = False
     harness: Harness | None = None
     definition: Path | None = None
     open_definition: Path | None = None

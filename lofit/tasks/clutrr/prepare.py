@@ -124,4 +124,5 @@ TASK = Task(
     Options=Options,
     prepare=prepare,
     cluster_key="story",
+    stratified=True,
 )

@@ -86,6 +86,7 @@ def custom_task(name: str, path: Path) -> Task:
         licence=about.licence,
         Options=TaskOptions,
         prepare=prepare,
+        stratified="stratum" in _first_row(files["test"]),
         definition=Path(__file__).with_name("generate.yaml" if kind == "generate" else "choose.yaml"),
         overrides={"generation_kwargs": {"until": about.until, "max_gen_toks": about.max_gen_toks, "do_sample": False}}
         if kind == "generate"
@@ -106,8 +107,7 @@ def _describe(path: Path) -> tuple[Path, Description]:
 
 
 def _kind(train: Path) -> Kind:
-    rows = read_jsonl(train)
-    row = rows[0] if rows and isinstance(rows[0], dict) else {}
+    row = _first_row(train)
     for kind, names in FIELDS.items():
         if set(names) - {"answer"} <= set(row) and (kind != "generate" or {"answer", "answers"} & set(row)):
             return kind
@@ -115,6 +115,11 @@ def _kind(train: Path) -> Kind:
         f"{train} row 0: needs prompt and answer, or prompt, choices and gold, or prompt, chosen and rejected; found "
         f"{', '.join(map(str, row)) or 'nothing'}"
     )
+
+
+def _first_row(file: Path) -> Row:
+    rows = read_jsonl(file)
+    return rows[0] if rows and isinstance(rows[0], dict) else {}
 
 
 def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]) -> Splits:

@@ -110,4 +110,5 @@ TASK = Task(
     Options=Options,
     prepare=prepare,
     cluster_key="edit",
+    stratified=True,
 )

@@ -200,10 +200,13 @@ def test_items_that_share_a_context_share_a_cluster(tmp_path: Path) -> None:
         (run.eval_path / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
         runs.append(run)
     items = tmp_path / "test.jsonl"
-    items.write_text("".join(json.dumps({"passage": text}) + "\n" for text in ("one", "other", "one")))
-    runs[0] = replace(runs[0], items_path=items, context="passage")
+    rows = [{"passage": "one", "stratum": "seen"}, {"passage": "other"}, {"passage": "One "}]
+    items.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs[0] = replace(runs[0], items_path=items, cluster_field="passage")
     collect_items(runs, tmp_path / "items.parquet")
-    clusters = pd.read_parquet(tmp_path / "items.parquet").groupby("run_id")["cluster"].agg(list)
+    found = pd.read_parquet(tmp_path / "items.parquet")
+    assert found["stratum"].dropna().to_dict() == {0: "seen"}
+    clusters = found.groupby("run_id")["cluster"].agg(list)
     assert clusters["with"][0] == clusters["with"][2] != clusters["with"][1]
     assert clusters["without"] == ["q0", "q1", "q2"]
 

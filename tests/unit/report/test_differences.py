@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from lofit.report.differences import (
     Difference,
@@ -29,7 +30,8 @@ def table(runs: list[tuple[dict[str, Any], list[float]]], make: Any = suite_tabl
 
 
 def alone(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(cluster=frame["item"])
+    """Every item is a cluster, and the seed is 0 if none is given."""
+    return frame.assign(cluster=frame["item"], seed=frame.get("seed", 0))
 
 
 def test_a_paired_difference_by_hand() -> None:
@@ -39,11 +41,11 @@ def test_a_paired_difference_by_hand() -> None:
     change = np.array([0, 1, 0, 0])
     assert found.value == 0.25
     assert found.variance == pytest.approx(change.var(ddof=1) / 4)
-    assert found.half_width == pytest.approx(1.959964 * math.sqrt(found.variance), rel=1e-6)
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 3) * math.sqrt(found.variance))
 
 
 def test_seeds_are_averaged_within_an_item_before_items_are_compared() -> None:
-    two = pd.DataFrame({"item": ["a", "a", "b", "b"], "value": [1.0, 0, 1, 1]})
+    two = pd.DataFrame({"item": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "value": [1.0, 0, 1, 1]})
     one = pd.DataFrame({"item": ["a", "b"], "value": [0.0, 0]})
     assert paired(alone(two), alone(one)).value == 0.75
     assert paired(alone(two), alone(one)).n_items == 2
@@ -52,6 +54,8 @@ def test_seeds_are_averaged_within_an_item_before_items_are_compared() -> None:
 def test_means_of_independent_differences() -> None:
     found = mean_of([Difference(0.2, 0.01, 10), Difference(0.4, 0.03, 5)])
     assert (found.value, found.variance, found.n_items) == (pytest.approx(0.3), pytest.approx(0.01), 15)
+    few, many = Difference(0.2, 0.01, 10, freedom=2), Difference(0.4, 0.03, 5, freedom=30)
+    assert mean_of([few, many]).freedom == pytest.approx(0.04**2 / (0.01**2 / 2 + 0.03**2 / 30))
     assert math.isnan(mean_of([Difference(0.2, 0.01, 10), Difference(math.nan, math.nan, 0)]).value)
     assert math.isnan(mean_of([]).value)
 

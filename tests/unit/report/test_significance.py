@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from tests.unit.report.frames import HEADLINE, main_table, plain, results, scored
 
@@ -23,11 +24,11 @@ def first(n: int) -> list[float]:
     return [1.0] * n + [0.0] * (N - n)
 
 
-def test_p_values_are_holms_over_the_methods_of_a_model() -> None:
+def test_p_values_are_holms_over_the_pairs_of_methods_of_a_model() -> None:
     found = table({"lora": first(90), "red": first(86), "full": first(84)})["clutrr.p_best"]
-    # All 6 items that differ have one sign, which 2 of 2 ** 6 ways to sign them have; there are two tests.
-    assert found["full"] == pytest.approx(2 * 2 / 2**6)
-    assert found["red"] == pytest.approx(2 / 2**4)
+    p = {n: stats.ttest_1samp(first(n), 0).pvalue for n in (2, 4, 6)}  # so many items differ
+    assert found["full"] == pytest.approx(3 * p[6]), "the smallest of three pairs, red and full included"
+    assert found["red"] == pytest.approx(2 * p[4])
 
 
 def test_items_of_a_cluster_count_as_one() -> None:
@@ -36,7 +37,18 @@ def test_items_of_a_cluster_count_as_one() -> None:
         widths = [frame["clutrr.percent_high"] - frame["clutrr.percent_low"] for frame in (alone, together)]
         assert widths[1][method] > 2 * widths[0][method]
     assert alone.loc["red", "clutrr.p_best"] < 0.01
-    assert together.loc["red", "clutrr.p_best"] == 1
+    assert together.loc["red", "clutrr.p_best"] == pytest.approx(stats.ttest_1samp([1.0] + [0.0] * 9, 0).pvalue)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    runs = [(plain("clutrr", n / N, seed=seed), first(n)) for seed, n in enumerate((50, 60, 70))]
+    steady = [(plain("clutrr", 0.6, "red", seed=seed), first(60)) for seed in range(3)]
+    frame = main_table(results(*(run for run, _ in [*runs, *steady])), HEADLINE, scored(*runs, *steady))
+    frame = frame.set_index("method")
+    half = (frame["clutrr.percent_high"] - frame["clutrr.percent_low"]) / 2
+    over_seeds = 10 / 3**0.5
+    assert half["red"] == pytest.approx(stats.t.ppf(0.975, N - 1) * 100 * (0.24 / (N - 1)) ** 0.5)
+    assert half["lora"] > stats.norm.ppf(0.975) * over_seeds
 
 
 def test_a_table_is_the_same_every_time() -> None:

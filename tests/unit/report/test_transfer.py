@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from scipy import stats
 
 from lofit.errors import ReportError
 from lofit.report import transfer
@@ -37,7 +39,8 @@ def square() -> list[dict[str, Any]]:
 def test_values_are_relative_to_the_diagonal_of_the_column() -> None:
     matrix = transfer_matrix(results(*square(), plain("clutrr", 0.99)), HEADLINE, 8)
     assert list(matrix.columns) == [
-        "model", "head_task", "task", "value", "relative", "p", "p_holm", "n_seeds", "n_items", "status", "note",
+        "model", "head_task", "task", "value", "relative", "relative_low", "relative_high", "p", "p_holm", "n_seeds",
+        "n_items", "status", "note",
     ]  # fmt: skip
     assert len(matrix) == 4
     assert cell(matrix, "clutrr", "truthfulqa")["relative"] == pytest.approx(0.3 / 0.4)
@@ -265,7 +268,12 @@ def test_cells_are_marked_where_the_tasks_own_heads_are_better(tmp_path: Path) -
         runs.append((row(task, n / 100, head_task=other), [1.0] * n + [0.0] * (100 - n)))
     matrix = transfer_matrix(results(*(run for run, _ in runs)), HEADLINE, 8, scored(*runs))
     assert math.isnan(cell(matrix, "clutrr", "clutrr")["p"])
-    assert cell(matrix, "truthfulqa", "clutrr")["p"] < 0.001
+    worse = cell(matrix, "truthfulqa", "clutrr")
+    assert worse["p"] < 0.001
+    # Fieller's interval of the ratio of two paired means is all ratios r for which a - r b does not differ from 0.
+    ours, own = (np.array([1.0] * n + [0.0] * (100 - n)) for n in (40, 60))
+    fieller = [r for r in np.arange(0, 1.5, 0.001) if stats.ttest_1samp(ours - r * own, 0).pvalue > 0.05]
+    assert (worse["relative_low"], worse["relative_high"]) == pytest.approx((fieller[0], fieller[-1]), abs=0.01)
     # Three items changed, all for the better: the resamples without any of them are (1 - .03)^100, about 5%.
     assert cell(matrix, "clutrr", "truthfulqa")["p"] == pytest.approx(0.97**100, abs=0.015)
     drawn, _ = texts_drawn(
