@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,14 +16,24 @@ from lofit.activations.store import Activations
 from lofit.errors import FitError
 
 
-def probe_accuracies(activations: Activations, seed: int) -> np.ndarray:
-    """Compute the validation accuracy of a logistic-regression probe on every head.
+@dataclass(frozen=True)
+class ProbeScores:
+    """How well the probes of all heads tell right from wrong answers to the validation questions.
+
+    Attributes:
+        accuracies: float64 [layers, query heads], in [0, 1]; with few texts, many heads share one.
+        log_losses: float64 [layers, query heads], mean of -log p(label) in nats; lower is better.
+    """
+
+    accuracies: np.ndarray
+    log_losses: np.ndarray
+
+
+def probe_scores(activations: Activations, seed: int) -> ProbeScores:
+    """Compute the validation accuracy and log-loss of a logistic-regression probe on every head.
 
     Each probe (scikit-learn's defaults: L2 penalty, C = 1, up to 1,000 iterations; raw activations) is trained to
     classify right and wrong answers to the training questions, and scored on those to the validation questions.
-
-    Returns:
-        float64 [layers, query heads], in [0, 1].
 
     Raises:
         FitError: the training texts are all right or all wrong, or there are no validation texts.
@@ -31,13 +42,17 @@ def probe_accuracies(activations: Activations, seed: int) -> np.ndarray:
     if not held_out.any():
         raise FitError("probes are chosen on validation texts and there are none; raise n_validation")
     n_layers, _, n_heads, _ = activations.heads.shape
-    accuracies = np.zeros((n_layers, n_heads))
+    accuracies, log_losses = np.zeros((2, n_layers, n_heads))
+    labels = activations.labels[held_out]
     for layer in range(n_layers):
         values = np.asarray(activations.heads[layer], dtype=np.float64)
         for head in range(n_heads):
             probe = _fit_probe(values[train, head], activations.labels[train], seed)
-            accuracies[layer, head] = probe.score(values[held_out, head], activations.labels[held_out])
-    return accuracies
+            log_odds = probe.decision_function(values[held_out, head])
+            accuracies[layer, head] = np.mean((log_odds > 0) == labels)
+            # Of the log-odds, since a probability that is rounded to 0 has no finite logarithm.
+            log_losses[layer, head] = np.logaddexp(0, np.where(labels == 1, -log_odds, log_odds)).mean()
+    return ProbeScores(accuracies, log_losses)
 
 
 def _fit_probe(values: np.ndarray, labels: np.ndarray, seed: int):  # type: ignore[no-untyped-def]

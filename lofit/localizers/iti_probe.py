@@ -13,17 +13,20 @@ if TYPE_CHECKING:
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
-    """Score each head by the validation accuracy of its logistic-regression probe."""
-    from lofit.activations.probes import probe_accuracies
+    """Score each head by the validation accuracy of its logistic-regression probe, with ties by its log-loss there.
+
+    The authors' code leaves the order of ties to the sort; with few validation questions many heads share one.
+    """
+    from lofit.activations.probes import probe_scores
 
     start = time.perf_counter()
-    accuracies = probe_accuracies(context.activations, context.seed)
-    return Scores(accuracies, {"seconds": time.perf_counter() - start})
+    found = probe_scores(context.activations, context.seed)
+    return Scores(found.accuracies, {"seconds": time.perf_counter() - start}, -found.log_losses)
 
 
 LOCALIZER = Localizer(
     name="iti_probe",
-    summary="validation accuracy of a logistic-regression probe on the head",
+    summary="validation accuracy of a logistic-regression probe on the head; ties by its validation log-loss",
     source="ITI, Li et al. 2023 (arXiv 2306.03341), section 3; likenneth/honest_llama",
     Params=NoParams,
     score=score,

@@ -21,10 +21,13 @@ class Scores:
     Attributes:
         values: float64 [layers, query heads]; higher is better.
         record: cost and course of the localization, for ``localize.json``.
+        tie_breaks: float64 [layers, query heads], by which heads with the same score are ranked; higher is better.
+            None: by layer and head.
     """
 
     values: np.ndarray
     record: dict[str, Any]
+    tie_breaks: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def fit(context: FitContext, params: Params) -> Fitted:
     """Shift z by alpha sigma theta on the best K heads; alpha and K are chosen on validation.
 
     theta is the head's unit direction from wrong to right answers, and sigma is the standard deviation of the answers'
-    projections on it. Both are estimated on the training questions.
+    projections on it. Both are estimated on the training questions. The best heads are by default those whose probes
+    have the highest validation accuracy, and among equal ones the lowest validation log-loss.
     """
     from lofit.activations.probes import head_directions, projection_spread
     from lofit.methods.strength import choose
@@ -62,7 +63,7 @@ METHOD = Method(
     parameters="K d",
     deviations="acts at every position unless positions is answer; theta and sigma from the training questions alone, "
     "since alpha and K are chosen, by the loss, on the validation questions; sigma over the texts that theta is from, "
-    "not over another set",
+    "not over another set; heads with equal accuracy are ranked by the log-loss of their probes",
     localizer="iti_probe",
     chooses_k=True,
     grid=("alpha",),

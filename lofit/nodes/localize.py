@@ -34,7 +34,7 @@ def run(table: RunTable, node: LocalizeNode, killed: str | None = None) -> None:
             raise FitError(killed)
         context = open_context(table, node, f"{node.localizer} heads on {node.data.task}")
         scores = localizer.score(context, node.params)
-        ranking = rank_heads(scores.values)
+        ranking = rank_heads(scores.values, scores.tie_breaks)
         report |= scores.record
     write_json(folder / "run.json", node.identity)
     write_ranking(ranking, folder / "heads.parquet")

@@ -18,11 +18,12 @@ SCHEMA = pa.schema(
 )
 
 
-def rank_heads(values: np.ndarray) -> pd.DataFrame:
-    """Rank all heads by descending score; ties go to the lower layer, then to the lower head.
+def rank_heads(values: np.ndarray, tie_breaks: np.ndarray | None = None) -> pd.DataFrame:
+    """Rank all heads by descending score; ties go to the higher tie break, then to the lower layer and head.
 
     Args:
         values: scores, float [layers, heads].
+        tie_breaks: float [layers, heads]; None: there are none.
 
     Returns:
         Frame with columns layer, head, score, rank (1 is best).
@@ -30,11 +31,12 @@ def rank_heads(values: np.ndarray) -> pd.DataFrame:
     Raises:
         FitError: a score is not finite.
     """
-    if not np.isfinite(values).all():
+    second = np.zeros_like(values) if tie_breaks is None else tie_breaks
+    if not (np.isfinite(values).all() and np.isfinite(second).all()):
         raise FitError("head scores are not finite; the ranking would be arbitrary")
     n_heads = values.shape[1]
     flat = values.astype(np.float64).ravel()
-    order = np.argsort(-flat, kind="stable")
+    order = np.lexsort((-second.ravel(), -flat))  # stable; the last key counts first
     return pd.DataFrame(
         {"layer": order // n_heads, "head": order % n_heads, "score": flat[order], "rank": np.arange(1, flat.size + 1)}
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
-from lofit.activations.probes import head_directions, probe_accuracies, projection_spread
+from lofit.activations.probes import head_directions, probe_scores, projection_spread
 from lofit.activations.store import Activations
 from lofit.errors import FitError
+from lofit.rankings.ranking import rank_heads
 
 QUESTIONS = 60
 
@@ -26,7 +29,7 @@ def made_up(seed: int = 0) -> Activations:
 
 
 def test_the_head_that_knows_is_found_and_the_others_are_at_chance() -> None:
-    accuracies = probe_accuracies(made_up(), seed=0)
+    accuracies = probe_scores(made_up(), seed=0).accuracies
     assert accuracies.shape == (2, 3)
     assert accuracies[1, 2] == 1.0
     others = np.delete(accuracies.ravel(), 5)
@@ -39,7 +42,34 @@ def test_probes_never_learn_from_validation_texts() -> None:
     held_out = activations.among("validation")
     flipped.loc[held_out, "label"] = 1 - flipped.loc[held_out, "label"]
     other = Activations(flipped, activations.heads, activations.blocks)
-    np.testing.assert_allclose(probe_accuracies(other, 0), 1 - probe_accuracies(activations, 0))
+    one, two = probe_scores(activations, 0), probe_scores(other, 0)
+    np.testing.assert_allclose(two.accuracies, 1 - one.accuracies)
+    assert (two.log_losses[1, 2] > one.log_losses[1, 2] + 1).all()
+
+
+def test_log_losses_are_those_of_the_same_probes() -> None:
+    activations = made_up()
+    train, held_out = activations.among("train"), activations.among("validation")
+    found = probe_scores(activations, 0)
+    for layer, head in ((0, 1), (1, 2)):
+        values = activations.heads[layer, :, head].astype(np.float64)
+        probe = LogisticRegression(max_iter=1000, random_state=0).fit(values[train], activations.labels[train])
+        chances = probe.predict_proba(values[held_out])
+        assert found.log_losses[layer, head] == pytest.approx(log_loss(activations.labels[held_out], chances))
+        assert found.accuracies[layer, head] == probe.score(values[held_out], activations.labels[held_out])
+
+
+def test_of_heads_that_are_always_right_the_surer_one_is_better() -> None:
+    activations = made_up()
+    heads = activations.heads.copy()
+    sign = np.where(activations.labels == 1, 1.0, -1.0)
+    for head, distance in enumerate((6.0, 30.0, 12.0)):
+        heads[0, :, head, 0] += distance * sign
+    found = probe_scores(Activations(activations.texts, heads, activations.blocks), 0)
+    assert found.accuracies[0].tolist() == [1, 1, 1]
+    assert np.argsort(found.log_losses[0]).tolist() == [1, 2, 0]
+    frame = rank_heads(found.accuracies, -found.log_losses)
+    assert frame["head"][frame["layer"] == 0].tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("kind", ["mass_mean", "probe"])
@@ -86,14 +116,14 @@ def test_without_validation_texts_there_is_nothing_to_choose_by() -> None:
     train = activations.among("train")
     only = Activations(activations.texts[train], activations.heads[:, train], activations.blocks[:, train])
     with pytest.raises(FitError, match="raise n_validation"):
-        probe_accuracies(only, 0)
+        probe_scores(only, 0)
 
 
 def test_one_sided_texts_and_directions_of_length_zero_are_refused() -> None:
     activations = made_up()
     right = Activations(activations.texts.assign(label=1), activations.heads, activations.blocks)
     with pytest.raises(FitError, match="all right or all wrong"):
-        probe_accuracies(right, 0)
+        probe_scores(right, 0)
     flat = Activations(activations.texts, np.zeros_like(activations.heads), activations.blocks)
     with pytest.raises(FitError, match="L1H2 is zero"):
         head_directions(flat, [(1, 2)], "mass_mean", 0)

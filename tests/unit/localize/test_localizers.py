@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lofit.activations import probes
+from lofit.activations.probes import ProbeScores
 from lofit.interventions import LofitConfig
 from lofit.localizers import load_localizer, localizer_names
 from lofit.rankings.ranking import rank_heads
@@ -50,6 +52,23 @@ def test_probe_layers_takes_whole_layers_by_the_mean_of_their_probes(tmp_path: P
     best = rank_heads(layers)["layer"][:4]
     assert best.nunique() == 1
     assert best[0] == probes.mean(axis=1).argmax()
+
+
+def test_ties_between_probes_go_to_the_lower_log_loss(tmp_path: Path) -> None:
+    """On made-up accuracies of which all are alike, heads and layers are in the order of their log-loss."""
+    losses = np.array([[0.4, 0.3, 0.9, 0.8], [0.1, 0.7, 0.2, 0.6], [1.0, 1.1, 1.2, 1.3]])
+    alike = ProbeScores(np.tile([0.1, 0.2, 0.6, 0.3], (3, 1)), losses)
+    alike.accuracies[1] = alike.accuracies[1, ::-1]  # the same sum in another order
+    ranked = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "probe_scores", lambda *_: alike)
+        for name in ("iti_probe", "probe_layers"):
+            localizer = load_localizer(name)
+            found = localizer.score(fit_context(session(), tmp_path), localizer.Params())
+            ranked[name] = rank_heads(found.values, found.tie_breaks)
+    assert ranked["probe_layers"]["layer"].tolist() == [1] * 4 + [0] * 4 + [2] * 4
+    heads = list(zip(ranked["iti_probe"]["layer"], ranked["iti_probe"]["head"], strict=True))
+    assert heads[:6] == [(1, 1), (0, 2), (2, 2), (1, 0), (0, 3), (2, 3)]
 
 
 def test_random_heads_differ_by_seed_and_by_split_and_need_no_model() -> None:

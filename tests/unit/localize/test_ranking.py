@@ -18,6 +18,13 @@ def test_best_first_and_ties_to_the_lower_layer_then_head() -> None:
     assert frame["score"].tolist() == [0.9, 0.5, 0.5, 0.5, 0.1, 0.0]
 
 
+def test_equal_scores_go_by_the_tie_break_and_others_never_do() -> None:
+    breaks = np.array([[9.0, -1.0, 2.0], [2.0, -5.0, 9.0]])
+    frame = rank_heads(np.array([[0.1, 0.5, 0.5], [0.5, 0.9, 0.0]]), breaks)
+    assert list(zip(frame["layer"], frame["head"], strict=True)) == [(1, 1), (0, 2), (1, 0), (0, 1), (0, 0), (1, 2)]
+    assert frame["score"].tolist() == [0.9, 0.5, 0.5, 0.5, 0.1, 0.0]
+
+
 def test_file_round_trip(tmp_path: Path) -> None:
     write_ranking(rank_heads(np.arange(12.0).reshape(3, 4)), tmp_path / "heads.parquet")
     assert top_heads(tmp_path / "heads.parquet", 3) == [(2, 3), (2, 2), (2, 1)]
@@ -28,3 +35,5 @@ def test_file_round_trip(tmp_path: Path) -> None:
 def test_scores_that_are_not_finite_are_refused() -> None:
     with pytest.raises(FitError, match="not finite"):
         rank_heads(np.array([[0.1, np.nan]]))
+    with pytest.raises(FitError, match="not finite"):
+        rank_heads(np.zeros((1, 2)), np.array([[0.1, np.inf]]))
