@@ -21,7 +21,9 @@ class Params(LossParams):
     """Hyperparameters of ITI; the number of heads K is chosen from ``heads.k``."""
 
     direction: Direction = Field(default="mass_mean", description="mean difference, probe weights, or random")
-    alpha: tuple[float, ...] = Field(min_length=1, description="strengths to choose from, in standard deviations")
+    alpha: tuple[float, ...] = Field(
+        min_length=1, description="strengths to choose from, in standard deviations; 0 changes nothing"
+    )
     positions: Literal["all", "answer"] = Field(
         default="all", description="where to shift; answer: the last prompt token and all after it (not foldable)"
     )
@@ -58,8 +60,8 @@ METHOD = Method(
     summary="a fixed shift of the heads whose probes tell right from wrong answers best",
     source="ITI, Li et al. 2023 (arXiv 2306.03341), section 4; likenneth/honest_llama",
     Params=Params,
-    learns="v = alpha sigma theta on each of K heads; theta and sigma from activations, alpha and K chosen on "
-    "validation; no gradient",
+    learns="v = alpha sigma theta on each of K heads; theta and sigma from activations, alpha (0 among "
+    "its values: no shift) and K chosen on validation; no gradient",
     parameters="K d",
     deviations="acts at every position unless positions is answer; theta and sigma from the training questions alone, "
     "since alpha and K are chosen, by the loss, on the validation questions; sigma over the texts that theta is from, "

@@ -21,7 +21,7 @@ class Params(LossParams):
     """Hyperparameters of RepE."""
 
     reading: Reading = Field(default="pca", description="principal component of differences, or their mean")
-    coefficient: tuple[float, ...] = Field(min_length=1, description="strengths to choose from")
+    coefficient: tuple[float, ...] = Field(min_length=1, description="strengths to choose from; 0 changes nothing")
     unit: Literal["norm", "absolute"] = Field(
         default="norm", description="coefficients are shares of the residual stream's mean norm in a layer, or absolute"
     )
@@ -64,7 +64,7 @@ METHOD = Method(
     source="RepE, Zou et al. 2023 (arXiv 2310.01405), sections 3.1 and 3.2; andyzoujm/representation-engineering",
     Params=Params,
     learns="an offset on the output of chosen layers along the first principal component of right minus wrong; "
-    "coefficient and layers chosen on validation; no gradient",
+    "coefficient (0 among its values: no shift) and layers chosen on validation; no gradient",
     parameters="D per chosen layer",
     deviations="contrasts are right and wrong answers of the task; coefficients are in units of the residual norm "
     "unless unit is absolute",

@@ -29,7 +29,8 @@ def choose(
 ) -> Fitted:
     """Try every point of a grid and keep the one with the lowest validation loss, the first one if there is a tie.
 
-    Trained methods are tuned by the same loss. It is the only criterion.
+    Trained methods are tuned by the same loss. It is the only criterion. An edit of zeros is the unmodified model and a
+    result like any other; it is not checked for an effect.
 
     Args:
         session: model and rows; the model is modified and cannot be fitted again.

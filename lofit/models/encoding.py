@@ -17,7 +17,7 @@ class Example:
     """One tokenized text.
 
     Attributes:
-        ids: token ids of prompt, answer and end-of-sequence.
+        ids: token ids of prompt, answer and, in training, end-of-sequence.
         answer_start: index in ``ids`` of the first answer token.
     """
 
@@ -26,8 +26,13 @@ class Example:
 
     @property
     def n_answer(self) -> int:
-        """Number of answer tokens, end-of-sequence included."""
+        """Number of answer tokens, with an end-of-sequence that is in ``ids``."""
         return len(self.ids) - self.answer_start
+
+    @property
+    def without_end(self) -> Example:
+        """The same text without the end-of-sequence that :func:`encode` appended."""
+        return Example(self.ids[:-1], self.answer_start)
 
 
 Row = tuple[Example, ...]

@@ -45,7 +45,7 @@ class Forward:
         return [len(self._trie(row)) if self.packs else sum(len(text.ids) - 1 for text in row) for row in rows]
 
     def log_probs(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Sum the log-probabilities of each text's answer tokens, end-of-sequence included.
+        """Sum the log-probabilities of each text's answer tokens, with end-of-sequence where the rows have it.
 
         Args:
             rows: rows of examples, all with the same number of texts.

@@ -32,7 +32,7 @@ class SftObjective:
         """Do nothing: this loss needs nothing from the unmodified model."""
 
     def terms(self, rows: Sequence[Row]) -> int:
-        """Return the number of answer tokens, end-of-sequence included."""
+        """Return the number of answer tokens, with end-of-sequence where the rows have it."""
         return sum(example.n_answer for (example,) in rows)
 
     def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
@@ -43,7 +43,8 @@ class SftObjective:
 class DpoObjective:
     """Sigmoid DPO loss (Rafailov et al. 2023, eq. 7): -log sigmoid(beta * (margin - reference margin)).
 
-    A margin is log p(chosen) - log p(rejected), each summed over answer tokens and end-of-sequence. The reference is
+    A margin is log p(chosen) - log p(rejected), each summed over the tokens of the answer, with end-of-sequence where
+    the rows have it, as in training. The reference is
     the unmodified model. The authors' code uses the model after random initialization for training, and after the
     first epoch for evaluation; this is not reproduced.
     """

@@ -72,6 +72,9 @@ def make_objective(session: Session, params: LossParams) -> Objective:
 class Validation:
     """The objective's mean loss on the validation rows: per answer token (SFT) or per preference pair (DPO).
 
+    Unlike the training loss, it leaves out the end-of-sequence that follows an answer. That token measures ending, not
+    answering: training teaches it, and a fixed shift cannot. All that is chosen by a loss is chosen by this one.
+
     Create it while the session's model is unmodified, since DPO uses that model as its reference.
 
     Raises:
@@ -82,7 +85,7 @@ class Validation:
         if any(isinstance(module, BaseTunerLayer) for module in session.model.modules()):
             raise EditError("the session's model already has an adapter; open a new session, or unload the adapter")
         self.objective = make_objective(session, params)
-        self.rows = encode_rows(
+        encoded = encode_rows(
             session.tokenizer,
             session.validation,
             session.objective,
@@ -90,6 +93,7 @@ class Validation:
             session.window,
             session.vocabulary,
         )
+        self.rows: list[Row] = [tuple(text.without_end for text in row) for row in encoded]
         self.batch_size = params.batch_size
         self.objective.prepare(self.forward(session.model), self.rows, self.batch_size)
 

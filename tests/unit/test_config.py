@@ -170,7 +170,7 @@ BROKEN = {
     ),
     "search beside a method with more to choose from": (
         put("methods", {"lora": search(lr=[1, 2]), "iti": None}),
-        ["methods.iti: tries 10 settings and methods.lora 2", "equal"],
+        ["methods.iti: tries 14 settings and methods.lora 2", "equal"],
     ),
     "not a mapping": ([1], ["mapping"]),
     "infinite number": (put("training", {"prefix_memory_gb": float("inf")}), ["training.prefix_memory_gb", "finite"]),

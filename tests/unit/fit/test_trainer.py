@@ -15,6 +15,7 @@ from lofit.interventions import LofitConfig, head_norms
 from lofit.localizers.lofit import Params as StepA
 from lofit.methods import load_method
 from lofit.methods.lofit import Params as StepV
+from lofit.models.session import Session
 from lofit.spec.hyperparameters import ComputeParams
 from lofit.training import trainer
 from lofit.training.trainer import Penalty, Validation, train
@@ -145,6 +146,45 @@ def test_validation_loss_is_the_mean_over_tokens_whatever_the_batch_size() -> No
         validation = Validation(opened := session(), step_v(batch_size=size))
         losses.append(validation.loss(validation.forward(opened.model)))
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_validation_loss_leaves_out_the_end_of_sequence(objective: str) -> None:
+    """It is that of a loop over the answers' own tokens."""
+
+    def opened() -> Session:
+        return session() if objective == "sft" else session(objective="dpo", train=PAIRS[:4], validation=PAIRS[4:])
+
+    def log_prob(model: Any, prompt: str, answer: str) -> tuple[float, int]:
+        tokenize = opened().tokenizer
+        ids, start = tokenize(prompt + answer)["input_ids"], len(tokenize(prompt)["input_ids"])
+        with torch.no_grad():
+            scores = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        return sum(scores[at - 1, ids[at]].item() for at in range(start, len(ids))), len(ids) - start
+
+    def by_hand(given: Session, model: Any, base: Any) -> float:
+        losses, terms = [], 0
+        for row in given.validation:
+            if objective == "sft":
+                score, n = log_prob(model, row["prompt"], row["target"])
+                losses.append(-score)
+                terms += n
+            else:
+                sums = [
+                    [log_prob(of, row["train_prompt"], row[name])[0] for name in ("chosen", "rejected")]
+                    for of in (model, base)
+                ]
+                margin = (sums[0][0] - sums[0][1]) - (sums[1][0] - sums[1][1])
+                losses.append(float(np.log1p(np.exp(-0.5 * margin))))
+                terms += 1
+        return sum(losses) / terms
+
+    used = opened()
+    validation = Validation(used, step_v())
+    moved = opened().model
+    with torch.no_grad():
+        moved.model.norm.weight.mul_(1.1)
+    assert validation.loss(validation.forward(moved)) == pytest.approx(by_hand(used, moved, opened().model), rel=1e-4)
 
 
 def test_a_session_is_used_once() -> None:

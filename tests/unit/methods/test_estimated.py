@@ -11,12 +11,19 @@ import torch
 from torch.testing import assert_close
 
 from lofit.activations.reading import reading_vectors
+from lofit.config import METHODS
+from lofit.config.recipes import load_recipe
 from lofit.errors import FitError
+from lofit.files import read_json
+from lofit.interventions import LofitConfig
 from lofit.methods import load_method
+from lofit.methods.strength import Edit, choose
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import unpacked
+from lofit.plan.kinds import EVALUATE, FIT
 from lofit.training.trainer import Validation
 from tests.by_hand import PROJECTIONS, edited, outputs_edited
+from tests.fitted import find, fitted_table, run_nodes, tiny_config
 from tests.sessions import PAIRS, fit_context, session
 from tests.tiny import tiny_model
 
@@ -100,6 +107,44 @@ def test_alpha_and_k_are_those_with_the_lowest_validation_loss(rows: dict[str, A
         again = fitted("iti", tmp_path, session(**rows), (point["k"],), alpha=(point["alpha"],))
         assert again.record["validation_loss"][1] == pytest.approx(point["validation_loss"], rel=1e-6)
     assert result.model.peft_config["default"].heads == [(0, 1), (1, 0), (2, 2)][: chosen["k"]]
+
+
+def test_doing_nothing_is_chosen_when_every_shift_harms() -> None:
+    """Shifts of the last layer towards tokens that are in no answer, by which all answers become less likely."""
+    opened, base = session(), logits(session().model)
+    model = opened.model
+    towards = (model.lm_head.weight * model.model.norm.weight).detach().double().numpy()
+
+    def edit(token: int, alpha: float) -> Edit:
+        config = LofitConfig(site="block", layers=[2], scale=False, offset=True, inference_mode=True)
+        return config, {(2, 0): alpha * towards[token]}
+
+    params = load_method("iti").Params(alpha=(0.0,))
+    result = choose(opened, params, {"token": (0, 1), "alpha": (1000.0, 100.0, 0.0)}, edit, "t")
+    losses = [point["validation_loss"] for point in result.record["grid"]]
+    assert result.record["chosen"] == {"token": 0, "alpha": 0.0}
+    before, after = result.record["validation_loss"]
+    assert before == after == losses[2] == losses[5]
+    assert min(losses[:2] + losses[3:5]) > after + 0.1
+    assert torch.equal(logits(result.model), base)
+
+
+@pytest.mark.parametrize("name", ["iti", "repe"])
+def test_the_published_grid_has_doing_nothing_in_it(name: str) -> None:
+    method = load_method(name)
+    (entry,) = load_recipe(METHODS / f"{name}.yaml")
+    params = method.Params(**entry.set).model_dump()
+    assert 0 in params["alpha" if name == "iti" else "coefficient"]
+
+
+def test_a_fit_that_chose_to_do_nothing_is_scored_as_the_base(tmp_path: Path) -> None:
+    nothing = {"heads": {"k": [2]}, "params": {"alpha": [0.0]}}
+    table = fitted_table(tiny_config(tmp_path, {"base": None, "iti": nothing}))
+    run_nodes(table, EVALUATE)
+    scores = {at.fit.method: read_json(table.folder(at) / "results.json") for at in table.evaluations.values()}
+    assert FIT.read_report(table, find(table, "iti"))["chosen"] == {"k": 2, "alpha": 0.0}
+    assert scores["iti"]["status"] == "ok"
+    assert scores["iti"]["metrics"] == scores["base"]["metrics"]
 
 
 def test_nothing_of_an_estimated_edit_is_trained(tmp_path: Path) -> None:
