@@ -70,8 +70,8 @@ MUTANTS = (
     Mutant(
         "ranking of heads reversed",
         "lofit/rankings/ranking.py",
-        'np.lexsort((-second.ravel(), -flat))',
-        'np.lexsort((-second.ravel(), flat))',
+        "np.lexsort((-second.ravel(), -flat))",
+        "np.lexsort((-second.ravel(), flat))",
         "tests/unit/localize/test_ranking.py",
     ),
     Mutant(
