@@ -120,13 +120,14 @@ def render(
 @app.command()
 def compare(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A configured one that was run.")],
-    against: Annotated[str | None, typer.Option(help="Compare with this arm alone; default: every two arms.")] = None,
+    against: Annotated[str | None, typer.Option(help="Compare with this arm; default: the primary one.")] = None,
+    every: Annotated[bool, typer.Option("--every-pair", help="Compare every two arms.")] = False,
     configfile: ConfigFile = DEFAULT,
 ) -> None:
     """Print how far arms of an experiment differ on the same test items, with intervals and tests, as Markdown."""
     from lofit.report import compare as comparing
 
-    print(comparing.markdown(*comparing.compare(read_table(configfile), name, against)))
+    print(comparing.markdown(*comparing.compare(read_table(configfile), name, against, every_pair=every)))
 
 
 @app.command()

@@ -56,6 +56,8 @@ def experiment_problems(config: Config) -> Iterator[str]:
         for task in spec.tasks or []:
             if task not in config.tasks:
                 yield f"{key}.tasks: {registry.unknown('task', task, config.tasks)}"
+        if spec.primary and spec.primary not in spec.arms:
+            yield f"{key}.primary: {registry.unknown('arm', spec.primary, spec.arms)}"
         for label, arm in spec.arms.items():
             yield from _arm_problems(config, spec, arm, f"{key}.arms.{label}")
         if spec.kind not in UNSCORED:

@@ -42,6 +42,10 @@ class ExperimentConfig(Form):
     title: Line | None = Field(default=None, description="what tables and figures are headed with")
     tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
     arms: dict[Line, ArmConfig] | None = Field(default=None, min_length=1, description="what is compared, by name")
+    primary: Line | None = Field(
+        default=None,
+        description="the arm that the experiment compares all others with: its one family of tests; the others explore",
+    )
     k: list[HeadCount] | None = Field(
         default=None, min_length=1, description="curve: numbers or shares of heads, instead of the arms' own"
     )
@@ -79,12 +83,15 @@ def builtin_names() -> list[str]:
 def resolved(name: str, given: ExperimentConfig | None) -> ExperimentConfig:
     """Fill in the keys that an experiment leaves out from the package's experiment that it is like, if there is one.
 
-    If an axis (``k`` or ``n_train``) is given, it replaces the package's axis, even if that is the other one.
+    If an axis (``k`` or ``n_train``) is given, it replaces the package's axis, even if that is the other one. The
+    package's primary arm holds if it is among the arms.
     """
     values = (given or ExperimentConfig()).model_dump(exclude_none=True)
     if (like := values.get("like", name)) in builtin_names():
         defaults = _builtin(like)
         if {"k", "n_train"} & values.keys():
             defaults = {key: value for key, value in defaults.items() if key not in ("k", "n_train")}
+        if defaults.get("primary") not in values.get("arms", defaults["arms"]):
+            defaults = {key: value for key, value in defaults.items() if key != "primary"}
         values = defaults | values
     return ExperimentConfig.model_validate(values)

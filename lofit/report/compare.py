@@ -25,15 +25,18 @@ COLUMNS = ["model", "task", "metric", "x", "arm", "against", "difference", "low"
 _PLACE = ["model", "task", "x"]
 
 
-def compare(table: RunTable, name: str, against: str | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """Compare every two arms of an experiment, or all arms with one.
+def compare(
+    table: RunTable, name: str, against: str | None = None, *, every_pair: bool = False
+) -> tuple[pd.DataFrame, list[str]]:
+    """Compare all arms of an experiment with one, or every two arms.
 
     If a curve has a single arm, its points are compared with each other.
 
     Args:
         table: the run table of the configuration.
         name: name of the experiment.
-        against: the arm to compare with; None: every two arms.
+        against: the arm to compare with; None: the experiment's primary arm, or every two arms if it has none.
+        every_pair: compare every two arms, although there is a primary one.
 
     Returns:
         The table of :func:`pairs`, and one line for each absent result with the reason.
@@ -49,6 +52,8 @@ def compare(table: RunTable, name: str, against: str | None = None) -> tuple[pd.
     arms = list(rows["variant"].unique())
     if against is not None and against not in arms:
         raise ConfigError(f"experiments.{name} has no results of an arm '{against}', but of: {', '.join(arms)}")
+    if against is None and not every_pair and (primary := table.config.experiment(name).primary) in arms:
+        against = primary
     absent = absences(rows)
     found = pairs(rows, pd.read_parquet(items_path(table, name)), against)
     if found.empty:
@@ -117,6 +122,10 @@ def _chosen(arms: Mapping[str, pd.DataFrame], against: str | None) -> Iterator[t
         yield from ((arm, against) for arm in arms if arm != against)
 
 
+def _p_text(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def markdown(frame: pd.DataFrame, absent: Sequence[str] = ()) -> str:
     """Return the comparison as a Markdown table, with a legend and the lines about absent results."""
     shown = frame[["model", "task", "metric", "x", "arm", "against"]].assign(
@@ -125,8 +134,8 @@ def markdown(frame: pd.DataFrame, absent: Sequence[str] = ()) -> str:
             f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
             for value, low, high in zip(frame["difference"], frame["low"], frame["high"], strict=True)
         ],
-        p=frame["p"].map("{:.4f}".format),
-        corrected=frame["p_holm"].map("{:.4f}".format),
+        p=frame["p"].map(_p_text),
+        corrected=frame["p_holm"].map(_p_text),
         items=frame["items"],
     )
     if frame["x"].isna().all():

@@ -40,7 +40,7 @@ def write(table: RunTable, output: Output) -> None:
 
 
 def our_mean(results: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Difference:
-    """Return our value of a mean of metrics, as a fraction, with its variance over test items.
+    """Return our value of a mean of metrics, as a fraction, with its variance over clusters and seeds.
 
     Scores are averaged over seeds for each item, and the folds of a task are averaged unweighted. Metrics of the same
     task use the same items.

@@ -68,7 +68,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
             axes.set_xlabel(_AXES[axis])
             axes.set_ylabel(f"{metrics[str(task)]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
-        _finish(figure, drawn, _caption(frame, "Bands: 95% interval over test items, seeds averaged."))
+        _finish(figure, drawn, _caption(frame, "Bands: 95% interval over clusters of test items and over seeds."))
         return _save(figure, frame, stem)
 
 
@@ -169,7 +169,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 axes.set_xlabel(label)
                 axes.set_ylabel("mean headline score (%)")
                 axes.set_title(str(model))
-        caption = _caption(means, "Bars: 95% interval over test items.")
+        caption = _caption(means, "Bars: 95% interval over clusters of test items and over seeds.")
         if lost:
             caption += f" Not drawn: {'; '.join(lost)}; the CSV says why."
         _finish(figure, drawn, caption)

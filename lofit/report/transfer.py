@@ -191,8 +191,8 @@ def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
     if (matrix["p"] <= max(_MARKS)).any():
         marks = ", ".join(f"{mark} p ≤ {level:g}" for level, mark in _MARKS.items())
         text += (
-            f" Significantly lower than with heads of the same task: {marks} (one-sided paired bootstrap over items; "
-            "uncorrected, as in the paper; corrected p-values are in the CSV)."
+            f" Significantly lower than with heads of the same task: {marks} (one-sided paired bootstrap over clusters "
+            "of items; uncorrected, as in the paper; corrected p-values are in the CSV)."
         )
     if (matrix["status"] == "partial").any():
         text += " † some seeds are left out, since a run failed or is missing."

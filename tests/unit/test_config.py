@@ -135,6 +135,10 @@ BROKEN = {
         },
         ["experiments.mine.arms.a.method: 'repe_contrast' is not scored under 'open'"],
     ),
+    "a primary arm that is none": (
+        put("experiments", {"pareto": {"primary": "LoFiT"}}),
+        ["experiments.pareto.primary: unknown arm 'LoFiT'", "LoFiT (3%)"],
+    ),
     "judges with nothing to read": (put("judges", {}), ["judges: they read open answers only", "add 'open'"]),
     "seed twice": (put("seeds", [1, 1]), ["seeds", "'1' is given twice"]),
     "random heads of random heads": (

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from lofit.config import parse_config
+from lofit.experiments import UNSCORED, ArmConfig, ExperimentConfig, builtin_names, resolved
+from lofit.plan.table import RunTable
+from lofit.report import compare
 from lofit.report.compare import absences, by_place, markdown, pairs
 from tests.unit.report.frames import plain, results, row, scored
 
@@ -96,3 +103,35 @@ def test_a_failed_arm_is_named_not_compared() -> None:
     rows = pd.concat([rows, failed])
     assert absences(rows) == ["tiny, clutrr, C: seed 0 failed: out of memory"]
     assert pairs(rows, items)[["arm", "against"]].to_numpy().tolist() == [["A", "B"]]
+
+
+def test_the_packages_primary_arm_holds_while_it_is_one_of_the_arms() -> None:
+    for name in builtin_names():
+        spec = resolved(name, None)
+        assert spec.kind in UNSCORED or spec.kind == "variance" or name == "head_fraction" or spec.primary in spec.arms
+    arms = {"mine": ArmConfig(method="lora"), "LoFiT (10%)": ArmConfig(method="lofit")}
+    assert resolved("pareto", ExperimentConfig(arms=arms)).primary == "LoFiT (10%)"
+    arms.pop("LoFiT (10%)")
+    assert resolved("pareto", ExperimentConfig(arms=arms)).primary is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [("A", "B"), ("C", "B")]),
+        ({"every_pair": True}, [("A", "B"), ("A", "C"), ("B", "C")]),
+        ({"against": "C"}, [("A", "C"), ("B", "C")]),
+    ],
+)
+def test_without_a_word_arms_are_compared_with_the_primary_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    rows, items = made(("A", None, draws(0.9, 1)), ("B", None, draws(0.5, 2)), ("C", None, draws(0.45, 3)))
+    items.to_parquet(tmp_path / "items.parquet")
+    given = {"mine": {"kind": "table", "primary": "B", "arms": {arm: {"method": "lora"} for arm in "ABC"}}}
+    config = {"models": ["smollm2-135m"], "tasks": {"clutrr": None}, "methods": {"lora": None}, "experiments": given}
+    table = RunTable(parse_config(config))
+    monkeypatch.setattr(compare, "arm_rows", lambda *_: rows)
+    monkeypatch.setattr(compare, "items_path", lambda *_: tmp_path / "items.parquet")
+    found, _ = compare.compare(table, "mine", **options)
+    assert list(zip(found["arm"], found["against"], strict=True)) == expected
