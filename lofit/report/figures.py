@@ -203,6 +203,46 @@ def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str],
     axes.grid(alpha=0.25, linewidth=0.5)
 
 
+def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
+    """Draw scores against how far the model's predictions moved, as ``<stem>.pdf``, ``.png`` and ``.csv``.
+
+    There is one panel for each model, task fitted for and task scored on. A method that moves nothing, such as the base
+    model, is a dashed line.
+
+    Args:
+        frame: as :func:`lofit.report.disturbance.disturbance` returns it.
+        stem: path without suffix.
+        title: title of the figure.
+    """
+    panels = list(frame.groupby(["model", "task", "scored_on"], sort=False))
+    methods, drawn = list(dict.fromkeys(frame["method"])), dict[str, Any]()
+    with figure_style():
+        figure, grid = _grid(len(panels), title)
+        for axes, ((model, task, on), panel) in zip(grid, panels, strict=False):
+            for line in panel.to_dict("records"):
+                if not line["kl"] > 0:
+                    level = axes.axhline(100 * line["value"], color="0.4", linestyle="--", linewidth=0.8)
+                    drawn[f"{line['method']} (moves nothing)"] = level
+                    continue
+                look = {**LINES[methods.index(line["method"]) % len(LINES)], "linestyle": "none"}
+                up = 100 * np.array([[line["value"] - line["low"]], [line["high"] - line["value"]]])
+                least = max(line["kl_low"], line["kl"] / 100)  # the axis has no 0
+                across = np.array([[line["kl"] - least], [line["kl_high"] - line["kl"]]])
+                drawn[line["method"]] = axes.errorbar(
+                    line["kl"], 100 * line["value"], up, across, markersize=5, elinewidth=0.8, capsize=2, **look
+                )
+            if (panel["kl"] > 0).any():
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+                axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+            axes.set_title(f"{model}, fitted for {task}")
+            axes.set_xlabel("KL to base on text (nats/token)")
+            axes.set_ylabel(f"{on} {panel['metric'].iloc[0]} (%)")
+            axes.grid(alpha=0.25, linewidth=0.5)
+        _finish(figure, drawn, _caption(frame, "Bars: 95% intervals over clusters of items and over seeds."))
+        return _save(figure, frame, stem)
+
+
 def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
     across = min(n, _ACROSS)
     down = math.ceil(n / across)

@@ -1,0 +1,83 @@
+"""The figure of disturbance: what a method gains, against how far it moves the model's predictions on other text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from lofit.plan.table import MAIN, RunTable
+from lofit.report.figures import draw_disturbance
+from lofit.report.items import item_scores
+from lofit.report.outputs import Output
+from lofit.report.parts import read_part
+from lofit.report.paths import headline
+from lofit.report.tables import transferred, variant_names
+from lofit.stats import Interval, Sample, by_seed, interval
+
+KL = "kl"
+"""Metric of plain text: KL(base || model), in nats per token."""
+COLUMNS = [
+    "model", "task", "scored_on", "method", "metric", "value", "low", "high", "kl", "kl_low", "kl_high", "n_items",
+    "n_seeds",
+]  # fmt: skip
+_CELL = ["model", "variant", "task", "eval_task"]
+
+
+def disturbance(
+    results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str], texts: Collection[str]
+) -> pd.DataFrame:
+    """Return each method's scores on the task that it was fitted for and on others, with its disturbance.
+
+    Args:
+        results: as ``collect`` writes them, rows of one protocol for every evaluated task.
+        items: as ``collect_items`` writes them.
+        headline: the tasks to show, fitted for or retained, and their headline metrics (fractions).
+        texts: the plain-text tasks on which predictions are compared with those of the base model.
+
+    Returns:
+        One row per ``model``, ``task`` (fitted for), ``scored_on`` and ``method``: ``metric``; ``value`` with its 95%
+        interval ``low`` to ``high`` (fractions); ``kl`` with ``kl_low`` and ``kl_high``, the mean of KL(base || model)
+        over the windows of all texts (nats per token; 0 for the base model, which is not compared with itself);
+        ``n_items`` and ``n_seeds`` of the score. Runs without a score, or without a divergence, have no row.
+    """
+    rows = results[(results["status"] == "ok") & ~transferred(results)]
+    rows = rows.assign(variant=variant_names(rows))
+    moved = {
+        key[:3]: interval(sample)
+        for key, sample in _samples(rows[rows["eval_task"].isin(texts) & (rows["metric"] == KL)], items)
+    }
+    scored = dict(_samples(rows[rows["metric"] == rows["eval_task"].map(dict(headline))], items))
+    fitted, records = list(rows["task"].unique()), list[dict[str, Any]]()
+    for (model, variant, task, on), sample in scored.items():
+        base = variant == "base"
+        found = interval(sample)
+        score = {"value": found.mean, "low": max(0.0, found.low), "high": min(1.0, found.high)}
+        score |= {"n_items": sample.n_items, "n_seeds": len(sample.sums)}
+        for fitted_for in fitted if base and on != task else [task]:  # the base is scored once on what is retained
+            kl = Interval(0.0, 0.0, 0.0) if base else moved.get((model, variant, fitted_for))
+            if kl:
+                where = {"model": model, "task": fitted_for, "scored_on": on, "method": variant, "metric": headline[on]}
+                records.append(where | score | {"kl": kl.mean, "kl_low": max(0.0, kl.low), "kl_high": kl.high})
+    order = {name: number for number, name in enumerate(headline)}
+    return pd.DataFrame(records, columns=COLUMNS).sort_values(
+        ["model", "task", "scored_on"], key=lambda column: column.replace(order), kind="stable", ignore_index=True
+    )
+
+
+def _samples(rows: pd.DataFrame, items: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], Sample]]:
+    for key, group in item_scores(rows, items).groupby(_CELL, sort=False):
+        yield tuple(map(str, key)), Sample.of(by_seed(group))
+
+
+def write(table: RunTable, output: Output) -> None:
+    """Draw the figure for the runs of the main table, under the first protocol."""
+    retained = {name: table.config.task(name) for name in table.config.retention}
+    texts = [name for name, task in retained.items() if task.plain_text]
+    shown = headline(table) | {name: task.headline for name, task in retained.items() if name not in texts}
+    results, items = read_part(table, MAIN)
+    ours = (results["eval_task"] != results["task"]) | (results["protocol"] == table.config.protocols[0])
+    draw_disturbance(
+        disturbance(results[ours], items, shown, texts), table.config.results / output.id, title=output.title
+    )

@@ -1,0 +1,54 @@
+"""The figure of disturbance: which scores meet which divergence, and what is drawn where nothing moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lofit.report.disturbance import disturbance
+from lofit.report.figures import draw_disturbance
+from tests.unit.report.frames import HEADLINE, plain, results, scored
+
+SHOWN = HEADLINE | {"nq": "em"}
+
+
+def run(method: str, task: str, on: str, metric: str, values: list[float]) -> tuple[dict[str, Any], list[float]]:
+    return plain(task, sum(values) / len(values), method) | {"eval_task": on, "metric": metric}, values
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    runs = [run("base", "clutrr", "nq", "em", [1.0, 1.0, 0.0, 1.0])]  # once, for all tasks
+    for method, gain, kl in (("base", 0.0, None), ("lora", 1.0, 0.4), ("iti", 0.0, 0.0)):
+        for task, metric in HEADLINE.items():
+            runs.append(run(method, task, task, metric, [gain, gain, 0.0, 1.0]))
+            if kl is not None:
+                runs.append(run(method, task, "text", "kl", [kl, 3 * kl, 2 * kl]))
+                runs.append(run(method, task, "text", "cross_entropy", [2.0, 2.0, 2.0]))
+                runs.append(run(method, task, "nq", "em", [1.0 - gain, 1.0, 0.0, 1.0]))
+    runs.append(run("red", "clutrr", "clutrr", "exact_match", [1.0, 0.0]))  # whose divergence is not known
+    return disturbance(results(*(each for each, _ in runs)), scored(*runs), SHOWN, ["text"])
+
+
+def test_a_score_meets_the_divergence_of_the_same_fit(frame: pd.DataFrame) -> None:
+    assert not (frame["method"] == "red").any()
+    cells = frame.set_index(["task", "scored_on", "method"])
+    assert cells["kl"]["clutrr", "clutrr", "lora"] == pytest.approx(0.8)
+    assert cells["value"]["clutrr", "clutrr", "lora"] == 0.75
+    assert cells["value"]["clutrr", "nq", "lora"] == 0.5
+    assert (cells["low"]["clutrr", "nq", "lora"], cells["high"]["clutrr", "nq", "lora"]) == (0, 1)
+    assert cells["kl_low"]["clutrr", "clutrr", "lora"] == 0 < 1 < cells["kl_high"]["clutrr", "clutrr", "lora"]
+    assert (cells["kl"][:, :, "base"] == 0).all()
+    assert (cells["value"][:, "nq", "base"] == 0.75).all() and len(cells["value"][:, "nq", "base"]) == 2
+    assert list(frame["task"].unique()) == list(HEADLINE)
+
+
+def test_what_moves_nothing_is_a_line(frame: pd.DataFrame, tmp_path: Path) -> None:
+    paths = draw_disturbance(frame, tmp_path / "disturbance", title="Disturbance")
+    assert [path.suffix for path in paths] == [".pdf", ".png", ".csv"]
+    pd.testing.assert_frame_equal(pd.read_csv(paths[2]), frame)
+    still = draw_disturbance(frame[frame["kl"] == 0], tmp_path / "still", title="Nothing moved")
+    assert still[1].stat().st_size > 0
