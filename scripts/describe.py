@@ -43,7 +43,7 @@ CLUSTERS = """\
 
 ## When test items are dependent
 
-Two questions on one passage are not two independent observations. Intervals and tests resample *clusters* of test
+Two questions on one passage are not two independent observations. Intervals and tests count *clusters* of test
 items (`Task.cluster_field`): items with the same text, ignoring case and whitespace, in one field of their rows. That
 is not the text that must not occur in two splits, which guards against leakage.
 

@@ -190,8 +190,8 @@ MUTANTS = (
     Mutant(
         "other seeds left out of the variance",
         "lofit/stats/samples.py",
-        "return sum(self.parts)",
-        "return self.parts[0]",
+        "(found := sum(self.parts))",
+        "(found := self.parts[0])",
         "tests/unit/report/test_significance.py",
     ),
     Mutant(

@@ -98,10 +98,11 @@ def pairs(rows: pd.DataFrame, items: pd.DataFrame, against: str | None = None) -
     records = []
     for (model, task, x), group in scores.groupby(_PLACE, sort=False, dropna=False):
         arms = {str(arm): lines for arm, lines in group.groupby("variant", sort=False)}
+        tables = {arm: by_seed(lines) for arm, lines in arms.items()}
         for one, other in _chosen(arms, against):
             difference = _difference(arms[one], arms[other])
             value, width = 100 * difference.value, 100 * difference.half_width
-            p = difference_p(paired_sample(by_seed(arms[one]), by_seed(arms[other])))
+            p = difference_p(paired_sample(tables[one], tables[other]))
             found: list[Any] = [model, task, group["metric"].iloc[0], x, one, other, value, value - width]
             records.append([*found, value + width, p, p, difference.n_items])
     frame = pd.DataFrame(records, columns=COLUMNS)

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from lofit.report.cells import aggregate, complete_rows, folds_by_task
 from lofit.report.items import item_scores
 from lofit.report.tables import MISSING, transferred, variant_names
-from lofit.stats import Sample, by_seed, half_width, paired_sample
+from lofit.stats import LEVEL, Sample, by_seed, paired_sample
 
 REFERENCES = ("base", "full")
 _SAME_FOR_ALL: dict[str, tuple[str, ...]] = {"base": ("task", "fold"), "full": ()}
@@ -44,7 +44,7 @@ class Difference:
     @property
     def half_width(self) -> float:
         """Half-width of the 95% confidence interval (Student's t)."""
-        return _half_widths(self.freedom) * math.sqrt(self.variance)
+        return float(student.ppf((1 + LEVEL) / 2, self.freedom) * math.sqrt(self.variance))
 
 
 def mean_of(parts: Sequence[Difference]) -> Difference:
@@ -79,14 +79,7 @@ def paired(items: pd.DataFrame, reference: pd.DataFrame) -> Difference:
 
 def mean_over(sample: Sample) -> Difference:
     """Return the mean of a sample, with its variance over clusters and seeds."""
-    if sample.variance == 0:  # all values are equal in this sample, but unseen items may differ
-        return Difference(sample.mean, (half_width(sample) / _half_widths(math.inf)) ** 2, sample.n_items)
     return Difference(sample.mean, sample.variance, sample.n_items, sample.degrees_of_freedom)
-
-
-def _half_widths(freedom: float) -> float:
-    """Return the half-width of a 95% interval, in standard errors."""
-    return float(student.ppf(0.975, freedom))
 
 
 def suite_table(results: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str]) -> pd.DataFrame:

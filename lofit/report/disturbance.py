@@ -9,7 +9,7 @@ import pandas as pd
 
 from lofit.plan.table import MAIN, RunTable
 from lofit.report.figures import draw_disturbance
-from lofit.report.items import item_scores
+from lofit.report.items import item_interval, item_scores
 from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
@@ -45,30 +45,30 @@ def disturbance(
     rows = results[(results["status"] == "ok") & ~transferred(results)]
     rows = rows.assign(variant=variant_names(rows))
     moved = {
-        key[:3]: interval(sample)
-        for key, sample in _samples(rows[rows["eval_task"].isin(texts) & (rows["metric"] == KL)], items)
+        key[:3]: interval(Sample.of(table))
+        for key, table in _by_cell(rows[rows["eval_task"].isin(texts) & (rows["metric"] == KL)], items)
     }
-    scored = dict(_samples(rows[rows["metric"] == rows["eval_task"].map(dict(headline))], items))
+    scored = dict(_by_cell(rows[rows["metric"] == rows["eval_task"].map(dict(headline))], items))
     fitted, records = list(rows["task"].unique()), list[dict[str, Any]]()
-    for (model, variant, task, on), sample in scored.items():
+    for (model, variant, task, on), table in scored.items():
         base = variant == "base"
-        found = interval(sample)
-        score = {"value": found.mean, "low": max(0.0, found.low), "high": min(1.0, found.high)}
-        score |= {"n_items": sample.n_items, "n_seeds": len(sample.sums)}
+        found = item_interval(table, float(table.to_numpy().mean()))
+        score = {"value": found.mean, "low": found.low, "high": found.high}
+        score |= {"n_items": len(table), "n_seeds": table.shape[1]}
         for fitted_for in fitted if base and on != task else [task]:  # the base is scored once on what is retained
             kl = Interval(0.0, 0.0, 0.0) if base else moved.get((model, variant, fitted_for))
             if kl:
                 where = {"model": model, "task": fitted_for, "scored_on": on, "method": variant, "metric": headline[on]}
                 records.append(where | score | {"kl": kl.mean, "kl_low": max(0.0, kl.low), "kl_high": kl.high})
-    order = {name: number for number, name in enumerate(headline)}
+    order = {name: number for number, name in enumerate([*rows["model"].unique(), *headline])}
     return pd.DataFrame(records, columns=COLUMNS).sort_values(
-        ["model", "task", "scored_on"], key=lambda column: column.replace(order), kind="stable", ignore_index=True
+        ["model", "task", "scored_on"], key=lambda column: column.map(order), kind="stable", ignore_index=True
     )
 
 
-def _samples(rows: pd.DataFrame, items: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], Sample]]:
+def _by_cell(rows: pd.DataFrame, items: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     for key, group in item_scores(rows, items).groupby(_CELL, sort=False):
-        yield tuple(map(str, key)), Sample.of(by_seed(group))
+        yield tuple(map(str, key)), by_seed(group)
 
 
 def write(table: RunTable, output: Output) -> None:

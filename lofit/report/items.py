@@ -44,9 +44,10 @@ def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
     Raises:
         ReportError: the samples of a run do not hold a metric that its results report.
     """
+    known = {file: _known_of_items(*file) for file in {(run.items_path, run.cluster_field) for run in runs}}
     with atomic_path(target) as part, pq.ParquetWriter(part, SCHEMA) as writer:
         for run in runs:
-            if records := list(_records(run)):
+            if records := list(_records(run, known[run.items_path, run.cluster_field])):
                 writer.write_table(pa.Table.from_pandas(pd.DataFrame(records), schema=SCHEMA, preserve_index=False))
 
 
@@ -81,22 +82,17 @@ def item_interval(table: pd.DataFrame, value: float) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-def _known_of_items(run: EvaluatedRun) -> list[dict[str, str | None]]:
+def _known_of_items(path: Path | None, cluster_field: str) -> list[dict[str, str | None]]:
     """Return the cluster and the stratum of every test item, in order; empty if they are not known."""
-    if run.items_path is None:
-        return []
-    rows = read_jsonl(run.items_path)
-    if any(run.cluster_field not in row for row in rows):
-        raise ReportError(
-            f"{run.items_path} lacks the field {run.cluster_field}: an earlier version prepared it; delete its folder"
-        )
-    return [{"cluster": short_hash(normalised(row[run.cluster_field])), "stratum": row.get("stratum")} for row in rows]
+    rows = read_jsonl(path) if path else []
+    if any(cluster_field not in row for row in rows):
+        raise ReportError(f"{path} lacks the field {cluster_field}: an earlier version prepared it; delete its folder")
+    return [{"cluster": short_hash(normalised(row[cluster_field])), "stratum": row.get("stratum")} for row in rows]
 
 
-def _records(run: EvaluatedRun) -> Iterator[dict[str, Any]]:
+def _records(run: EvaluatedRun, known: list[dict[str, str | None]]) -> Iterator[dict[str, Any]]:
     metrics = set(read_json(run.eval_path / "results.json")["metrics"])
     samples = read_jsonl(run.eval_path / "samples.jsonl")
-    known = _known_of_items(run)
     found: set[str] = set()
     where = {
         "run_id": run.run_id,

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from lofit.stats.samples import Sample
-
-LEVEL = 0.95
+from lofit.stats.samples import LEVEL, Sample
 
 
 @dataclass(frozen=True)
@@ -23,17 +21,17 @@ class Interval:
     high: float
 
 
-def seed_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+def seed_interval(values: Sequence[float]) -> Interval:
     """Mean over seeds with Student's t interval, since seeds are few and their spread is estimated from them alone."""
     n = len(values)
     mean = float(np.mean(values)) if n else math.nan
     if n < 2:
         return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half)
 
 
-def half_width(sample: Sample, level: float = LEVEL) -> float:
+def half_width(sample: Sample) -> float:
     """Half-width of the interval of a mean over other clusters and, with several seeds, over other seeds.
 
     It is that of Student's t, with the variance and the degrees of freedom of the two crossed samples
@@ -41,24 +39,16 @@ def half_width(sample: Sample, level: float = LEVEL) -> float:
     Applied Statistics 1(2)) is too narrow where seeds are few: for three seeds that differ by twice as much as test
     sets do, it covers 87% instead of 95%, and this interval 92% (tests/unit/stats).
 
-    If nothing varies, the half-width is Clopper and Pearson's bound on a share of which no case was seen (1934,
-    Biometrika 26(4)), times one, the range of a score.
-
     Args:
         sample: scores in [0, 1], or differences between such scores.
-        level: confidence level.
 
     Returns:
         The half-width; NaN for fewer than two clusters.
     """
-    if len(sample.counts) < 2:
-        return math.nan
-    if sample.variance == 0:
-        return float(1 - ((1 - level) / 2) ** (1 / len(sample.counts)))
-    return float(stats.t.ppf((1 + level) / 2, sample.degrees_of_freedom) * math.sqrt(sample.variance))
+    return float(stats.t.ppf((1 + LEVEL) / 2, sample.degrees_of_freedom) * math.sqrt(sample.variance))
 
 
-def interval(sample: Sample, level: float = LEVEL) -> Interval:
+def interval(sample: Sample) -> Interval:
     """Mean over items and seeds, with the interval of :func:`half_width`."""
-    half = half_width(sample, level)
+    half = half_width(sample)
     return Interval(sample.mean, sample.mean - half, sample.mean + half)

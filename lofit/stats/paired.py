@@ -18,10 +18,8 @@ def difference_p(difference: Sample) -> float:
     """Two-sided p-value of a mean difference, for other clusters and, with several seeds, other seeds.
 
     This is the t-test that belongs to :func:`lofit.stats.half_width`: the p-value is below 5% where the 95% interval
-    leaves out 0. It is 1 if nothing varies, and NaN for fewer than two clusters.
+    leaves out 0. It is NaN for fewer than two clusters.
     """
-    if not difference.variance > 0:
-        return 1.0 if difference.variance == 0 else math.nan
     t = abs(difference.mean) / math.sqrt(difference.variance)
     return float(2 * stats.t.sf(t, difference.degrees_of_freedom))
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 0.95
+"""Confidence level of all intervals."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +43,14 @@ class Sample:
     @property
     def mean(self) -> float:
         """Mean over items and seeds; NaN if there are none."""
-        return float(self.sums.mean(axis=0).sum() / self.counts.sum()) if self.sums.size else float("nan")
+        return float(self.sums.mean(axis=0).sum() / self.counts.sum()) if self.sums.size else math.nan
 
     @property
     def n_items(self) -> int:
         """Number of items."""
         return int(self.counts.sum())
 
-    @property
-    def residuals(self) -> NDArray[np.float64]:
-        """float64 [seeds, clusters]: what seed and cluster add to the mean (linearised ratio), over all items."""
-        return (self.sums - self.mean * self.counts) / self.counts.sum()
-
-    @property
+    @cached_property
     def parts(self) -> tuple[float, float]:
         """Variance of the mean over clusters, and over seeds (0 for one seed); NaN for fewer than two clusters.
 
@@ -58,25 +59,37 @@ class Sample:
         """
         seeds, clusters = self.sums.shape
         if not seeds or clusters < 2:
-            return float("nan"), float("nan")
-        over_clusters = clusters / (clusters - 1) * (self.residuals.mean(axis=0) ** 2).sum()
-        over_seeds = self.residuals.sum(axis=1).var(ddof=1) / seeds if seeds > 1 else 0.0
+            return math.nan, math.nan
+        # What seed and cluster add to the mean, a ratio that is linearised.
+        residuals = (self.sums - self.mean * self.counts) / self.counts.sum()
+        residuals[np.abs(residuals) < 1e-12] = 0  # rounding: equal scores shall have no variance
+        over_clusters = clusters / (clusters - 1) * (residuals.mean(axis=0) ** 2).sum()
+        over_seeds = residuals.sum(axis=1).var(ddof=1) / seeds if seeds > 1 else 0.0
         return float(over_clusters), float(over_seeds)
 
     @property
     def variance(self) -> float:
-        """Variance of the mean over other clusters and, with several seeds, other seeds; NaN for fewer than two."""
-        return sum(self.parts)
+        """Variance of the mean over other clusters and, with several seeds, other seeds; NaN for fewer than two.
+
+        If nothing varies, other clusters may differ all the same: the variance is then that of a normal mean whose
+        interval is Clopper and Pearson's bound on a share of which no case was seen (1934, Biometrika 26(4)), times
+        one, the range of a score.
+        """
+        if (found := sum(self.parts)) != 0:
+            return found
+        unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(self.counts))
+        return float((unseen / stats.norm.ppf((1 + LEVEL) / 2)) ** 2)
 
     @property
     def degrees_of_freedom(self) -> float:
         """Degrees of freedom of the variance (Satterthwaite 1946, Biometrics Bulletin 2(6), equation 3)."""
         seeds, clusters = self.sums.shape
         over_clusters, over_seeds = self.parts
-        if not self.variance > 0:
-            return float("nan")
+        total = over_clusters + over_seeds
+        if math.isnan(total) or not total:
+            return total or math.inf
         spread = over_clusters**2 / (clusters - 1) + (over_seeds**2 / (seeds - 1) if seeds > 1 else 0)
-        return float(self.variance**2 / spread)
+        return total**2 / spread
 
 
 def by_seed(items: pd.DataFrame) -> pd.DataFrame:
