@@ -149,7 +149,7 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
             table.add_column(Text(name), justify="left" if name == "method" else "right", overflow="fold")
         for position in shown.index[shown["model"] == model]:
             bold = [name in best.columns and bool(best.loc[position, name]) for name in names]
-            texts = [str(shown.loc[position, name]) for name in names]
+            texts = [str(shown.loc[position, name]).replace(" [", "\n[") for name in names]  # intervals on a line each
             table.add_row(*[Text(text, "bold" if strong else "") for text, strong in zip(texts, bold, strict=True)])
         console.print(table)
     for line in [_legend(frame), *_notes(frame)]:
