@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,22 @@ def seconds_since_start() -> float:
     return time.monotonic() - float(os.environ.get(STARTED, _IMPORTED))
 
 
+_silent = False
+
+
+@contextlib.contextmanager
+def without_progress() -> Iterator[None]:
+    """Context in which :func:`track` and warnings to the log show nothing, for work that is one step of something."""
+    global _silent
+    before, _silent, level = _silent, True, logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        _silent = before
+        logging.disable(level)
+
+
 @contextlib.contextmanager
 def track(title: str, total: int, show: bool = True, done: int = 0) -> Iterator[Callable[[str], None]]:
     """Yield ``advance(note)``, to be called after every step; on a terminal a bar is drawn.
@@ -31,6 +48,9 @@ def track(title: str, total: int, show: bool = True, done: int = 0) -> Iterator[
         show: whether to draw a bar on a terminal; if not, lines are printed there too.
         done: number of steps that are already done.
     """
+    if _silent:
+        yield lambda note: None
+        return
     if show and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

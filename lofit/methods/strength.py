@@ -40,8 +40,8 @@ def choose(
         title: title of the progress bar.
 
     Returns:
-        The fitted model. Its record has ``grid`` (each point with its ``validation_loss``), ``chosen``, and
-        ``validation_loss`` (before and after).
+        The fitted model. Its record has ``grid`` (each point with its ``validation_loss``), ``chosen``, and what
+        validation measures (``validation_loss`` and others), before and after.
 
     Raises:
         FitError: there are no validation rows, or no point has a finite loss.
@@ -51,7 +51,7 @@ def choose(
     if not validation.rows:
         raise FitError("the strength of the edit is chosen on validation rows and there are none; raise n_validation")
     effect = EffectCheck(session, validation.rows[0])
-    before = validation.loss(validation.forward(session.model))
+    before = validation.measure(validation.forward(session.model))
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     tried: list[dict[str, Any]] = []
     with track(title, len(points), session.progress) as advance:
@@ -78,5 +78,6 @@ def choose(
     if any(np.any(vector) for vector in offsets.values()):
         effect.check(model)
     model.requires_grad_(False)  # PEFT turns gradients on when a disabled adapter is enabled again
-    record = {"grid": tried, "chosen": chosen, "validation_loss": [before, best["validation_loss"]]}
-    return Fitted(model, record | meter.report())
+    record = {"grid": tried, "chosen": chosen} | meter.report()
+    after = validation.measure(validation.forward(model))
+    return Fitted(model, record | {f"validation_{name}": [value, after[name]] for name, value in before.items()})

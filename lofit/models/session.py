@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,8 @@ from lofit.spec.hyperparameters import ComputeParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Metric = Callable[[Any, Any], float]
 
 
 @dataclass
@@ -27,6 +30,8 @@ class Session:
         progress: whether to show progress bars (on a terminal only).
         compute: how training is computed.
         save_to: file for the save points of training; None: none are written.
+        metric: ``(model, tokenizer) -> float``, the headline metric of the task on the validation rows, in [0, 1];
+            None: it is not computed.
     """
 
     model: PreTrainedModel
@@ -38,6 +43,7 @@ class Session:
     progress: bool = True
     compute: ComputeParams = field(default_factory=ComputeParams)
     save_to: Path | None = None
+    metric: Metric | None = None
 
     @property
     def window(self) -> int | None:

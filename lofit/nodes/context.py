@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lofit.files import short_hash
-from lofit.models.session import Session, open_session
+from lofit.models.session import Metric, Session, open_session
 from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import ActivationsNode, FitNode, LocalizeNode
 from lofit.plan.table import RunTable
@@ -40,7 +40,7 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) 
     )
 
 
-def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str) -> FitContext:
+def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str, metric: Metric | None = None) -> FitContext:
     """Return the :class:`FitContext` of a node, which its localizer or method gets; the model is not loaded yet."""
     entry, activations = table.config.model_entry(node.model), table.activations_of(node)
     ranking = node.ranking if isinstance(node, FitNode) else None
@@ -54,4 +54,5 @@ def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str) -> F
         k=node.k if isinstance(node, FitNode) else (),
         activations_dir=table.folder(activations) if activations else None,
         ranking_dir=table.folder(ranking) if ranking else None,
+        metric=metric,
     )

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from lofit.errors import FitError
+from lofit.evaluation.harness import evaluate
 from lofit.files import atomic_path, read_json, write_json
 from lofit.interventions import parameter_counts
 from lofit.methods import load_method
 from lofit.models.adapters import checksums
 from lofit.models.meter import environment
+from lofit.models.session import Metric
 from lofit.nodes.context import open_context, remove_save_points
 from lofit.nodes.limits import limited
 from lofit.nodes.model_card import write_card
 from lofit.nodes.status import record_failure
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import RunTable
+from lofit.progress import without_progress
 
 
 def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
@@ -45,7 +48,7 @@ def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
 def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
     method = load_method(node.method)
     assert method.fit is not None
-    context = open_context(table, node, f"{node.method} on {node.data.task}")
+    context = open_context(table, node, f"{node.method} on {node.data.task}", _metric(table, node))
     fitted = method.fit(context, node.params)
     fitted.model.save_pretrained(str(adapter), safe_serialization=True)
     _sort_sets(fitted.model, adapter / "adapter_config.json")
@@ -57,9 +60,28 @@ def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
         "heads": heads,
         **{f"{kind}_params": count for kind, count in parameter_counts(fitted.model, method.foldable).items()},
         "sha256": checksums(adapter),
+        **({"metric": table.config.task(node.data.task).headline} if "validation_metric" in fitted.record else {}),
         **fitted.record,
         **environment(context.session.model),
     }
+
+
+def _metric(table: RunTable, node: FitNode) -> Metric | None:
+    """Return what computes the headline metric on the validation rows, under the task's own protocol.
+
+    None if nothing reads it.
+    """
+    if not table.scores_validation(node):
+        return None
+    task, rows = table.config.task(node.data.task), table.folder(node.data) / "validation.jsonl"
+
+    def metric(model: Any, tokenizer: Any) -> float:
+        with without_progress():
+            scores, _ = evaluate(model, tokenizer, task, rows, batch_size=table.config.eval_batch_size)
+        value: float = scores["metrics"][task.headline]["value"]
+        return value
+
+    return metric
 
 
 def _sort_sets(model: Any, file: Path) -> None:
@@ -74,14 +96,18 @@ def _sort_sets(model: Any, file: Path) -> None:
 
 
 def summary_line(folder: Path) -> str:
-    """Return one line for the log: validation losses, what was chosen, stored parameters and seconds."""
+    """Return one line for the log: validation losses and scores, what was chosen, stored parameters and seconds."""
     status = read_json(folder / "fit.json")
     if status["status"] != "ok":
         return f"failed: {status['reason']}"
-    losses = status["validation_loss"]
-    held_out = " -> ".join(f"{loss:.3f}" for loss in (losses[0], losses[-1]) if loss is not None) or "none"
+    measured = {"validation loss": "loss", status.get("metric"): "metric", "preference accuracy": "preference_accuracy"}
+    held_out = "; ".join(
+        f"{shown} " + (" -> ".join(f"{at:.3f}" for at in (values[0], values[-1]) if at is not None) or "none")
+        for shown, name in measured.items()
+        if (values := status.get(f"validation_{name}"))
+    )
     chosen = ", ".join(f"{name} {value}" for name, value in status.get("chosen", {}).items())
     return (
-        f"validation loss {held_out}; {f'chose {chosen}; ' if chosen else ''}"
+        f"{held_out}; {f'chose {chosen}; ' if chosen else ''}"
         f"{status['stored_params']} parameters; {status['seconds']:.0f} s"
     )

@@ -100,6 +100,8 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
         operations = _reading(task)
     else:
         operations = _training(node, task)
+        if isinstance(node, FitNode) and isinstance(node.params, TrainParams) and table.scores_validation(node):
+            operations += FORWARD * (node.params.epochs + 1) * task["validation"] * task["item_tokens"]
     return Cost(1, 1e9 * billions * operations, START_SECONDS + BYTES * billions / GB_PER_SECOND)
 
 

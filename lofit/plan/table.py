@@ -282,6 +282,10 @@ class RunTable:
                             ranking = self._ranking(model, head_data, transfer.method, heads)
                             yield self._fit(model, data, transfer.method, entry, ranking, k)
 
+    def scores_validation(self, fit: FitNode) -> bool:
+        """Whether a fit computes the headline metric on the validation rows, beside the loss."""
+        return self.config.training.validate_by == "metric"
+
     def head_counts(self) -> dict[str, list[int]]:
         """Model to the numbers of heads that any of its runs may edit, ascending."""
         return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -47,5 +49,10 @@ class ComputeParams(NoParams):
     checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
     save_minutes: float | None = Field(
         default=10, ge=0, description="between save points, from which a killed fit goes on; null: none are written"
+    )
+    validate_by: Literal["loss", "metric"] = Field(
+        default="loss",
+        description="what is computed on the validation rows before training and after every epoch; metric: the task's "
+        "headline metric too, which takes longer",
     )
     compile: bool = Field(default=False, description="torch.compile of the trained layers; pays in long fits only")

@@ -11,7 +11,7 @@ from lofit.activations.store import Activations, read_activations
 from lofit.errors import FitError
 from lofit.files import read_json, require
 from lofit.interventions import Head
-from lofit.models.session import Session
+from lofit.models.session import Metric, Session
 from lofit.rankings.ranking import top_heads
 
 
@@ -28,6 +28,7 @@ class FitContext:
         load_session: opens the model, its tokenizer and the rows.
         activations_dir: folder of the capture node, for localizers and methods that use activations.
         ranking_dir: folder of the localize node, for methods that edit selected heads.
+        metric: for the session, as in :class:`lofit.models.session.Session`.
     """
 
     title: str
@@ -39,11 +40,14 @@ class FitContext:
     k: tuple[int, ...] = ()
     activations_dir: Path | None = None
     ranking_dir: Path | None = None
+    metric: Metric | None = None
 
     @cached_property
     def session(self) -> Session:
         """The loaded model with its data."""
-        return self.load_session()
+        opened = self.load_session()
+        opened.metric = self.metric
+        return opened
 
     @cached_property
     def activations(self) -> Activations:

@@ -24,6 +24,9 @@ class Objective(Protocol):
     def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
         """Sum the loss over the rows, a float32 scalar; divided by the number of terms it is the mean loss."""
 
+    def measures(self, forward: Forward, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Sum over the rows what validation reports, by name: ``loss``, as in :meth:`total`, and what is at hand."""
+
 
 class SftObjective:
     """Token-mean cross-entropy over the batch's answer tokens (LoFiT section 3; fc2869/lo-fit, utils/trainers.py)."""
@@ -38,6 +41,10 @@ class SftObjective:
     def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
         """Sum -log p over all answer tokens."""
         return -forward.log_probs(rows).sum()
+
+    def measures(self, forward: Forward, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Sum the loss."""
+        return {"loss": self.total(forward, rows)}
 
 
 class DpoObjective:
@@ -58,6 +65,11 @@ class DpoObjective:
         chosen, rejected = forward.log_probs(rows).T
         return chosen - rejected
 
+    def rewards(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
+        """Compute by how much the implicit reward of the chosen answer is higher, in each row: float32 [rows]."""
+        reference = torch.stack([self._reference[row] for row in rows])
+        return self.beta * (self.margins(forward, rows) - reference)
+
     def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
         """Compute the reference margin of each pair."""
         with torch.no_grad():
@@ -71,5 +83,9 @@ class DpoObjective:
 
     def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
         """Sum the loss over the pairs."""
-        reference = torch.stack([self._reference[row] for row in rows])
-        return -functional.logsigmoid(self.beta * (self.margins(forward, rows) - reference)).sum()
+        return -functional.logsigmoid(self.rewards(forward, rows)).sum()
+
+    def measures(self, forward: Forward, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Sum the loss, and count the pairs whose chosen answer has the higher implicit reward."""
+        rewards = self.rewards(forward, rows)
+        return {"loss": -functional.logsigmoid(rewards).sum(), "preference_accuracy": (rewards > 0).sum()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,7 @@ def make_objective(session: Session, params: LossParams) -> Objective:
 
 
 class Validation:
-    """The objective's mean loss on the validation rows: per answer token (SFT) or per preference pair (DPO).
+    """What is measured on validation rows: the objective's mean loss per answer token (SFT) or preference pair (DPO).
 
     Unlike the training loss, it leaves out the end-of-sequence that follows an answer. That token measures ending, not
     answering: training teaches it, and a fixed shift cannot. All that is chosen by a loss is chosen by this one.
@@ -95,24 +96,47 @@ class Validation:
         )
         self.rows: list[Row] = [tuple(text.without_end for text in row) for row in encoded]
         self.batch_size = params.batch_size
+        self._metric, self._tokenizer = session.metric, session.tokenizer
         self.objective.prepare(self.forward(session.model), self.rows, self.batch_size)
 
     def forward(self, model: nn.Module, others: Sequence[Row] = ()) -> Forward:
         """Create the forward pass of a model on the validation rows and, if given, on other rows."""
         return Forward(model, [*self.rows, *others], PAD)
 
-    @torch.no_grad()
     def loss(self, forward: Forward) -> float | None:
         """Compute the mean loss of a model; None without validation rows.
 
         Raises:
             FitError: the loss is not finite.
         """
+        return self._means(forward)["loss"]
+
+    def measure(self, forward: Forward) -> dict[str, float | None]:
+        """Compute all that is measured.
+
+        Returns:
+            ``loss`` (None without validation rows); ``preference_accuracy`` (DPO), the share of pairs whose chosen
+            answer has the higher implicit reward; ``metric``, if the session has one.
+
+        Raises:
+            FitError: the loss or a prediction is not finite.
+        """
+        found = self._means(forward)
+        if self._metric and self.rows:
+            found["metric"] = self._metric(forward.model, self._tokenizer)
+        return found
+
+    @torch.no_grad()
+    def _means(self, forward: Forward) -> dict[str, float | None]:
+        if not self.rows:
+            return {"loss": None}
         parts = (self.rows[start : start + self.batch_size] for start in range(0, len(self.rows), self.batch_size))
-        total = float(sum(self.objective.total(forward, part) for part in parts))
-        if not math.isfinite(total):
-            raise FitError(f"validation loss is {total}; the edit is too large, lower the learning rate")
-        return total / self.objective.terms(self.rows) if self.rows else None
+        sums: Counter[str] = Counter()
+        for part in parts:
+            sums.update({name: float(value) for name, value in self.objective.measures(forward, part).items()})
+        if not math.isfinite(sums["loss"]):
+            raise FitError(f"validation loss is {sums['loss']}; the edit is too large, lower the learning rate")
+        return {name: total / self.objective.terms(self.rows) for name, total in sums.items()}
 
 
 def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[list[Row]]:
@@ -172,7 +196,7 @@ def train(
     extra = penalty(model) if penalty else None  # type: ignore[arg-type]
     with with_compute_options(model, compute):
         texts = [[text.ids for text in row] for row in [*rows, *validation.rows]]
-        start = fingerprint(effect.base, texts)
+        start = fingerprint(effect.base, texts, session.metric is None)
         save_point = SavePoint(session.save_to, start, compute.save_minutes)
         record = _loop(session, forward, rows, validation, params, meter, title, extra, save_point)
     record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -226,7 +250,7 @@ def _loop(
     dropout = AdapterDropout(forward.model, session.seed, device)
     state: dict[str, Any] = {
         "train_loss": [],
-        "validation_loss": [],
+        "validation_loss": [],  # and other lists of what validation measures, as long as this one
         "tokens": 0,
         "seconds": 0.0,
         "deterministic": True,
@@ -237,7 +261,8 @@ def _loop(
     def validate() -> None:
         nonlocal excluded
         before = meter.seconds()
-        state["validation_loss"].append(validation.loss(forward))
+        for name, value in validation.measure(forward).items():
+            state.setdefault(f"validation_{name}", []).append(value)
         excluded += meter.seconds() - before
         meter.forget()
 
@@ -317,7 +342,7 @@ def _loop(
     cost["seconds"] += state["seconds"] - excluded
     return {
         "train_loss": losses,
-        "validation_loss": state["validation_loss"],
+        **{name: values for name, values in state.items() if name.startswith("validation_")},
         "steps": steps,
         "tokens_per_second": state["tokens"] / cost["seconds"],
         "deterministic": state["deterministic"],

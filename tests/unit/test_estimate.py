@@ -52,6 +52,8 @@ def test_operations_are_those_of_the_passes() -> None:
     # 3 epochs of 100 rows, forward and back through frozen weights; before and after each, 20 rows forward
     assert trained["fit"].operations == pytest.approx(parameters * row * (3 * 100 * 4 + 4 * 20 * 2))
     assert trained["evaluate"].operations == pytest.approx(parameters * item * 50 * 2)
+    scored = found({"lora": {"params": {"epochs": 3}}}, training={"validate_by": "metric"})
+    assert scored["fit"].operations - trained["fit"].operations == pytest.approx(parameters * item * 4 * 20 * 2)
     full = found({"full": {"params": {"epochs": 3}}})
     assert full["fit"].operations == pytest.approx(parameters * row * (3 * 100 * 6 + 4 * 20 * 2))
     estimated = found({"iti": {"heads": {"k": [10, 20]}, "params": {"alpha": [1, 2, 3]}}})
