@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lofit.methods.method import Method, trains
 from lofit.methods.targets import Layers
-from lofit.spec.hyperparameters import TrainParams
+from lofit.spec.hyperparameters import FitParams
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lofit.training.context import FitContext
 
 
-def adapter(params: TrainParams, context: FitContext) -> PeftConfig:
+def adapter(params: FitParams, context: FitContext) -> PeftConfig:
     """Configure PEFT's BEFT on every linear map in the layers of the language model."""
     from peft import BeftConfig
 
@@ -27,7 +27,7 @@ METHOD = Method(
     name="bitfit",
     summary="the bias of every linear map",
     source="Ben Zaken et al. 2022 (arXiv 2106.10199)",
-    Params=TrainParams,
+    Params=FitParams,
     learns="a change of the bias of every linear map in the layers, by gradient",
     parameters="out, summed over all linear maps of the layers",
     deviations="current families have few or no biases or none at all: those missing are added, starting from 0; "

@@ -9,14 +9,14 @@ from pydantic import Field
 
 from lofit import interventions
 from lofit.methods.method import Method
-from lofit.spec.hyperparameters import TrainParams
+from lofit.spec.hyperparameters import FitParams
 
 if TYPE_CHECKING:
     from lofit.training.context import FitContext
     from lofit.training.trainer import Fitted
 
 
-class Params(TrainParams):
+class Params(FitParams):
     """Hyperparameters of JoLA."""
 
     init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial vectors")

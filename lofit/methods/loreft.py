@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lofit import interventions
 from lofit.methods.method import Method, trains
-from lofit.spec.hyperparameters import TrainParams
+from lofit.spec.hyperparameters import FitParams
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lofit.training.context import FitContext
 
 
-class Params(TrainParams):
+class Params(FitParams):
     """Hyperparameters of LoReFT."""
 
     rank: int = Field(default=8, ge=1)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from lofit import interventions
 from lofit.methods.method import Method, trains
-from lofit.spec.hyperparameters import TrainParams
+from lofit.spec.hyperparameters import FitParams
 
 if TYPE_CHECKING:
     from typing import Self
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lofit.training.context import FitContext
 
 
-class Params(TrainParams):
+class Params(FitParams):
     """Hyperparameters of RED and its two halves."""
 
     scale: bool = Field(default=True, description="learn the scaling vectors")

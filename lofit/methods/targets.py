@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lofit.errors import EditError
-from lofit.spec.hyperparameters import TrainParams
+from lofit.spec.hyperparameters import FitParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +28,7 @@ FEED_FORWARD = (
 )  # fmt: skip
 
 
-class TargetParams(TrainParams):
+class TargetParams(FitParams):
     """Hyperparameters of a method whose modules can be named."""
 
     target_modules: tuple[str, ...] | None = Field(

@@ -101,13 +101,15 @@ def summary_line(folder: Path) -> str:
     if status["status"] != "ok":
         return f"failed: {status['reason']}"
     measured = {"validation loss": "loss", status.get("metric"): "metric", "preference accuracy": "preference_accuracy"}
+    kept = status.get("kept_epoch", -1)
     held_out = "; ".join(
-        f"{shown} " + (" -> ".join(f"{at:.3f}" for at in (values[0], values[-1]) if at is not None) or "none")
+        f"{shown} " + (" -> ".join(f"{at:.3f}" for at in (values[0], values[kept]) if at is not None) or "none")
         for shown, name in measured.items()
         if (values := status.get(f"validation_{name}"))
     )
     chosen = ", ".join(f"{name} {value}" for name, value in status.get("chosen", {}).items())
     return (
-        f"{held_out}; {f'chose {chosen}; ' if chosen else ''}"
+        f"{held_out}; {f'kept epoch {kept}; ' if kept not in (-1, len(status['validation_loss']) - 1) else ''}"
+        f"{f'chose {chosen}; ' if chosen else ''}"
         f"{status['stored_params']} parameters; {status['seconds']:.0f} s"
     )

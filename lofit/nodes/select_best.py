@@ -16,11 +16,11 @@ from lofit.plan.table import RunTable
 def run(table: RunTable, node: TunedNode) -> None:
     """Write ``adapter/``, ``fit.json`` and ``run.json`` of the best candidate, as a fit node does.
 
-    The best candidate has the lowest validation loss after the last epoch, whose weights were kept; the first wins a
-    tie. No other criterion is used. ``fit.json`` is that of the best candidate with these keys added or replaced:
-    ``chosen`` (its point in the grid), ``chosen_run``, ``search`` (every point with ``run``, ``validation_loss`` and,
-    if it failed, ``reason``) and ``seconds`` (all candidates and their rankings together). If all candidates failed,
-    this node fails too.
+    The best candidate has the lowest validation loss after the epoch whose weights were kept; the first wins a tie. No
+    other criterion is used. ``fit.json`` is that of the best candidate with these keys added or replaced: ``chosen``
+    (its point in the grid), ``chosen_run``, ``search`` (every point with ``run``, ``validation_loss`` and, if it
+    failed, ``reason``) and ``seconds`` (all candidates and their rankings together). If all candidates failed, this
+    node fails too.
     """
     folder = table.folder(node)
     reports = [FIT.read_report(table, candidate) for candidate in node.candidates]
@@ -46,7 +46,7 @@ def run(table: RunTable, node: TunedNode) -> None:
 
 
 def _loss(report: dict[str, Any]) -> float | None:
-    loss: float | None = report["validation_loss"][-1] if report["status"] == "ok" else None
+    loss: float | None = report["validation_loss"][report.get("kept_epoch", -1)] if report["status"] == "ok" else None
     return loss
 
 
@@ -70,4 +70,4 @@ def summary_line(folder: Path) -> str:
     if report["status"] != "ok":
         return f"failed: {report['reason']}"
     chosen = ", ".join(f"{name} {value}" for name, value in report["chosen"].items())
-    return f"of {len(report['search'])} settings chose {chosen}; validation loss {report['validation_loss'][-1]:.3f}"
+    return f"of {len(report['search'])} settings chose {chosen}; validation loss {_loss(report):.3f}"

@@ -284,7 +284,11 @@ class RunTable:
 
     def scores_validation(self, fit: FitNode) -> bool:
         """Whether a fit computes the headline metric on the validation rows, beside the loss."""
-        return self.config.training.validate_by == "metric"
+        return self.config.training.validate_by == "metric" or self.chooses_by_metric(fit)
+
+    def chooses_by_metric(self, fit: FitNode) -> bool:
+        """Whether something is chosen by the headline metric of a fit on the validation rows."""
+        return getattr(fit.params, "keep", "last") == "best"
 
     def head_counts(self) -> dict[str, list[int]]:
         """Model to the numbers of heads that any of its runs may edit, ascending."""

@@ -36,6 +36,16 @@ class TrainParams(LossParams):
     l1: float = Field(default=0.0, ge=0, description="weight of the sum of absolute values of all trained parameters")
 
 
+class FitParams(TrainParams):
+    """Hyperparameters of gradient training of a method, whose result may be that of an earlier epoch."""
+
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="trained values that are the result: those after the last epoch, or after the epoch with the best "
+        "headline metric on the validation rows (of several, the lowest validation loss)",
+    )
+
+
 class ComputeParams(NoParams):
     """How training is computed. None of it changes results by more than rounding."""
 
@@ -53,6 +63,6 @@ class ComputeParams(NoParams):
     validate_by: Literal["loss", "metric"] = Field(
         default="loss",
         description="what is computed on the validation rows before training and after every epoch; metric: the task's "
-        "headline metric too, which takes longer",
+        "headline metric too, which takes longer; it is computed anyway where something is chosen by it",
     )
     compile: bool = Field(default=False, description="torch.compile of the trained layers; pays in long fits only")

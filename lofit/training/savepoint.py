@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from lofit.files import atomic_path
 
 GENERATOR = "generator"
+KEPT = "kept"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -32,8 +33,9 @@ def fingerprint(*parts: Any) -> str:
 class SavePoint:
     """The state of a training loop, in one safetensors file.
 
-    It holds every trained parameter with its optimizer state, the state of the random generator if training uses one,
-    and the record of the loop as JSON. It is replaced atomically, so a kill leaves the previous save point.
+    It holds every trained parameter with its optimizer state and its value in the best epoch if that is kept, the state
+    of the random generator if training uses one, and the record of the loop as JSON. It is replaced atomically, so a
+    kill leaves the previous save point.
     """
 
     def __init__(self, file: Path | None, start: str, minutes: float | None) -> None:
@@ -60,6 +62,7 @@ class SavePoint:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator | None,
         record: dict[str, Any],
+        kept: Sequence[torch.Tensor] = (),
     ) -> None:
         """Write the save point.
 
@@ -68,11 +71,13 @@ class SavePoint:
             optimizer: optimizer with a state for every parameter.
             generator: generator of random numbers in training other than the order of batches; None: there are none.
             record: record of the loop, as plain data.
+            kept: the trained values of the best epoch; empty if there are none.
         """
         assert self.file is not None
         tensors = {f"{at}/value": p.detach() for at, p in enumerate(trained)}
         for at, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{at}/{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors |= {f"{at}/{KEPT}": value for at, value in enumerate(kept)}
         if generator is not None:
             tensors[GENERATOR] = generator.get_state()
         with atomic_path(self.file) as part:
@@ -86,8 +91,9 @@ class SavePoint:
         trained: Sequence[torch.nn.Parameter],
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator | None,
+        kept: list[torch.Tensor],
     ) -> dict[str, Any] | None:
-        """Restore parameters, optimizer and generator.
+        """Restore parameters, optimizer and generator, and put the values of the best epoch into ``kept``.
 
         Returns:
             The record of the loop; None, with nothing restored, if there is no readable save point with this start.
@@ -111,6 +117,7 @@ class SavePoint:
         with torch.no_grad():
             for at, parameter in enumerate(trained):
                 parameter.copy_(state[at].pop("value"))
+        kept[:] = [state[at].pop(KEPT) for at in range(len(trained)) if KEPT in state[at]]
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         found: dict[str, Any] = json.loads(about["record"])
         return found

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
     from lofit.models.session import Session
-    from lofit.spec.hyperparameters import LossParams, TrainParams
+    from lofit.spec.hyperparameters import FitParams, LossParams, TrainParams
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,29 @@ class Fitted:
 
     model: Any
     record: dict[str, Any]
+
+
+class Kept:
+    """The trained values of the best epoch so far.
+
+    Attributes:
+        values: on the CPU, in the optimizer's order; empty before the end of the first epoch.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[torch.Tensor] = []
+
+    @staticmethod
+    def epoch(state: dict[str, Any]) -> int:
+        """Return the best epoch, from 1; 0 before the end of the first.
+
+        Args:
+            state: lists ``validation_loss`` and, if it is computed, ``validation_metric``; their first value is of the
+                model before training.
+        """
+        losses = state["validation_loss"]
+        metrics = state.get("validation_metric", [0.0] * len(losses))
+        return max(range(1, len(losses)), key=lambda at: (metrics[at], -losses[at]), default=0)
 
 
 def make_objective(session: Session, params: LossParams) -> Objective:
@@ -153,7 +176,7 @@ def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[
 def train(
     session: Session,
     config: PeftConfig | None,
-    params: TrainParams,
+    params: TrainParams | FitParams,
     title: str,
     penalty: Callable[[PeftModel], Penalty] | None = None,
 ) -> Fitted:
@@ -161,9 +184,11 @@ def train(
 
     The session's model is modified and cannot be fitted again. The optimizer is AdamW with linear decay to zero and
     gradient-norm clipping. The L1 penalty is the *sum* of absolute values over all trained parameters (fc2869/lo-fit,
-    utils/trainers.py) and is part of the training loss only. The last epoch's weights are kept. The base model's
-    dropout is off, and that of the adapter is on in training steps. With ``session.save_to``, training resumes from a
-    save point that a killed fit left there.
+    utils/trainers.py) and is part of the training loss only. The trained values of the last epoch are kept, or with
+    ``keep: best`` those of the epoch with the highest validation metric; where epochs are equal, or the session has no
+    metric, of the one with the lowest validation loss, the first of several. The base model's dropout is off, and that
+    of the adapter is on in training steps. With ``session.save_to``, training resumes from a save point that a killed
+    fit left there.
 
     Args:
         session: model, tokenizer and rows.
@@ -175,7 +200,8 @@ def train(
 
     Raises:
         TaskError: there are no training rows, or a row lacks a training field.
-        FitError: a row cannot be encoded, or a loss, a gradient or a trained value is not finite.
+        FitError: a row cannot be encoded, a loss, a gradient or a trained value is not finite, or the best epoch is to
+            be kept and there are no validation rows.
         EditError: the edit has no effect, the disabled adapter is not the unmodified model, or the session was used
             before.
     """
@@ -185,6 +211,9 @@ def train(
     )
     if not rows:
         raise TaskError("there are no training rows; raise n_train")
+    keeps_best = getattr(params, "keep", "last") == "best"
+    if keeps_best and not validation.rows:
+        raise FitError("the best epoch is found on validation rows and there are none; raise n_validation")
     effect = EffectCheck(session, rows[0])
     meter = Meter(session.model.device)
     validation.objective.prepare(validation.forward(session.model, rows), rows, params.batch_size)
@@ -198,7 +227,8 @@ def train(
         texts = [[text.ids for text in row] for row in [*rows, *validation.rows]]
         start = fingerprint(effect.base, texts, session.metric is None)
         save_point = SavePoint(session.save_to, start, compute.save_minutes)
-        record = _loop(session, forward, rows, validation, params, meter, title, extra, save_point)
+        kept = Kept() if keeps_best else None
+        record = _loop(session, forward, rows, validation, params, meter, title, extra, save_point, kept)
     record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if config is None:  # torch rounds differently if weights are not frozen, and they were for the unmodified outputs
         model.requires_grad_(False)
@@ -236,6 +266,7 @@ def _loop(
     title: str,
     penalty: Penalty | None,
     save_point: SavePoint,
+    kept: Kept | None,
 ) -> dict[str, Any]:
     trained = MasterWeights([p for p in forward.model.parameters() if p.requires_grad])
     objective, part_size = validation.objective, session.compute.micro_batch or params.batch_size
@@ -263,16 +294,19 @@ def _loop(
         before = meter.seconds()
         for name, value in validation.measure(forward).items():
             state.setdefault(f"validation_{name}", []).append(value)
+        if kept is not None and kept.epoch(state) == len(state["validation_loss"]) - 1 > 0:
+            kept.values = [p.detach().cpu().clone() for p in trained.masters]
         excluded += meter.seconds() - before
         meter.forget()
 
     def save() -> None:
         nonlocal excluded
         before = meter.seconds()
-        save_point.save(trained.masters, optimizer, drawn, state | {"seconds": state["seconds"] + before - excluded})
+        record = state | {"seconds": state["seconds"] + before - excluded}
+        save_point.save(trained.masters, optimizer, drawn, record, kept.values if kept else [])
         excluded += meter.seconds() - before
 
-    if found := save_point.load(trained.masters, optimizer, drawn):
+    if found := save_point.load(trained.masters, optimizer, drawn, kept.values if kept else []):
         trained.round()
         state.update(found)
         losses = state["train_loss"]
@@ -336,6 +370,11 @@ def _loop(
                     save()
             if len(state["validation_loss"]) <= epoch + 1:
                 validate()
+    if kept is not None:
+        with torch.no_grad():
+            for master, value in zip(trained.masters, kept.values, strict=True):
+                master.copy_(value)
+        trained.round()
     if not all(p.isfinite().all() for p in trained.values):
         raise FitError(f"a trained value is not finite after {steps} steps; lower the learning rate")
     cost = meter.report()
@@ -343,6 +382,7 @@ def _loop(
     return {
         "train_loss": losses,
         **{name: values for name, values in state.items() if name.startswith("validation_")},
+        "kept_epoch": kept.epoch(state) if kept else params.epochs,
         "steps": steps,
         "tokens_per_second": state["tokens"] / cost["seconds"],
         "deterministic": state["deterministic"],

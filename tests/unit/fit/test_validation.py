@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from lofit.config import parse_config
+from lofit.errors import ConfigError, FitError
 from lofit.evaluation.harness import evaluate
 from lofit.files import read_json, write_jsonl
 from lofit.methods import load_method
@@ -141,6 +143,122 @@ def test_preference_accuracy_is_the_share_of_pairs_that_moved_the_right_way() ->
         assert fitted.record["validation_preference_accuracy"][-1] == pytest.approx(sum(moved) / len(PAIRS))
     assert fitted.record["validation_preference_accuracy"][0] == 0, "nothing has moved yet"
     assert "validation_preference_accuracy" not in method.fit(fit_context(session()), method.Params(lr=lr)).record
+
+
+def fit_best(method: str, metrics: list[float], folder: Path | None = None, **changes: Any) -> tuple[Any, Any]:
+    """A fit that keeps the best epoch by made-up metrics; returned with the trained values at each of them."""
+    seen: list[list[torch.Tensor]] = []
+    given = iter(metrics)
+
+    def metric(model: Any, tokenizer: Any) -> float:
+        seen.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
+        return next(given)
+
+    found = load_method(method)
+    assert found.fit is not None
+    opened = session(save_to=folder, compute=ComputeParams(save_minutes=0), **changes)
+    if method == "full":
+        opened.model.to(torch.bfloat16)  # with float32 copies that the optimizer updates
+    bench = fit_context(opened)
+    bench.metric = metric if metrics else None
+    epochs = len(metrics) - 1 if metrics else 4
+    params = found.Params(lr=0.02, epochs=epochs, batch_size=4, keep="best")
+    return found.fit(bench, params), seen
+
+
+def values(model: Any) -> list[torch.Tensor]:
+    return [p.detach() for name, p in model.named_parameters() if "lora_" in name or not hasattr(model, "peft_config")]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("metrics", "best"),
+    [([0.9, 0.1, 0.8, 0.3], 2), ([0.0, 0.7, 0.2, 0.7], 3), ([0.0, 0.1, 0.2, 0.3], 3), ([0.5, 0.4, 0.4, 0.1], 2)],
+)
+def test_the_epoch_with_the_best_metric_is_kept_and_of_equal_ones_that_with_the_lowest_loss(
+    method: str, metrics: list[float], best: int
+) -> None:
+    fitted, seen = fit_best(method, metrics)
+    losses = fitted.record["validation_loss"]
+    assert all(losses[at] > losses[at + 1] for at in range(3)), "as the expected epochs suppose"
+    assert fitted.record["kept_epoch"] == best
+    assert fitted.record["validation_metric"] == metrics
+    assert all(torch.equal(a, b) for a, b in zip(values(fitted.model), seen[best], strict=True))
+    assert best == 3 or not all(torch.equal(a, b) for a, b in zip(seen[best], seen[3], strict=True))
+
+
+def test_without_a_metric_the_lowest_loss_is_kept() -> None:
+    fitted, _ = fit_best("lora", [])
+    losses = fitted.record["validation_loss"]
+    assert fitted.record["kept_epoch"] == losses.index(min(losses[1:]))
+    assert "validation_metric" not in fitted.record
+
+
+def test_there_is_no_best_epoch_without_validation_rows() -> None:
+    with pytest.raises(FitError, match="raise n_validation"):
+        fit_best("lora", [0.1, 0.2], validation=[])
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 6])
+def test_the_best_epoch_outlives_a_kill(
+    method: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    metrics = [0.0, 0.6, 0.2, 0.4]
+    plain, _ = fit_best(method, metrics)
+    save, count = SavePoint.save, 0
+
+    def saved(self: SavePoint, *args: Any) -> None:
+        nonlocal count
+        save(self, *args)
+        count += 1
+        if count == after:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SavePoint, "save", saved)
+        with pytest.raises(Killed):
+            fit_best(method, metrics, tmp_path / "s")
+    known = (after + 1) // 2  # two steps an epoch; what was measured before the last save is not measured again
+    iterator = iter(metrics[known:])
+    found = load_method(method)
+    assert found.fit is not None
+    opened = session(save_to=tmp_path / "s", compute=ComputeParams(save_minutes=0))
+    if method == "full":
+        opened.model.to(torch.bfloat16)
+    bench = fit_context(opened)
+    bench.metric = lambda model, tokenizer: next(iterator)
+    resumed = found.fit(bench, found.Params(lr=0.02, epochs=3, batch_size=4, keep="best"))
+    assert resumed.record["kept_epoch"] == plain.record["kept_epoch"] == 1
+    assert resumed.record["validation_metric"] == metrics
+    assert all(torch.equal(a, b) for a, b in zip(values(plain.model), values(resumed.model), strict=True))
+    assert next(iterator, None) is None
+
+
+def test_what_is_kept_is_part_of_a_run_and_no_part_of_a_ranking(tmp_path: Path) -> None:
+    """`keep: best` has the metric computed, and what was kept is what is scored."""
+    rows = write_rows(tmp_path / "rows")
+    given = {"heads": {"k": [4], "params": {"lr": 0.05, "epochs": 1}}, "params": {"lr": 0.3, "epochs": 3}}
+    config = {"tasks": {"choose": {"path": str(rows / "choose")}}}
+    shared = [{"set": {"keep": "best"}}]
+    table = fitted_table(tiny_config(tmp_path, {"base": None, "lofit": given}, shared_params=shared, **config))
+    last = RunTable(parse_config(tiny_config(tmp_path, {"base": None, "lofit": given}, **config)))
+    assert list(last.localize) == list(table.localize)
+    assert find(last, "lofit").id != find(table, "lofit").id
+    node = find(table, "lofit")
+    report = read_json(table.folder(node) / "fit.json")
+    assert 1 <= report["kept_epoch"] <= 3
+    assert report["validation_metric"][report["kept_epoch"]] == max(report["validation_metric"][1:])
+    model = load_fitted(table.model_dir("tiny"), table.folder(node) / "adapter", torch.device("cpu"), torch.float32)
+    task, held_out = table.config.task("choose"), table.folder(node.data) / "validation.jsonl"
+    scores, _ = evaluate(model, load_tokenizer(table.model_dir("tiny")), task, held_out, batch_size=16)
+    assert scores["metrics"]["acc"]["value"] == report["validation_metric"][report["kept_epoch"]]
+    given["heads"]["params"]["keep"] = "best"
+    with pytest.raises(ConfigError, match=r"methods.lofit.heads.params.keep"):
+        parse_config(tiny_config(tmp_path, {"base": None, "lofit": given}, **config))
 
 
 @pytest.mark.parametrize("after", [1, 3, 6])

@@ -134,7 +134,8 @@ def test_lofit_trains_on_its_heads_alone(name: str, kinds: set[str], tmp_path: P
     assert method.fit is not None
     bench = fit_context(opened, tmp_path, k=(3,), scores=scores)
     fitted = method.fit(bench, method.Params(lr=0.02, epochs=3, batch_size=4))
-    assert fitted.record["train_loss"][-1] < fitted.record["train_loss"][0]
+    losses = fitted.record["train_loss"]  # of two batches an epoch
+    assert sum(losses[-2:]) < sum(losses[:2])
     assert fitted.record["trained_params"] == parameter_counts(fitted.model)["stored"] == 3 * d * len(kinds)
     for kind in sorted(kinds):
         norms = head_norms(fitted.model, which=kind)
