@@ -105,6 +105,11 @@ class Config(Form):
         ge=2,
         description="settings that every searched method tries, drawn at random from larger grids; null: whole grids",
     )
+    select_by: Literal["metric", "loss"] = Field(
+        default="metric",
+        description="what a search chooses by, on the validation rows: the task's headline metric, with ties by the "
+        "loss; or the loss alone",
+    )
     transfer: TransferConfig | None = None
     experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
         default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"

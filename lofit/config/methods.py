@@ -69,7 +69,7 @@ def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str
 def _search_problems(config: Config, name: str, entry: MethodConfig, searched: SearchConfig, key: str) -> Iterator[str]:
     method = methods.load_method(name)
     if not method.fit or method.scorer:
-        yield f"{key}: {name} has no fit to choose from by validation loss; remove the key"
+        yield f"{key}: {name} has no fit to choose from on validation; remove the key"
         return
     if method.grid or method.chooses_k:
         axes = [*(f"params.{axis}" for axis in method.grid), *(["heads.k"] if method.chooses_k else [])]

@@ -172,7 +172,8 @@ FIT = NodeKind(
     ("adapter", "fit.json"),
     lambda table: table.fitted,
     _training,
-    lambda table, node: source_hash(methods.__name__, node.method),
+    # of a fit that was made without the metric, and that a search chooses from by now
+    lambda table, node: [source_hash(methods.__name__, node.method), table.chooses_by_metric(node)],
 )
 SELECT_BEST = NodeKind("select_best", TunedNode, FIT.files, lambda table: table.tuned, _candidates)
 EVALUATE = NodeKind(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
@@ -199,14 +199,16 @@ class FitNode(Node):
 
 @dataclass(frozen=True)
 class TunedNode(FitNode):
-    """The best of several fits of one method on one split, by the validation loss of the split.
+    """The best of several fits of one method on one split, by their scores on its validation rows.
 
     What the candidates may differ in (``params``, ``ranking``) is here that of the first of them; ``k`` holds the
-    numbers of heads of all of them. ``points`` says by which settings each was told from the others.
+    numbers of heads of all of them. ``points`` says by which settings each was told from the others, and ``select_by``
+    what decides between them.
     """
 
     candidates: tuple[FitNode, ...]
     points: tuple[dict[str, Any], ...]
+    select_by: Literal["metric", "loss"]
 
     @property
     def label(self) -> str:

@@ -192,7 +192,8 @@ class RunTable:
             for tried in zip(*runs, strict=True):
                 shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
                 shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
-                yield TunedNode(**shared, candidates=tried, points=tuple(point for point, _ in settings))
+                points = tuple(point for point, _ in settings)
+                yield TunedNode(**shared, candidates=tried, points=points, select_by=self.config.select_by)
         else:
             yield from self._plain_runs(model, data, name, entry)
 
@@ -288,7 +289,12 @@ class RunTable:
 
     def chooses_by_metric(self, fit: FitNode) -> bool:
         """Whether something is chosen by the headline metric of a fit on the validation rows."""
-        return getattr(fit.params, "keep", "last") == "best"
+        return getattr(fit.params, "keep", "last") == "best" or fit.id in self._chosen_from_by_metric
+
+    @cached_property
+    def _chosen_from_by_metric(self) -> set[str]:
+        by_metric = (node for node in self.tuned.values() if node.select_by == "metric")
+        return {candidate.id for node in by_metric for candidate in node.candidates}
 
     def head_counts(self) -> dict[str, list[int]]:
         """Model to the numbers of heads that any of its runs may edit, ascending."""

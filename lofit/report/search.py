@@ -14,8 +14,10 @@ def search_table(table: RunTable) -> pd.DataFrame:
     """Return one row per search and setting.
 
     Returns:
-        ``model``, ``task``, ``fold``, ``seed``, ``method``, ``setting``, ``validation_loss`` (nats per answer token,
-        or per preference pair), ``chosen`` (yes or no), ``note`` (why it failed) and ``run`` (id of the fit).
+        ``model``, ``task``, ``fold``, ``seed``, ``method``, ``setting``, ``metric`` (name of the task's headline),
+        ``validation_metric`` (in [0, 1]), ``validation_loss`` (nats per answer token, or per preference pair),
+        ``chosen`` (yes or no), ``select_by`` (``metric`` or ``loss``), ``note`` (why it failed) and ``run`` (id of the
+        fit).
 
     Raises:
         LofitError: a select_best node has not run yet.
@@ -29,7 +31,9 @@ def search_table(table: RunTable) -> pd.DataFrame:
             records.append(
                 where
                 | {"method": node.method, "setting": ", ".join(f"{name}={at}" for name, at in entry["point"].items())}
-                | {"validation_loss": entry["validation_loss"], "chosen": "yes" if chosen else "no"}
+                | {"metric": table.config.task(node.data.task).headline}
+                | {name: entry[name] for name in ("validation_metric", "validation_loss")}
+                | {"chosen": "yes" if chosen else "no", "select_by": node.select_by}
                 | {"note": entry["reason"] or "", "run": entry["run"]}
             )
     return pd.DataFrame(records)
@@ -38,9 +42,19 @@ def search_table(table: RunTable) -> pd.DataFrame:
 def write(table: RunTable, output: Output) -> None:
     """Write the table of searches."""
     frame = search_table(table)
-    losses = frame["validation_loss"].map(lambda loss: "failed" if pd.isna(loss) else f"{loss:.4f}")
-    shown = frame.drop(columns="run").assign(validation_loss=losses)
+    failed = frame["validation_loss"].isna()
+
+    def shown_as(column: str) -> pd.Series:
+        text = frame[column].map(lambda value: "not computed" if pd.isna(value) else f"{value:.4f}")
+        return text.mask(failed, "failed")
+
+    scores = {name: shown_as(name) for name in ("validation_metric", "validation_loss")}
+    shown = frame.drop(columns=["run", "select_by"]).assign(**scores)
+    by_metric = "highest validation metric is chosen, and of settings that are equal in it the lowest validation loss"
+    by_loss = "lowest validation loss is chosen"
     legend = (
-        "The lowest validation loss at the end of the fit is chosen (nats per answer token, or per preference pair)."
+        f"The {by_metric if table.config.select_by == 'metric' else by_loss}. The metric is the task's headline under "
+        "the protocol paper; the loss is in nats per answer token, or per preference pair. Both are of the trained "
+        "values that the fit kept."
     )
     write_plain_table(frame, shown, table.config.results / output.id, title=output.title, legend=legend)

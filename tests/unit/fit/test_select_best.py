@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pandas as pd
 import pytest
 
 from lofit.config import grid, parse_config
-from lofit.errors import ConfigError
-from lofit.files import read_json
+from lofit.errors import ConfigError, LofitError
+from lofit.files import read_json, write_json
 from lofit.nodes import evaluate as evaluate_node
+from lofit.nodes import select_best
 from lofit.plan.kinds import FIT, counts
 from lofit.plan.nodes import TunedNode
 from lofit.plan.table import MAIN, RunTable
@@ -81,13 +83,18 @@ def test_only_the_chosen_is_scored_and_candidates_are_shared(table: RunTable) ->
     assert set(RunTable(again).fits) - set(RunTable(again).tuned) < set(table.fits)
 
 
-def test_the_lowest_validation_loss_is_kept_as_it_was_fitted(table: RunTable) -> None:
+def test_the_best_on_validation_is_kept_as_it_was_fitted(table: RunTable) -> None:
+    """No setting of these random models has an answer right, so the loss decides."""
     for name in ("lofit", "lora"):
         node = tuned(table, name)
         reports = [read_json(table.folder(candidate) / "fit.json") for candidate in node.candidates]
         losses = [report["validation_loss"][-1] if report["status"] == "ok" else float("inf") for report in reports]
         best = losses.index(min(losses))
         report = read_json(table.folder(node) / "fit.json")
+        measured = [at["validation_metric"] for at in reports if at["status"] == "ok"]
+        assert {len(values) for values in measured} == {reports[best]["kept_epoch"] + 1}
+        assert {values[-1] for values in measured} == {0.0}
+        assert report["select_by"] == "metric"
         assert report["chosen"] == node.points[best]
         assert report["validation_loss"] == reports[best]["validation_loss"]
         for file in ("adapter_config.json", "adapter_model.safetensors"):
@@ -97,6 +104,88 @@ def test_the_lowest_validation_loss_is_kept_as_it_was_fitted(table: RunTable) ->
         if name == "lofit":
             spent += sum(read_json(table.folder(at) / "localize.json")["seconds"] for at in table.localize.values())
         assert report["seconds"] == pytest.approx(spent)
+
+
+@pytest.fixture
+def copied(table: RunTable, tmp_path: Path) -> RunTable:
+    """The same results elsewhere, to be changed."""
+    shutil.copytree(table.config.results, tmp_path / "results")
+    return RunTable(table.config.model_copy(update={"results": tmp_path / "results"}))
+
+
+def measure(table: RunTable, node: TunedNode, values: dict[int, tuple[float, float]]) -> None:
+    """Write metric and loss of some candidates; of the others, the metric is low and the loss high."""
+    for at, candidate in enumerate(node.candidates):
+        file = table.folder(candidate) / "fit.json"
+        report = read_json(file)
+        if report["status"] == "ok":
+            metric, loss = values.get(at, (0.1, 9.0))
+            report["validation_metric"][-1], report["validation_loss"][-1] = metric, loss
+            write_json(file, report)
+
+
+@pytest.mark.parametrize(
+    ("select_by", "values", "best"),
+    [
+        ("metric", {1: (0.5, 3.0), 3: (0.7, 4.0), 5: (0.2, 1.0)}, 3),
+        ("metric", {1: (0.7, 3.0), 3: (0.7, 2.0), 5: (0.2, 1.0)}, 3),
+        ("metric", {1: (0.7, 3.0), 3: (0.7, 3.0), 5: (0.2, 1.0)}, 1),
+        ("loss", {1: (0.5, 3.0), 3: (0.7, 4.0), 5: (0.2, 1.0)}, 5),
+    ],
+)
+def test_the_metric_chooses_and_the_loss_decides_ties(
+    select_by: Any, values: dict[int, tuple[float, float]], best: int, copied: RunTable
+) -> None:
+    made = RunTable(copied.config.model_copy(update={"select_by": select_by}))
+    assert made.fitted.keys() == copied.fitted.keys(), "what is chosen by is no part of the fits"
+    assert (made.tuned.keys() == copied.tuned.keys()) == (select_by == "metric")
+    node = tuned(made, "lofit")
+    measure(made, node, values)
+    for at in made.tuned.values():
+        select_best.run(made, at)
+    report = read_json(made.folder(node) / "fit.json")
+    assert report["chosen_run"] == node.candidates[best].id
+    assert report["select_by"] == select_by
+    assert f"by {select_by}; on validation exact_match " in select_best.summary_line(made.folder(node))
+    write_outputs(made, "search")
+    frame = pd.read_csv(made.config.results / "tables" / "search.csv").set_index("run")
+    row = frame.loc[node.candidates[best].id]
+    assert (row["chosen"], row["select_by"], row["metric"]) == ("yes", select_by, "exact_match")
+    assert (row["validation_metric"], row["validation_loss"]) == values[best]
+    text = (made.config.results / "tables" / "search.md").read_text()
+    assert f"The {'highest validation metric' if select_by == 'metric' else 'lowest validation loss'}" in text
+
+
+def test_the_epoch_that_was_kept_is_what_is_compared(copied: RunTable) -> None:
+    node = tuned(copied, "lofit")
+    measure(copied, node, {1: (0.9, 1.0), 3: (0.6, 1.0)})
+    file = copied.folder(node.candidates[1]) / "fit.json"
+    report = read_json(file)
+    write_json(file, report | {"kept_epoch": 0, "validation_metric": [0.3, 0.9]})
+    select_best.run(copied, node)
+    assert read_json(copied.folder(node) / "fit.json")["chosen_run"] == node.candidates[3].id
+
+
+def test_a_fit_without_the_metric_is_not_compared_by_it(copied: RunTable) -> None:
+    node = tuned(copied, "lofit")
+    file = copied.folder(node.candidates[2]) / "fit.json"
+    write_json(file, {name: value for name, value in read_json(file).items() if name != "validation_metric"})
+    with pytest.raises(LofitError, match=f"{node.candidates[2].id}: fitted without a validation metric"):
+        select_best.run(copied, node)
+
+
+def test_a_metric_that_nothing_reads_is_not_computed(table: RunTable, tmp_path: Path) -> None:
+    by_loss = RunTable(table.config.model_copy(update={"select_by": "loss"}))
+    for made, chosen_from in ((table, True), (by_loss, False)):
+        for node in made.fitted.values():
+            asked = chosen_from and node.method != "full"
+            assert made.scores_validation(node) == made.chooses_by_metric(node) == asked
+            assert FIT.triggers(made, node)[1] == asked
+    lora = {"params": TRAINING, "search": {"params": {"lr": [1e-3, 1e-2]}}}
+    quick = fitted_table(tiny_config(tmp_path, {"base": None, "lora": lora}, select_by="loss"))
+    assert "validation_metric" not in FIT.read_report(quick, next(iter(quick.fitted.values())))
+    write_outputs(quick, "search")
+    assert "not computed" in (quick.config.results / "tables" / "search.md").read_text()
 
 
 def test_results_tell_what_was_tuned(table: RunTable) -> None:
