@@ -126,11 +126,11 @@ def sweep() -> None:
     with contextlib.suppress(OSError):
         folder = runtime_folder()
         with _only_one(folder):
-            _sweep(folder)
+            remove_unbound(folder)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove sockets that no process is bound to.
+def remove_unbound(folder: Path) -> None:
+    """Remove the sockets of a folder that no process is bound to: those of killed servers.
 
     The caller holds :func:`_only_one`, so that no server is just starting. The check does not connect to the sockets,
     since a connection would keep an idle server running.
@@ -203,7 +203,7 @@ def _started(folder: Path, model: str) -> socket.socket:
                     check_peer(libraries)
                     _send(libraries, {"address": str(address), "model": model}, [0, says.fileno(), errors.fileno()])
             else:
-                _sweep(folder)
+                remove_unbound(folder)
                 _start_libraries(address, says, errors.fileno())
         if ready.read(1) != READY or not (server := _connection(address)):
             raise OSError(f"it did not start, see {log}")

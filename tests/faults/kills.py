@@ -1,7 +1,8 @@
 """Random SIGKILLs of Snakemake, its nodes and its servers of nodes; the results must be those of an undisturbed run.
 
 ``python -m tests.faults.kills --kills 100`` prints its counts. The nodes and servers of a killed Snakemake must end
-with it, and nothing of a finished one may be left.
+with it, and nothing of a finished one may be left, but for the socket of a killed server: if Snakemake is killed next,
+nothing is left to remove it until another server of this user starts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from lofit.node_server.client import OWNER, verb
+from lofit.node_server.client import OWNER, remove_unbound, verb
+from lofit.node_server.server import LIBRARIES, MODEL
 from tests.workflows import MEASURED, TRAINING, Workflow
 
 DRIVERS = 0.3
@@ -132,7 +134,7 @@ class Storm:
     def _start(self, made: Workflow, kills: int) -> bool:
         """Start Snakemake once, and kill it or nodes of it; whether it came to its end."""
         self.starts += 1
-        killed: set[str] = set()
+        killed: set[str] = set()  # verbs of nodes, and names of servers
         log = made.folder / "driver.log"
         with log.open("w") as file:
             driver = psutil.Popen(made.command(), env=made.environment(), cwd=made.folder, stdout=file, stderr=file)
@@ -146,7 +148,7 @@ class Storm:
                     if self._kill(driver, made, killed):
                         return False
                     continue
-            self._require_gone([], made)
+            self._require_gone([], made, killed)
             failed = re.findall(r"^Error in rule (\w+):", log.read_text(), re.MULTILINE)
             verbs = {VERBS.get(rule, rule) for rule in failed}
             assert all(verb.startswith(tuple(killed)) for verb in verbs), log.read_text()[-4000:]
@@ -154,7 +156,7 @@ class Storm:
             return bool(code == 0)
 
     def _kill(self, driver: psutil.Popen, made: Workflow, killed: set[str]) -> bool:
-        """Kill the driver, or what works for it; a node's verb is added to ``killed``. Whether it was the driver."""
+        """Kill the driver, or what works for it, which is added to ``killed``. Whether it was the driver."""
         try:
             working = processes_of(driver, runtime(made))
             if self.random.random() < DRIVERS:
@@ -171,12 +173,12 @@ class Storm:
         self.kills[name] += 1
         if victim is driver:
             driver.wait()
-            self._require_gone(working, made)
-        elif name.startswith("lofit "):
+            self._require_gone(working, made, killed)
+        else:
             killed.add(name.removeprefix("lofit "))  # of a fork cut to what fits into a name of the kernel
         return victim is driver
 
-    def _require_gone(self, working: Iterable[psutil.Process], made: Workflow) -> None:
+    def _require_gone(self, working: Iterable[psutil.Process], made: Workflow, killed: set[str]) -> None:
         """Wait until what worked for a driver that has ended has ended too, servers and their sockets included."""
         _, alive = psutil.wait_procs(working, timeout=30)
         assert not alive, f"nodes of a Snakemake that has ended are still at work: {alive}"
@@ -184,6 +186,8 @@ class Storm:
         while left := [*processes_of(None, runtime(made)).values(), *runtime(made).glob("*")]:
             assert time.monotonic() < end, f"left behind by a Snakemake that has ended: {left}"
             time.sleep(0.1)
+            if killed & {LIBRARIES, MODEL}:
+                remove_unbound(runtime(made))  # as the next server would
 
     def _compare(self, made: Workflow) -> None:
         files, results = outcome(made)
