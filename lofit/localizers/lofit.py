@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from lofit import interventions
@@ -14,11 +16,24 @@ from lofit.spec.hyperparameters import TrainParams
 if TYPE_CHECKING:
     from lofit.training.context import FitContext
 
+ANSWERS = ("target", "chosen", "rejected")
+"""Fields of training rows that hold what is learned."""
+
 
 class Params(TrainParams):
     """Hyperparameters of step A."""
 
     init_std: float = Field(default=1e-3, ge=0, description="standard deviation of the initial values")
+    shuffle_targets: bool = Field(
+        default=False, description="a control: train on prompts with the answers of other rows, drawn at random"
+    )
+
+
+def shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Give every row, of two or more, the answer (or pair of answers) of another one, each to one row."""
+    drawn = np.random.default_rng(seed).permutation(len(rows))
+    others = dict(zip(drawn, np.roll(drawn, 1), strict=True))
+    return [{**row, **{name: rows[others[at]][name] for name in ANSWERS if name in row}} for at, row in enumerate(rows)]
 
 
 def norms_on_all_heads(context: FitContext, params: Params, which: Literal["scale", "offset"]) -> Scores:
@@ -29,6 +44,8 @@ def norms_on_all_heads(context: FitContext, params: Params, which: Literal["scal
         scale=which == "scale", offset=which == "offset", init_std=params.init_std, init_seed=context.seed
     )
     unwatched = replace(context.session, validation=[])  # the validation loss plays no part in a ranking
+    if params.shuffle_targets:
+        unwatched.train = shuffled(unwatched.train, context.seed)
     fitted = train(unwatched, config, params, context.title)
     return Scores(interventions.head_norms(fitted.model, which=which), fitted.record)
 

@@ -52,6 +52,7 @@ def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str, metr
         n_heads=entry.n_heads,
         load_session=lambda: session_of(table, node),
         k=node.k if isinstance(node, FitNode) else (),
+        bottom=isinstance(node, FitNode) and node.bottom,
         activations_dir=table.folder(activations) if activations else None,
         ranking_dir=table.folder(ranking) if ranking else None,
         metric=metric,

@@ -46,10 +46,10 @@ class Node:
     def identity(self) -> dict[str, Any]:
         """The fields as plain data, as JSON would give them back; nodes among them as their own identities.
 
-        The training seed is part of it only where it is not that of the split.
+        Fields that can only be given by name are part of it only where they are not what they are by default.
         """
-        found = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}  # type: ignore[arg-type]
-        return {name: value for name, value in found.items() if (name, value) != ("training_seed", None)}
+        found = {entry: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+        return {at.name: _plain(value) for at, value in found.items() if not (at.kw_only and value == at.default)}
 
 
 def _plain(value: Any) -> Any:
@@ -155,6 +155,7 @@ class FitNode(Node):
     """One fitted method: the unit of comparison.
 
     ``k`` is the number of heads it edits, or the numbers it chooses from on validation; empty without selected heads.
+    They are the first of the ranking, or with ``bottom`` the last.
     """
 
     PATTERN = "{model}/{task}/fold{fold}/seed{seed}/{method}-{hash}"
@@ -169,6 +170,7 @@ class FitNode(Node):
     ranking: LocalizeNode | None
     k: tuple[int, ...]
     training_seed: int | None = field(default=None, kw_only=True)
+    bottom: bool = field(default=False, kw_only=True)
 
     @cached_property
     def wildcards(self) -> dict[str, Any]:
@@ -185,6 +187,11 @@ class FitNode(Node):
     def label(self) -> str:
         """What the node's folder is called, before the hash."""
         return self.method
+
+    @property
+    def selector(self) -> str | None:
+        """By what its heads are selected, for tables."""
+        return f"{self.ranking.localizer}{' (bottom)' if self.bottom else ''}" if self.ranking else None
 
     @property
     def seed(self) -> int:

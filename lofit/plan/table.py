@@ -165,7 +165,8 @@ class RunTable:
         form, shared = methods.load_method(name).Params, self.config.shared_params
         values = resolve(METHODS / f"{name}.yaml", form, model, data.task, shared, entry.params)
         params, dtype = form.model_validate(values), self.config.dtype_of(model)
-        return FitNode(model, self._source(model), dtype, data, name, params, ranking, k)
+        bottom = bool(ranking and entry.heads and entry.heads.bottom)
+        return FitNode(model, self._source(model), dtype, data, name, params, ranking, k, bottom=bottom)
 
     def _comparison(self) -> Iterable[FitNode]:
         """Every method on every task, with heads selected on the same split."""
@@ -358,7 +359,7 @@ class RunTable:
                 "fold": node.data.fold,
                 "seed": node.seed,
                 "method": node.method,
-                "selector": node.ranking.localizer if node.ranking else None,
+                "selector": node.selector,
                 "head_task": node.ranking.data.task if node.ranking else None,
                 "k": "|".join(map(str, node.k)) or None,
             }

@@ -53,8 +53,8 @@ def read_ranking(path: Path) -> pd.DataFrame:
     return pq.read_table(path, schema=SCHEMA).to_pandas().sort_values("rank", ignore_index=True)
 
 
-def top_heads(path: Path, k: int) -> list[Head]:
-    """Read the ``k`` best heads of a ranking file, best first.
+def top_heads(path: Path, k: int, *, bottom: bool = False) -> list[Head]:
+    """Read the ``k`` best heads of a ranking file, best first; with ``bottom`` the worst, worst first.
 
     Raises:
         FitError: the ranking has fewer heads (its localization failed, or it is for another model).
@@ -62,4 +62,6 @@ def top_heads(path: Path, k: int) -> list[Head]:
     frame = read_ranking(path)
     if len(frame) < k:
         raise FitError(f"{path}: {k} heads asked for, {len(frame)} ranked")
+    if bottom:
+        frame = frame[::-1]
     return [(int(layer), int(head)) for layer, head in zip(frame["layer"][:k], frame["head"][:k], strict=True)]

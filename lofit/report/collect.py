@@ -79,7 +79,7 @@ class EvaluatedRun:
         task: the task on which the method was fitted.
         fold: fold of ``task``.
         method: the method's name.
-        selector: the localizer that ranked the heads; None for methods without head selection.
+        selector: by what heads were selected; None for methods without head selection.
         head_task: the task on which the heads were selected (``task`` itself unless heads are transferred).
         n_heads: number of heads edited (K); None for methods without head selection and methods that choose K.
         n_train: number of training examples.

@@ -128,7 +128,7 @@ def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
         assert ranking, "the arms of such an experiment select heads"
         data, reason = ranking.data, why_lost(table, ranking)
         file = table.folder(ranking) / "heads.parquet"
-        layers = [] if reason else [layer for layer, _ in top_heads(file, arm.fit.k[-1])]
+        layers = [] if reason else [layer for layer, _ in top_heads(file, arm.fit.k[-1], bottom=arm.fit.bottom)]
         row: dict[str, Any] = {"model": arm.fit.model, "task": arm.fit.data.task, "arm": arm.label}
         row |= {"ranking": ranking.id, "note": f"seed {data.seed} fold {data.fold} failed: {reason}" if reason else ""}
         row |= {} if reason else {"seed": data.seed, "fold": data.fold}

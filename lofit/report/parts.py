@@ -26,7 +26,7 @@ def evaluated_run(table: RunTable, evaluation: EvalNode) -> EvaluatedRun:
         task=node.data.task,
         fold=node.data.fold,
         method=node.method,
-        selector=ranking.localizer if ranking else None,
+        selector=node.selector,
         head_task=ranking.data.task if ranking else None,
         n_heads=node.k[0] if len(node.k) == 1 and not load_method(node.method).chooses_k else None,
         n_train=manifest["counts"]["train"]["kept"],

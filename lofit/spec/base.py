@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
 
 from lofit.errors import ConfigError
 from lofit.files import expanded
@@ -102,6 +102,7 @@ class HeadsConfig(Form):
         min_length=1,
         description="how many heads; one run for each value, or the grid that a method such as iti chooses from",
     )
+    bottom: StrictBool = Field(default=False, description="edit the heads that are ranked last instead of first")
     params: dict[str, Any] = Field(default={}, description="overrides of the localizer's recipe")
 
 

@@ -25,6 +25,7 @@ class FitContext:
         seed: seed of everything random in the node.
         n_layers, n_heads: shape of the model.
         k: numbers of heads to edit: one, or those that a method chooses from; empty for a method without heads.
+        bottom: whether the heads that are ranked last are edited, instead of the first.
         load_session: opens the model, its tokenizer and the rows.
         activations_dir: folder of the capture node, for localizers and methods that use activations.
         ranking_dir: folder of the localize node, for methods that edit selected heads.
@@ -38,6 +39,7 @@ class FitContext:
     n_heads: int
     load_session: Callable[[], Session]
     k: tuple[int, ...] = ()
+    bottom: bool = False
     activations_dir: Path | None = None
     ranking_dir: Path | None = None
     metric: Metric | None = None
@@ -61,7 +63,7 @@ class FitContext:
         return read_activations(self.activations_dir)
 
     def heads(self, k: int) -> list[Head]:
-        """Return the ``k`` best heads of the ranking, best first.
+        """Return the ``k`` best heads of the ranking, best first; the worst, worst first, if they are to be edited.
 
         Raises:
             FitError: the localize node failed, or ranked fewer heads.
@@ -71,4 +73,4 @@ class FitContext:
         status = read_json(require(self.ranking_dir / "localize.json", f"node localize {node_id}"))
         if status["status"] != "ok":
             raise FitError(f"localization failed: {status['reason']}")
-        return top_heads(self.ranking_dir / "heads.parquet", k)
+        return top_heads(self.ranking_dir / "heads.parquet", k, bottom=self.bottom)

@@ -268,6 +268,17 @@ def test_heads_of_another_task() -> None:
     }  # fmt: skip
 
 
+def test_heads_that_are_ranked_last() -> None:
+    """They are another run on the same ranking, and plain runs are called as if there were no such choice."""
+    heads = [{"k": [3]}, {"k": [3], "bottom": True}]
+    first, last = (table(methods={"lofit": {"heads": at}}, seeds=[1], transfer=None) for at in heads)
+    assert first.localize.keys() == last.localize.keys()
+    assert not first.fits.keys() & last.fits.keys()
+    assert {row["selector"] for row in last.summary()} == {"lofit (bottom)"}
+    for fit in (*first.fits.values(), *last.fits.values()):
+        assert fit.identity.get("bottom") == (True if fit.bottom else None)
+
+
 def test_precision_is_part_of_a_run_and_the_device_is_not() -> None:
     def ids(**changes: Any) -> set[str]:
         return set(table(**changes).fits)

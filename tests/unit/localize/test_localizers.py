@@ -12,6 +12,7 @@ from lofit.activations import probes
 from lofit.activations.probes import ProbeScores
 from lofit.interventions import LofitConfig
 from lofit.localizers import load_localizer, localizer_names
+from lofit.localizers.lofit import shuffled
 from lofit.rankings.ranking import rank_heads
 from lofit.training.context import FitContext
 from lofit.training.trainer import train
@@ -71,21 +72,37 @@ def test_ties_between_probes_go_to_the_lower_log_loss(tmp_path: Path) -> None:
     assert heads[:6] == [(1, 1), (0, 2), (2, 2), (1, 0), (0, 3), (2, 3)]
 
 
+def test_the_control_of_step_a_trains_on_the_answers_of_other_rows(tmp_path: Path) -> None:
+    rows = session().train
+    moved = shuffled(rows, seed=1)
+    assert moved == shuffled(rows, seed=1) != shuffled(rows, seed=2)
+    assert [row["prompt"] for row in moved] == [row["prompt"] for row in rows]
+    places = [[at["target"] for at in rows].index(row["target"]) for row in moved]
+    assert sorted(places) == list(range(len(rows)))
+    assert not any(place == at for at, place in enumerate(places))
+    pairs = shuffled([{"train_prompt": n, "chosen": n, "rejected": n} for n in range(5)], seed=1)
+    assert all(row["chosen"] == row["rejected"] != row["train_prompt"] for row in pairs)
+    plain, control = (scores("lofit", tmp_path, **TRAINING, shuffle_targets=value) for value in (False, True))
+    np.testing.assert_array_equal(plain, scores("lofit", tmp_path, **TRAINING))
+    assert not np.allclose(plain, control, rtol=0.01)
+
+
 def test_random_heads_differ_by_seed_and_by_split_and_need_no_model() -> None:
     localizer = load_localizer("random")
 
-    def draw(name: str, seed: int) -> list[float]:
+    def draw(name: str, seed: int, **params: int) -> list[float]:
         def no_model() -> Any:
             raise AssertionError("no model is needed")
 
         bench = FitContext("t", name, seed, 30, 9, no_model)
-        values: list[float] = localizer.score(bench, localizer.Params()).values.ravel().tolist()
+        values: list[float] = localizer.score(bench, localizer.Params(**params)).values.ravel().tolist()
         return values
 
     one = draw("m/truthfulqa/fold0", 1)
     assert one == draw("m/truthfulqa/fold0", 1)
     assert one != draw("m/truthfulqa/fold1", 1)
     assert one != draw("m/truthfulqa/fold0", 2)
+    assert one != draw("m/truthfulqa/fold0", 1, draw=1)
     assert len(set(one)) == 270
 
 

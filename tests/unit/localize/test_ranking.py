@@ -28,6 +28,7 @@ def test_equal_scores_go_by_the_tie_break_and_others_never_do() -> None:
 def test_file_round_trip(tmp_path: Path) -> None:
     write_ranking(rank_heads(np.arange(12.0).reshape(3, 4)), tmp_path / "heads.parquet")
     assert top_heads(tmp_path / "heads.parquet", 3) == [(2, 3), (2, 2), (2, 1)]
+    assert top_heads(tmp_path / "heads.parquet", 2, bottom=True) == [(0, 0), (0, 1)]
     with pytest.raises(FitError, match="13 heads asked for, 12 ranked"):
         top_heads(tmp_path / "heads.parquet", 13)
 
