@@ -19,7 +19,7 @@ from tests.checkpoint import save_checkpoint
 
 
 def tiny_config(folder: Path, methods: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """ListOps on a tiny model, everything below ``folder``; also written there as ``config.yaml``."""
+    """ListOps on a tiny model, as in the recipes, everything below ``folder``; also written there as a file."""
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
         save_checkpoint(checkpoint)
@@ -28,6 +28,7 @@ def tiny_config(folder: Path, methods: dict[str, Any], **changes: Any) -> dict[s
         "model_sources": {"tiny": {"source": {"kind": "local", "path": str(checkpoint)}, "n_layers": 3, "n_heads": 4}},
         "tasks": {"listops": {"options": {"n_train": 8, "n_validation": 4, "n_test": 6}}},
         "methods": methods,
+        "lr_grid": None,
         "results": str(folder / "results"),
         "resources": str(folder / "resources"),
         "device": "cpu",

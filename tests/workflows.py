@@ -45,6 +45,7 @@ class Workflow:
                 "full": {"params": TRAINING},
             },
             "transfer": {"k": 3},
+            "lr_grid": None,
             "threads": 1,
         }
         self.variables: dict[str, str] = {}

@@ -53,6 +53,7 @@ def experiment_problems(config: Config) -> Iterator[str]:
             continue
         yield from _axis_problems(config, spec, key)
         yield from _variance_problems(config, spec, key)
+        yield from _seed_problems(config, spec.seeds, f"{key}.seeds")
         for task in spec.tasks or []:
             if task not in config.tasks:
                 yield f"{key}.tasks: {registry.unknown('task', task, config.tasks)}"
@@ -69,6 +70,15 @@ def _score_problems(config: Config, names: list[str] | None, key: str) -> Iterat
     first = config.protocols[0]
     if not scored_under(config, first, names or config.tasks):
         yield f"{key}: none of them is scored under '{first}', the first of the protocols; put another one first"
+
+
+def _seed_problems(config: Config, seeds: list[int] | None, key: str) -> Iterator[str]:
+    """Yield a problem unless seeds are configured ones, with the first, with which all runs that have no seed."""
+    for seed in seeds or []:
+        if seed not in config.seeds:
+            yield f"{key}: {seed} is not among the configured seeds ({', '.join(map(str, config.seeds))}); add it there"
+    if seeds and config.seeds[0] not in seeds:
+        yield f"{key}: the first configured seed, {config.seeds[0]}, is missing; add it"
 
 
 def _axis_problems(config: Config, spec: ExperimentConfig, key: str) -> Iterator[str]:
@@ -136,5 +146,6 @@ def transfer_problems(config: Config, transfer: TransferConfig) -> Iterator[str]
     for task in transfer.tasks or []:
         if task not in config.tasks:
             yield f"transfer.tasks: {registry.unknown('task', task, config.tasks)}"
+    yield from _seed_problems(config, transfer.seeds, "transfer.seeds")
     yield from _score_problems(config, transfer.tasks, "transfer.tasks")
     yield from head_count_problems(config, [transfer.k], "transfer.k")

@@ -61,6 +61,9 @@ class TransferConfig(Form):
     method: str = "lofit"
     k: HeadCount = 0.10
     tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
+    seeds: list[Seed] | None = Field(
+        default=None, min_length=1, description="of the configured seeds; null: all of them"
+    )
     random_row: StrictBool = Field(
         default=False, description="also offsets on as many random heads, as the last row of the heat map"
     )
@@ -104,6 +107,17 @@ class Config(Form):
         default=None,
         ge=2,
         description="settings that every searched method tries, drawn at random from larger grids; null: whole grids",
+    )
+    lr_grid: list[Annotated[float, Field(gt=0)]] | None = Field(
+        default=[0.3, 1, 3, 10],
+        min_length=2,
+        description="learning rates that every trained method chooses from, unless it has a `search` or its `params` "
+        "an `lr`, as multiples of its recipe's, ascending; if the best is the first or the last, one more beyond it is "
+        "tried; null: each method trains at its recipe's",
+    )
+    search_seeds: Literal["first", "each"] = Field(
+        default="first",
+        description="seeds that searches are made with; first: the other seeds take what was chosen with the first one",
     )
     select_by: Literal["metric", "loss"] = Field(
         default="metric",

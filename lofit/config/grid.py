@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,20 @@ MAX_SIZE = 10_000
 def size(search: SearchConfig) -> int:
     """Return the number of settings in the whole grid."""
     return math.prod(len(values) for values in search.axes.values())
+
+
+def lr_search(rate: float, factors: Sequence[float]) -> SearchConfig:
+    """Return the search among multiples of a learning rate, rounded to six digits."""
+    return SearchConfig(params={"lr": [_rounded(rate * factor) for factor in factors]})
+
+
+def beyond(rates: Sequence[float]) -> tuple[float, float]:
+    """Return the learning rates that extend an ascending grid by its first and by its last ratio."""
+    return _rounded(rates[0] ** 2 / rates[1]), _rounded(rates[-1] ** 2 / rates[-2])
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.6g}")
 
 
 def settings(entry: MethodConfig, search: SearchConfig, n: int | None) -> list[tuple[dict[str, Any], MethodConfig]]:

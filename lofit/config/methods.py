@@ -95,16 +95,16 @@ def _search_problems(config: Config, name: str, entry: MethodConfig, searched: S
 
 
 def budget_problems(config: Config) -> Iterator[str]:
-    """Yield a problem if methods that choose on validation data try different numbers of settings.
+    """Yield a problem if searches try different numbers of settings, or if ``lr_grid`` does not ascend.
 
-    This is checked only if the configuration has a search.
+    Methods that choose among estimates (``iti``, ``repe``) have grids of their own; tables name what is unequal.
     """
+    if config.lr_grid and sorted(set(config.lr_grid)) != config.lr_grid:
+        yield f"lr_grid: {config.lr_grid} does not ascend; sort it, with every factor once"
     entries = [(f"methods.{name}", name, entry or MethodConfig()) for name, entry in config.methods.items()]
     for title in config.experiments:
         arms = (config.experiment(title).arms or {}).items()
         entries += [(f"experiments.{title}.arms.{label}", arm.method, arm) for label, arm in arms]
-    if not any(entry.search for _, _, entry in entries):
-        return
     tried = {key: _settings_tried(config, name, entry) for key, name, entry in entries}
     chosen = {key: count for key, count in tried.items() if count > 1}
     if len(set(chosen.values())) > 1:
@@ -113,14 +113,15 @@ def budget_problems(config: Config) -> Iterator[str]:
 
 
 def _settings_tried(config: Config, name: str, entry: MethodConfig) -> int:
-    """Return how many settings are compared on validation data (first model and task); 1 if there is no choice."""
+    """Return how many fits a search chooses from; 1 if there is none."""
     if entry.search:
         return min(grid.size(entry.search), config.search_points or math.inf)  # type: ignore[return-value]
-    method = methods.load_method(name)
-    model, task = config.models[0], next(iter(config.tasks))
-    params = resolve(METHODS / f"{name}.yaml", method.Params, model, task, config.shared_params, entry.params)
-    heads = len((entry.heads or HeadsConfig()).k) if method.chooses_k else 1
-    return heads * math.prod(len(params[axis]) for axis in method.grid)
+    return len(config.lr_grid) if config.lr_grid and searches_lr(name, entry) else 1
+
+
+def searches_lr(name: str, entry: MethodConfig) -> bool:
+    """Return whether ``lr_grid`` applies to a method: it is trained, and its configuration gives no learning rate."""
+    return not entry.search and "lr" in methods.load_method(name).Params.model_fields and "lr" not in entry.params
 
 
 def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str) -> Iterator[str]:

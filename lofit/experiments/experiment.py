@@ -41,6 +41,9 @@ class ExperimentConfig(Form):
     kind: Kind | None = Field(default=None, description="null: that of the package's experiment")
     title: Line | None = Field(default=None, description="what tables and figures are headed with")
     tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
+    seeds: list[Seed] | None = Field(
+        default=None, min_length=1, description="of the configured seeds; null: all of them"
+    )
     arms: dict[Line, ArmConfig] | None = Field(default=None, min_length=1, description="what is compared, by name")
     primary: Line | None = Field(
         default=None,

@@ -58,7 +58,7 @@ def fit(context: FitContext, params: Params) -> Fitted:
         return Penalty(value, gates[0].draw, gates[0].generator)
 
     fitted = train(context.session, config, params, context.title, penalty)
-    fitted.record["closed_gates"] = gates[0].close()
+    fitted.record["gates"] = gates[0].close()
     return fitted
 
 
@@ -70,6 +70,7 @@ METHOD = Method(
     learns="a, v and two hard-concrete gates on every head, by gradient; gates are multiplied into a and v afterwards",
     parameters="2 L H d (2 L H (d + 1) while training)",
     deviations="penalty divided by the number of heads once, not twice; its weights change with training steps only; "
-    "linear decay, last epoch's weights and the task's own prompt instead of cosine, early stopping and a template",
+    "linear decay and the task's own prompt instead of cosine and a template; the best epoch by the validation metric "
+    "instead of early stopping",
     fit=fit,
 )

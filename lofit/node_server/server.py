@@ -38,14 +38,13 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _LIBC = ctypes.CDLL(None)
 _CUDA_ERROR_NOT_INITIALIZED = 3
 
-_LEARNING = ["lofit.nodes.fit", "lofit.nodes.localize", "lofit.nodes.capture", "sklearn.linear_model"]
+_LEARNING = ["lofit.nodes.select_best", "lofit.nodes.localize", "lofit.nodes.capture", "sklearn.linear_model"]
 _SCORING = ["lofit.nodes.evaluate"]
 _DRAWING = [f"lofit.report.{name}" for name in ("parts", "page", "experiments", "transfer", "overlap")]
 _IMPORTS = {
     **dict.fromkeys(client.MODEL_KINDS, _LEARNING),
     "evaluate": _SCORING,
     **dict.fromkeys([*client.REPORT_COMMANDS, "train"], _DRAWING),
-    "select_best": ["lofit.nodes.select_best"],
 }
 """Modules that a server imports before its first fork for a verb; for other verbs the fork imports what it needs."""
 

@@ -12,19 +12,19 @@ from lofit.plan.table import RunTable
 from lofit.training.context import FitContext
 
 
-def save_point_file(table: RunTable, node: LocalizeNode | FitNode) -> Path:
-    """Return where the training of a node is saved; code of a method or localizer that was edited starts anew."""
-    return table.folder(node) / f"savepoint-{short_hash(kind_of(node).triggers(table, node))}.safetensors"
+def save_point_file(table: RunTable, node: LocalizeNode | FitNode, folder: Path) -> Path:
+    """Return where training is saved in a folder; code of a method or localizer that was edited starts anew."""
+    return folder / f"savepoint-{short_hash(kind_of(node).triggers(table, node))}.safetensors"
 
 
-def remove_save_points(table: RunTable, node: LocalizeNode | FitNode) -> None:
+def remove_save_points(folder: Path) -> None:
     """Remove the save points of a node whose results are written."""
-    for file in table.folder(node).glob("savepoint-*.safetensors"):
+    for file in folder.glob("savepoint-*.safetensors"):
         file.unlink()
 
 
-def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) -> Session:
-    """Load the model, the tokenizer and the rows of a node."""
+def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode, save_to: Path | None = None) -> Session:
+    """Load the model, the tokenizer and the rows of a node; its training is saved in the file ``save_to``."""
     objective = table.config.task(node.data.task).objective
     assert objective, f"{node.data.task} is for evaluation only"
     return open_session(
@@ -36,12 +36,22 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) 
         dtype=node.dtype,
         progress=table.config.progress,
         compute=table.config.training,
-        save_to=None if isinstance(node, ActivationsNode) else save_point_file(table, node),
+        save_to=save_to,
     )
 
 
-def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str, metric: Metric | None = None) -> FitContext:
-    """Return the :class:`FitContext` of a node, which its localizer or method gets; the model is not loaded yet."""
+def open_context(
+    table: RunTable, node: LocalizeNode | FitNode, title: str, folder: Path, metric: Metric | None = None
+) -> FitContext:
+    """Return the :class:`FitContext` of a node, which its localizer or method gets; the model is not loaded yet.
+
+    Args:
+        table: the run table of the configuration.
+        node: the node.
+        title: for progress bars.
+        folder: where training is saved.
+        metric: the headline metric on the validation rows, if it is to be computed.
+    """
     entry, activations = table.config.model_entry(node.model), table.activations_of(node)
     ranking = node.ranking if isinstance(node, FitNode) else None
     return FitContext(
@@ -50,7 +60,7 @@ def open_context(table: RunTable, node: LocalizeNode | FitNode, title: str, metr
         seed=node.own_seed,
         n_layers=entry.n_layers,
         n_heads=entry.n_heads,
-        load_session=lambda: session_of(table, node),
+        load_session=lambda: session_of(table, node, save_point_file(table, node, folder)),
         k=node.k if isinstance(node, FitNode) else (),
         bottom=isinstance(node, FitNode) and node.bottom,
         activations_dir=table.folder(activations) if activations else None,

@@ -39,16 +39,30 @@ def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
         with record_failure() as report, limited(table.config.limits, table.config.device):
             if killed:
                 raise FitError(killed)
-            report |= _fit(table, node, adapter)
+            report |= fit_into(table, node, folder, adapter)
     write_json(folder / "run.json", node.identity)
     write_json(folder / "fit.json", report)
-    remove_save_points(table, node)
+    remove_save_points(folder)
 
 
-def _fit(table: RunTable, node: FitNode, adapter: Path) -> dict[str, Any]:
+def fit_into(table: RunTable, node: FitNode, folder: Path, adapter: Path) -> dict[str, Any]:
+    """Fit a method and write its adapter.
+
+    Args:
+        table: the run table of the configuration.
+        node: what is fitted.
+        folder: where training is saved, so that it can be resumed.
+        adapter: an empty folder for the adapter.
+
+    Returns:
+        What ``fit.json`` says of a fit, besides its status.
+
+    Raises:
+        FitError, EditError: the fit failed.
+    """
     method = load_method(node.method)
     assert method.fit is not None
-    context = open_context(table, node, f"{node.method} on {node.data.task}", _metric(table, node))
+    context = open_context(table, node, f"{node.method} on {node.data.task}", folder, _metric(table, node))
     fitted = method.fit(context, node.params)
     fitted.model.save_pretrained(str(adapter), safe_serialization=True)
     _sort_sets(fitted.model, adapter / "adapter_config.json")

@@ -32,14 +32,14 @@ def run(table: RunTable, node: LocalizeNode, killed: str | None = None) -> None:
     with record_failure() as report, limited(table.config.limits, table.config.device):
         if killed:
             raise FitError(killed)
-        context = open_context(table, node, f"{node.localizer} heads on {node.data.task}")
+        context = open_context(table, node, f"{node.localizer} heads on {node.data.task}", folder)
         scores = localizer.score(context, node.params)
         ranking = rank_heads(scores.values, scores.tie_breaks)
         report |= scores.record
     write_json(folder / "run.json", node.identity)
     write_ranking(ranking, folder / "heads.parquet")
     write_json(folder / "localize.json", report)
-    remove_save_points(table, node)
+    remove_save_points(folder)
 
 
 def summary_line(folder: Path) -> str:

@@ -1,4 +1,8 @@
-"""The select_best node: keep the setting of a search that is the best on the validation rows."""
+"""The select_best node: keep the setting of a search that is the best on the validation rows.
+
+It also fits what cannot be planned before: a learning rate beyond the grid if the best is at its edge, and for other
+seeds or other heads the setting that was chosen.
+"""
 
 from __future__ import annotations
 
@@ -7,53 +11,99 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lofit.errors import LofitError
+from lofit.errors import FitError, LofitError
 from lofit.files import atomic_path, read_json, write_json
-from lofit.plan.kinds import FIT, LOCALIZE
-from lofit.plan.nodes import TunedNode
+from lofit.nodes.context import remove_save_points
+from lofit.nodes.fit import fit_into
+from lofit.nodes.limits import limited
+from lofit.nodes.status import record_failure
+from lofit.plan.kinds import FIT, LOCALIZE, SELECT_BEST
+from lofit.plan.nodes import FitNode, TunedNode
 from lofit.plan.table import RunTable
 
 
-def run(table: RunTable, node: TunedNode) -> None:
-    """Write ``adapter/``, ``fit.json`` and ``run.json`` of the best candidate, as a fit node does.
+def run(table: RunTable, node: TunedNode, killed: str | None = None) -> None:
+    """Write ``adapter/``, ``fit.json`` and ``run.json`` of the best setting, as a fit node does.
 
-    The best candidate has, after the epoch whose weights were kept, the highest headline metric on the validation rows,
+    The best setting has, after the epoch whose weights were kept, the highest headline metric on the validation rows,
     and of several the lowest validation loss; with ``select_by: loss`` the lowest loss. The first wins a tie. No other
-    criterion is used. ``fit.json`` is that of the best candidate with these keys added or replaced: ``chosen`` (its
-    point in the grid), ``chosen_run``, ``select_by``, ``search`` (every point with ``run``, ``validation_metric``,
-    ``validation_loss`` and, if it failed, ``reason``) and ``seconds`` (all candidates and their rankings together). If
-    all candidates failed, this node fails too.
+    criterion is used. ``fit.json`` is that of the best fit with these keys added or replaced: ``chosen`` (its point in
+    the grid), ``chosen_run``, ``select_by``, ``search`` (every point with ``run``, ``validation_metric``,
+    ``validation_loss`` and, if it failed, ``reason``), ``extended`` (whether the last of them is beyond the grid) and
+    ``seconds`` (of all settings and their rankings together). If all settings failed, this node fails too.
+
+    Args:
+        table: the run table of the configuration.
+        node: the node to run.
+        killed: reason of the failure, for a node that was killed; nothing is chosen.
 
     Raises:
         LofitError: it is to choose by the metric, and a candidate was fitted without.
     """
     folder = table.folder(node)
-    reports = [FIT.read_report(table, candidate) for candidate in node.candidates]
-    tried = [
-        {"run": candidate.id, "point": point, **_measured(report), "reason": report["reason"]}
-        for candidate, point, report in zip(node.candidates, node.points, reports, strict=True)
-    ]
-    known = [at for at, entry in enumerate(tried) if entry["validation_loss"] is not None]
-    if node.select_by == "metric":
-        for entry in (tried[at] for at in known):
-            if entry["validation_metric"] is None:
-                raise LofitError(
-                    f"{entry['run']}: fitted without a validation metric; run `lofit node fit` on it again"
-                )
+    search: dict[str, Any] = {"select_by": node.select_by, "search": [], "extended": False}
     with atomic_path(folder / "adapter") as adapter:
-        if known:
-            best = min(known, key=lambda at: _order(tried[at], node.select_by))
-            # Hard links where the file system allows them, since a candidate may be a whole checkpoint.
-            shutil.copytree(table.folder(node.candidates[best]) / "adapter", adapter, copy_function=_link)
-            report = reports[best] | {"chosen": reports[best].get("chosen", {}) | node.points[best]}
-            report["chosen_run"] = node.candidates[best].id
-            report["seconds"] = _seconds(table, node, reports)
-        else:
-            adapter.mkdir()
-            first = next((entry["reason"] for entry in tried if entry["reason"]), "there are no validation rows")
-            report = {"status": "failed", "reason": f"none of {len(tried)} settings can be chosen; the first: {first}"}
+        adapter.mkdir()
+        with record_failure() as report, limited(table.config.limits, table.config.device):
+            if killed:
+                raise FitError(killed)
+            make = _follow if node.leader else _choose
+            report |= make(table, node, adapter, search)
     write_json(folder / "run.json", node.identity)
-    write_json(folder / "fit.json", report | {"select_by": node.select_by, "search": tried})
+    write_json(folder / "fit.json", report | search)
+    remove_save_points(folder)
+
+
+def _choose(table: RunTable, node: TunedNode, adapter: Path, search: dict[str, Any]) -> dict[str, Any]:
+    """Put the best adapter in its place and return its report; ``search`` is filled with what was tried."""
+    reports = [FIT.read_report(table, candidate) for candidate in node.candidates]
+    tried = search["search"]
+
+    def add(fit: FitNode, point: dict[str, Any], report: dict[str, Any]) -> None:
+        tried.append({"run": fit.id, "point": point, **_measured(report), "reason": report["reason"]})
+
+    def best_of_all() -> int | None:
+        known = [at for at, entry in enumerate(tried) if entry["validation_loss"] is not None]
+        return min(known, key=lambda at: _order(tried[at], node.select_by), default=None)
+
+    for candidate, point, report in zip(node.candidates, node.points, reports, strict=True):
+        add(candidate, point, report)
+        if node.select_by == "metric" and tried[-1]["validation_loss"] is not None is tried[-1]["validation_metric"]:
+            raise LofitError(f"{candidate.id}: fitted without a validation metric; run `lofit node fit` on it again")
+    best = best_of_all()
+    edges = dict(zip((0, len(node.candidates) - 1), node.settings[len(node.candidates) :], strict=False))
+    if best in edges:
+        extension, point = edges[best]
+        with record_failure() as report:
+            report |= fit_into(table, extension, table.folder(node), adapter)
+        reports.append(report)
+        add(extension, point, report)
+        search["extended"] = True
+        best = best_of_all()
+    if best is None:
+        first = next((entry["reason"] for entry in tried if entry["reason"]), "there are no validation rows")
+        raise FitError(f"none of {len(tried)} settings can be chosen; the first: {first}")
+    if best < len(node.candidates):
+        shutil.rmtree(adapter)
+        # Hard links where the file system allows them, since a candidate may be a whole checkpoint.
+        shutil.copytree(table.folder(node.candidates[best]) / "adapter", adapter, copy_function=_link)
+    own = reports[best].get("chosen", {})
+    chosen = {"chosen": own | tried[best]["point"], "chosen_run": tried[best]["run"]}
+    return reports[best] | chosen | {"seconds": _seconds(table, node, reports)}
+
+
+def _follow(table: RunTable, node: TunedNode, adapter: Path, search: dict[str, Any]) -> dict[str, Any]:
+    """Fit the setting that the leader chose and return its report; ``search`` is filled with the leader's."""
+    assert node.leader
+    leader = SELECT_BEST.read_report(table, node.leader)
+    search |= {name: leader[name] for name in search}
+    if leader["status"] != "ok":
+        raise FitError(leader["reason"])
+    at = [fit.id for fit, _ in node.leader.settings].index(leader["chosen_run"])
+    fit, point = node.settings[at]
+    report = fit_into(table, fit, table.folder(node), adapter)
+    chosen = {"chosen": report.get("chosen", {}) | point, "chosen_run": fit.id}
+    return report | chosen | {"seconds": leader["seconds"] + _seconds(table, node, [report])}
 
 
 def _measured(report: dict[str, Any]) -> dict[str, float | None]:
@@ -69,9 +119,8 @@ def _order(measured: dict[str, Any], select_by: str) -> tuple[float, ...]:
 
 
 def _seconds(table: RunTable, node: TunedNode, reports: list[dict[str, Any]]) -> float:
-    """Return the seconds of the whole search; failed candidates count as 0, since their times are not known."""
-    rankings = {ranking.id: ranking for candidate in node.candidates if (ranking := candidate.ranking)}
-    ranked = [LOCALIZE.read_report(table, ranking) for ranking in rankings.values()]
+    """Return the seconds of fits and of all rankings; failed fits count as 0, since their times are not known."""
+    ranked = [LOCALIZE.read_report(table, ranking) for ranking in node.rankings]
     return sum(report.get("seconds", 0.0) for report in [*reports, *ranked])
 
 

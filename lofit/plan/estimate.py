@@ -13,7 +13,7 @@ import yaml
 
 from lofit import methods
 from lofit.plan.kinds import KINDS, counts
-from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode
+from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode, TunedNode
 from lofit.plan.table import RunTable
 from lofit.spec.hyperparameters import TrainParams
 
@@ -98,10 +98,13 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
         operations = FORWARD * task["test"] * task["item_tokens"]
     elif isinstance(node, ActivationsNode):
         operations = _reading(task)
+    elif isinstance(node, TunedNode) and not (node.leader or node.extensions):
+        operations = 0.0
     else:
         operations = _training(node, task)
         if isinstance(node, FitNode) and isinstance(node.params, TrainParams) and table.scores_validation(node):
-            operations += FORWARD * (node.params.epochs + 1) * task["validation"] * task["item_tokens"]
+            times = node.params.epochs + 1 if table.scores_every_epoch(node) else 1
+            operations += FORWARD * times * task["validation"] * task["item_tokens"]
     return Cost(1, 1e9 * billions * operations, START_SECONDS + BYTES * billions / GB_PER_SECOND)
 
 

@@ -126,10 +126,14 @@ def _training(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) -
     return found
 
 
-def _candidates(table: RunTable, node: TunedNode) -> Inputs:
-    """Every candidate, and what ranking its heads took."""
-    rankings = {fit.ranking.id: fit.ranking for fit in node.candidates if fit.ranking}
-    return {"fits": _all(FIT, table, node.candidates), "rankings": _all(LOCALIZE, table, rankings.values())}
+def _settings(table: RunTable, node: TunedNode) -> Inputs:
+    """Every candidate, or the node that has chosen; what ranking their heads took; and what a fit reads."""
+    if node.leader:
+        found = {"chosen": SELECT_BEST.outputs(table, node.leader)}
+    else:
+        found = {"fits": _all(FIT, table, node.candidates)}
+    found["rankings"] = _all(LOCALIZE, table, node.rankings)
+    return found | _training(table, node) if node.leader or node.extensions else found
 
 
 def _scoring(table: RunTable, node: EvalNode) -> Inputs:
@@ -175,7 +179,14 @@ FIT = NodeKind(
     # of a fit that was made without the metric, and that a search chooses from by now
     lambda table, node: [source_hash(methods.__name__, node.method), table.chooses_by_metric(node)],
 )
-SELECT_BEST = NodeKind("select_best", TunedNode, FIT.files, lambda table: table.tuned, _candidates)
+SELECT_BEST = NodeKind(
+    "select_best",
+    TunedNode,
+    FIT.files,
+    lambda table: table.tuned,
+    _settings,
+    lambda table, node: source_hash(methods.__name__, node.method),
+)
 EVALUATE = NodeKind(
     "evaluate",
     EvalNode,

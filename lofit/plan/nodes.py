@@ -210,12 +210,27 @@ class TunedNode(FitNode):
 
     What the candidates may differ in (``params``, ``ranking``) is here that of the first of them; ``k`` holds the
     numbers of heads of all of them. ``points`` says by which settings each was told from the others, and ``select_by``
-    what decides between them.
+    what decides between them. ``extensions`` are two fits beyond the lowest and the highest learning rate, of which the
+    node makes one if it chose that rate. With ``leader`` the node takes what that one chose, which has the same
+    candidates and extensions for another seed or other heads, and makes that single fit itself.
     """
 
     candidates: tuple[FitNode, ...]
     points: tuple[dict[str, Any], ...]
     select_by: Literal["metric", "loss"]
+    extensions: tuple[FitNode, ...] = field(default=(), kw_only=True)
+    leader: TunedNode | None = field(default=None, kw_only=True)
+
+    @property
+    def settings(self) -> list[tuple[FitNode, dict[str, Any]]]:
+        """Candidates and extensions, each with its point."""
+        further = [(fit, {"lr": fit.params.lr}) for fit in self.extensions]  # type: ignore[attr-defined]
+        return [*zip(self.candidates, self.points, strict=True), *further]
+
+    @property
+    def rankings(self) -> list[LocalizeNode]:
+        """Rankings of the heads of all settings, each once."""
+        return list({fit.ranking.id: fit.ranking for fit, _ in self.settings if fit.ranking}.values())
 
     @property
     def label(self) -> str:

@@ -5,17 +5,18 @@ This is the only fan-out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
 from lofit import localizers, methods
 from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig, grid
 from lofit.config.experiments import RANDOM
+from lofit.config.methods import searches_lr
 from lofit.config.recipes import resolve
 from lofit.errors import ConfigError
 from lofit.experiments import ArmConfig, ExperimentConfig
@@ -30,7 +31,7 @@ from lofit.plan.nodes import (
     Node,
     TunedNode,
 )
-from lofit.spec.base import HeadsConfig, MethodConfig
+from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
 from lofit.spec.protocol import PAPER
 
 ALL, MAIN, TRANSFER = "all", "main", "transfer"
@@ -43,6 +44,18 @@ def scores_task(method: str, task: str) -> bool:
     """Whether a method is defined for a task."""
     only = methods.load_method(method).tasks
     return not only or task in only
+
+
+def _like(fit: FitNode, change: Callable[[FitNode], FitNode]) -> FitNode:
+    """The same run with a change; a search is not made again, its choice is taken over."""
+    if not isinstance(fit, TunedNode):
+        return change(fit)
+    return replace(
+        cast(TunedNode, change(fit)),
+        candidates=tuple(map(change, fit.candidates)),
+        extensions=tuple(map(change, fit.extensions)),
+        leader=fit.leader or fit,
+    )
 
 
 def _unique(nodes: Iterable[N]) -> dict[str, N]:
@@ -60,10 +73,13 @@ class RunTable:
         scored = self.comparison | self.transfers
         for arms in self.experiments.values():
             scored |= {arm.fit.id: arm.fit for arm in arms}
-        self.tuned = {fit.id: fit for fit in scored.values() if isinstance(fit, TunedNode)}
-        self.fits = _unique(node for fit in self.tuned.values() for node in fit.candidates) | scored
+        tuned = [fit for fit in scored.values() if isinstance(fit, TunedNode)]
+        self.tuned = _unique([*(fit.leader for fit in tuned if fit.leader), *tuned])
+        made = _unique(node for fit in self.tuned.values() if not fit.leader for node in fit.candidates)
+        self.fits = made | self.tuned | scored
         fits = list(self.fits.values())
-        self.localize = _unique(fit.ranking for fit in fits if fit.ranking)
+        rankings = [ranking for fit in self.tuned.values() for ranking in fit.rankings]
+        self.localize = _unique([*rankings, *(fit.ranking for fit in fits if fit.ranking)])
         users: list[LocalizeNode | FitNode] = [*self.localize.values(), *fits]
         self.activations = _unique(node for node in map(self.activations_of, users) if node)
         self.evaluations = _unique(found for fit in scored.values() for found in self.evaluations_of(fit))
@@ -162,11 +178,13 @@ class RunTable:
         ranking: LocalizeNode | None = None,
         k: tuple[int, ...] = (),
     ) -> FitNode:
-        form, shared = methods.load_method(name).Params, self.config.shared_params
-        values = resolve(METHODS / f"{name}.yaml", form, model, data.task, shared, entry.params)
-        params, dtype = form.model_validate(values), self.config.dtype_of(model)
+        params, dtype = self._params(model, data, name, entry), self.config.dtype_of(model)
         bottom = bool(ranking and entry.heads and entry.heads.bottom)
         return FitNode(model, self._source(model), dtype, data, name, params, ranking, k, bottom=bottom)
+
+    def _params(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Any:
+        form, shared = methods.load_method(name).Params, self.config.shared_params
+        return form.model_validate(resolve(METHODS / f"{name}.yaml", form, model, data.task, shared, entry.params))
 
     def _comparison(self) -> Iterable[FitNode]:
         """Every method on every task, with heads selected on the same split."""
@@ -187,16 +205,40 @@ class RunTable:
             return  # every seed scores the same test items
         if not scores_task(name, data.task):
             return
-        if entry.search:
-            settings = grid.settings(entry, entry.search, self.config.search_points)
-            runs = [list(self._plain_runs(model, data, name, setting)) for _, setting in settings]
-            for tried in zip(*runs, strict=True):
-                shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
-                shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
-                points = tuple(point for point, _ in settings)
-                yield TunedNode(**shared, candidates=tried, points=points, select_by=self.config.select_by)
+        first = self.config.seeds[0]
+        if entry.search or (self.config.lr_grid and searches_lr(name, entry)):
+            tuned = self._tuned_runs(model, data, name, entry)
+            if data.seed == first or self.config.search_seeds == "each":
+                yield from tuned
+            else:
+                leaders = self._tuned_runs(model, replace(data, seed=first), name, entry)
+                yield from (replace(run, leader=leader) for run, leader in zip(tuned, leaders, strict=True))
         else:
             yield from self._plain_runs(model, data, name, entry)
+
+    def _tuned_runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[TunedNode]:
+        """The searches of one method on one split, each with fits of its own."""
+        further: list[MethodConfig] = []
+        if entry.search:
+            settings = grid.settings(entry, entry.search, self.config.search_points)
+        else:
+            assert self.config.lr_grid
+            search = grid.lr_search(self._params(model, data, name, entry).lr, self.config.lr_grid)
+            settings = grid.settings(entry, search, None)
+            ends = SearchConfig(params={"lr": list(grid.beyond(search.params["lr"]))})
+            further = [setting for _, setting in grid.settings(entry, ends, None)]
+        runs = [list(self._plain_runs(model, data, name, setting)) for _, setting in settings]
+        extensions = [list(self._plain_runs(model, data, name, setting)) for setting in further]
+        for number, tried in enumerate(zip(*runs, strict=True)):
+            shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
+            shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
+            yield TunedNode(
+                **shared,
+                candidates=tried,
+                points=tuple(point for point, _ in settings),
+                select_by=self.config.select_by,
+                extensions=tuple(fits[number] for fits in extensions),
+            )
 
     def _plain_runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
         method = methods.load_method(name)
@@ -219,7 +261,7 @@ class RunTable:
         for model in self.config.models:
             for task in spec.tasks or list(self.config.tasks):
                 for fold in self.folds(task)[:shown]:
-                    for seed in self.config.seeds[:shown]:
+                    for seed in (spec.seeds or self.config.seeds)[:shown]:
                         for label, arm in (spec.arms or {}).items():
                             for x, entry, data in self._points(spec, arm, model, task, fold, seed):
                                 for fit in self._runs(model, data, arm.method, entry):
@@ -230,12 +272,16 @@ class RunTable:
         if spec.kind != "variance":
             yield fit
             return
-        for seed in spec.training_seeds or self.config.seeds:
+        for seed in spec.training_seeds or spec.seeds or self.config.seeds:
             if seed == fit.data.seed:
                 yield fit
             else:
-                ranking = replace(fit.ranking, training_seed=seed) if fit.ranking else None
-                yield replace(fit, training_seed=seed, ranking=ranking)
+
+                def reseeded(node: FitNode, seed: int = seed) -> FitNode:
+                    ranking = replace(node.ranking, training_seed=seed) if node.ranking else None
+                    return replace(node, training_seed=seed, ranking=ranking)
+
+                yield _like(fit, reseeded)
 
     def _points(
         self, spec: ExperimentConfig, arm: ArmConfig, model: str, task: str, fold: int, seed: int
@@ -265,28 +311,36 @@ class RunTable:
     def _transfer(self) -> Iterable[FitNode]:
         """Offsets for each task on heads selected on every task, and on random heads if that is asked for.
 
-        Heads are of the same fold where there is one.
+        Heads are of the same fold where there is one. Hyperparameters of training are searched for with the heads that
+        are selected on the task itself, and taken over with the others.
         """
         transfer = self.config.transfer
         if not transfer:
             return
         names = transfer.tasks or list(self.config.tasks)
         for model in self.config.models:
-            k = (self.config.head_count(model, transfer.k),)
             entry = self._entry(transfer.method)
+            search = SearchConfig(params=entry.search.params) if entry.search and entry.search.params else None
+            heads = (entry.heads or HeadsConfig()).model_copy(update={"k": [transfer.k]})
+            entry = entry.model_copy(update={"heads": heads, "search": search})
             random = entry.model_copy(update={"heads": HeadsConfig(localizer=RANDOM)})
             for task in names:
                 for fold in self.folds(task):
-                    for seed in self.config.seeds:
+                    for seed in transfer.seeds or self.config.seeds:
                         data = self._data(task, fold, seed)
+                        (own,) = self._runs(model, data, transfer.method, entry)
                         chosen = [(self._head_data(data, source), entry) for source in names]
-                        for head_data, heads in [*chosen, *([(data, random)] if transfer.random_row else [])]:
-                            ranking = self._ranking(model, head_data, transfer.method, heads)
-                            yield self._fit(model, data, transfer.method, entry, ranking, k)
+                        for head_data, by in [*chosen, *([(data, random)] if transfer.random_row else [])]:
+                            ranking = self._ranking(model, head_data, transfer.method, by)
+                            yield own if ranking == own.ranking else _like(own, partial(replace, ranking=ranking))
 
     def scores_validation(self, fit: FitNode) -> bool:
         """Whether a fit computes the headline metric on the validation rows, beside the loss."""
-        return self.config.training.validate_by == "metric" or self.chooses_by_metric(fit)
+        return self.scores_every_epoch(fit) or self.chooses_by_metric(fit)
+
+    def scores_every_epoch(self, fit: FitNode) -> bool:
+        """Whether it does so after every epoch, and not at the end alone."""
+        return self.config.training.validate_by == "metric" or getattr(fit.params, "keep", "last") == "best"
 
     def chooses_by_metric(self, fit: FitNode) -> bool:
         """Whether something is chosen by the headline metric of a fit on the validation rows."""
@@ -294,8 +348,8 @@ class RunTable:
 
     @cached_property
     def _chosen_from_by_metric(self) -> set[str]:
-        by_metric = (node for node in self.tuned.values() if node.select_by == "metric")
-        return {candidate.id for node in by_metric for candidate in node.candidates}
+        by_metric = (node for node in self.tuned.values() if node.select_by == "metric" and not node.leader)
+        return {fit.id for node in by_metric for fit, _ in node.settings}
 
     def head_counts(self) -> dict[str, list[int]]:
         """Model to the numbers of heads that any of its runs may edit, ascending."""

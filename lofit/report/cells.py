@@ -15,7 +15,7 @@ from lofit.spec.protocol import COUNTED
 
 _NEEDED = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads",
-    "tried", "n_train", "n_items", *COUNTED, "seed", "eval_task", "protocol", "metric", "value", "status",
+    "tried", "extended", "n_train", "n_items", *COUNTED, "seed", "eval_task", "protocol", "metric", "value", "status",
     "trained_params",
 )  # fmt: skip
 

@@ -18,8 +18,9 @@ from lofit.spec.protocol import COUNTED
 
 #: Columns of ``results.parquet``, in order. ``value`` and ``stderr`` are as the evaluation wrote them (headline
 #: metrics are fractions in [0, 1]). ``tried`` is the number of settings compared on validation data (1: the configured
-#: setting only), and ``chosen`` is the chosen setting. ``*_seconds`` are seconds of wall time; for a search they cover
-#: all settings and their rankings. ``peak_memory_bytes`` is in bytes.
+#: setting only), ``extended`` how many of them are beyond the planned grid, and ``chosen`` is the chosen setting.
+#: ``*_seconds`` are seconds of wall time; for a search they cover all settings and their rankings.
+#: ``peak_memory_bytes`` is in bytes.
 SCHEMA = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
@@ -31,6 +32,7 @@ SCHEMA = pa.schema(
         pa.field("head_task", pa.string()),
         pa.field("n_heads", pa.int64()),
         pa.field("tried", pa.int64()),
+        pa.field("extended", pa.int64()),
         pa.field("chosen", pa.string()),
         pa.field("n_train", pa.int64(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
@@ -196,6 +198,7 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
     base["activations_seconds"] = sum(filter(None, seconds)) if seconds else None
     base["dtype"], base["backend"] = result.get("dtype"), result.get("backend")
     base["tried"] = len(fit.get("search") or fit.get("grid") or [fit]) if fit_path else None  # failed ones count too
+    base["extended"] = int(fit.get("extended", False)) if fit_path else None
     base["chosen"] = ", ".join(f"{name}={value}" for name, value in (fit.get("chosen") or {}).items()) or None
     # In workflow order: the first node that failed is the cause, so its reason is shown.
     for document, where in (

@@ -24,6 +24,8 @@ def search_table(table: RunTable) -> pd.DataFrame:
     """
     records = []
     for node in table.tuned.values():
+        if node.leader:
+            continue  # it chose nothing itself
         report = SELECT_BEST.read_report(table, node)
         where = {"model": node.model, "task": node.data.task, "fold": node.data.fold, "seed": node.seed}
         for entry in report["search"]:

@@ -52,7 +52,8 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
         ``<task>.seed_low`` and ``<task>.seed_high`` (95% interval of Student's t over seeds, NaN for one seed),
         ``<task>.percent_low`` and ``<task>.percent_high`` (95% interval over clusters of test items and over seeds),
         ``<task>.p_best`` (see ``compared_with_best``), ``<task>.seeds`` (int64), ``<task>.metric`` and
-        ``<task>.protocol``; then ``trained_params.min`` and ``.max`` (Int64) and ``note``.
+        ``<task>.protocol``; then ``settings`` (Int64; number of planned settings), ``trained_params.min`` and ``.max``
+        (Int64) and ``note``.
 
     Raises:
         ReportError: see ``headline_rows``; also if two runs have the same cell, seed and fold.
@@ -67,7 +68,7 @@ def main_table(results: pd.DataFrame, headline: Mapping[str, str], items: pd.Dat
     frame = pd.DataFrame(records)
     text = ["model", "method", *headline, "seeds", "tuned", "trained parameters"]
     frame = frame[text + [name for name in frame.columns if name not in text]]
-    whole = {"seeds", "trained_params.min", "trained_params.max"}
+    whole = {"seeds", "settings", "trained_params.min", "trained_params.max"}
     return frame.astype({name: "Int64" for name in whole})
 
 
@@ -199,11 +200,13 @@ _NUMBERS = (
 
 def _line(runs: pd.DataFrame, of_line: pd.DataFrame) -> dict[str, Any]:
     """Return one line of the table, text and numbers, from its runs and its cells."""
-    trained, tried = runs["trained_params"].dropna(), runs["tried"].max()
+    trained, tried, extended = runs["trained_params"].dropna(), runs["tried"].max(), runs["extended"].max()
     low, high = (int(trained.min()), int(trained.max())) if len(trained) else (None, None)
     first = of_line.iloc[0]
     line: dict[str, Any] = {"model": first["model"], "method": first["method"], "seeds": runs["seed"].nunique()}
-    line["tuned"] = f"best of {tried}" if pd.notna(tried) and tried > 1 else "no"
+    line["settings"] = (runs["tried"] - runs["extended"]).max()
+    beyond = f", {extended} beyond the grid" if pd.notna(extended) and extended else ""
+    line["tuned"] = f"best of {tried}{beyond}" if pd.notna(tried) and tried > 1 else "no"
     if low is None:
         line["trained parameters"] = MISSING
     else:
@@ -268,8 +271,16 @@ def _legend(frame: pd.DataFrame) -> str:
     return (
         f"Percent: {columns}. Folds are averaged within a seed, then seeds; in brackets the 95% interval "
         f"{_units(frame)}. {DAGGER} fewer seeds than the row has, {MISSING} no run. "
-        f"Bold: the best of a model, and what does not differ from it ({TEST})."
+        f"Bold: the best of a model, and what does not differ from it ({TEST}).{_budgets(frame)}"
     )
+
+
+def _budgets(frame: pd.DataFrame) -> str:
+    """Return a warning where methods were tuned with unequal budgets."""
+    if "settings" not in frame or frame["settings"].nunique() < 2:
+        return ""
+    low, high = frame["settings"].min(), frame["settings"].max()
+    return f" Unequal budgets of tuning: methods chose from {low} to {high} settings."
 
 
 def _units(frame: pd.DataFrame) -> str:

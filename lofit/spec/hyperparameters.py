@@ -63,6 +63,7 @@ class ComputeParams(NoParams):
     validate_by: Literal["loss", "metric"] = Field(
         default="loss",
         description="what is computed on the validation rows before training and after every epoch; metric: the task's "
-        "headline metric too, which takes longer; it is computed anyway where something is chosen by it",
+        "headline metric too, which takes longer; it is computed anyway after every epoch with keep: best, and at the "
+        "end where a search chooses by it",
     )
     compile: bool = Field(default=False, description="torch.compile of the trained layers; pays in long fits only")

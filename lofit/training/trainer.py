@@ -134,19 +134,23 @@ class Validation:
         """
         return self._means(forward)["loss"]
 
-    def measure(self, forward: Forward) -> dict[str, float | None]:
+    def measure(self, forward: Forward, scored: bool = True) -> dict[str, float | None]:
         """Compute all that is measured.
+
+        Args:
+            forward: the forward pass.
+            scored: whether to compute the metric, if the session has one.
 
         Returns:
             ``loss`` (None without validation rows); ``preference_accuracy`` (DPO), the share of pairs whose chosen
-            answer has the higher implicit reward; ``metric``, if the session has one.
+            answer has the higher implicit reward; ``metric``, if the session has one, or None instead.
 
         Raises:
             FitError: the loss or a prediction is not finite.
         """
         found = self._means(forward)
         if self._metric and self.rows:
-            found["metric"] = self._metric(forward.model, self._tokenizer)
+            found["metric"] = self._metric(forward.model, self._tokenizer) if scored else None
         return found
 
     @torch.no_grad()
@@ -289,10 +293,13 @@ def _loop(
     losses: list[float] = state["train_loss"]
     excluded = 0.0  # seconds spent on validation and on saving, which are not part of the cost of training
 
+    every_epoch = kept is not None or session.compute.validate_by == "metric"
+
     def validate() -> None:
         nonlocal excluded
         before = meter.seconds()
-        for name, value in validation.measure(forward).items():
+        scored = every_epoch or len(state["validation_loss"]) == params.epochs
+        for name, value in validation.measure(forward, scored).items():
             state.setdefault(f"validation_{name}", []).append(value)
         if kept is not None and kept.epoch(state) == len(state["validation_loss"]) - 1 > 0:
             kept.values = [p.detach().cpu().clone() for p in trained.masters]

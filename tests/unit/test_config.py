@@ -172,9 +172,15 @@ BROKEN = {
         put("methods", {"lora": search(lr=[1, 2]), "red": search(lr=[1, 2, 3])}),
         ["methods.red: tries 3 settings and methods.lora 2", "equal"],
     ),
-    "search beside a method with more to choose from": (
-        put("methods", {"lora": search(lr=[1, 2]), "iti": None}),
-        ["methods.iti: tries 14 settings and methods.lora 2", "equal"],
+    "search beside the grid of the others": (
+        put("methods", {"lora": search(lr=[1, 2]), "red": None}),
+        ["methods.red: tries 4 settings and methods.lora 2", "equal"],
+    ),
+    "grid that does not ascend": (put("lr_grid", [1, 10, 3]), ["lr_grid: [1.0, 10.0, 3.0] does not ascend"]),
+    "grid of one": (put("lr_grid", [1]), ["lr_grid", "2 items"]),
+    "seeds of an experiment": (
+        put("experiments", {"peft": {"seeds": [42, 7]}}),
+        ["experiments.peft.seeds: 7", "add it"],
     ),
     "not a mapping": ([1], ["mapping"]),
     "infinite number": (put("training", {"prefix_memory_gb": float("inf")}), ["training.prefix_memory_gb", "finite"]),
@@ -232,11 +238,11 @@ def test_plan_shows_every_run_and_the_size(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plan", "--configfile", str(file)], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert "smollm2-135m/listops/fold0/seed42/base-" in result.output
-    assert "6 nodes; about " in result.output
+    assert "10 nodes; about " in result.output
     assert re.search(r"tables/main +│ Methods by task, protocol paper +│ +2 │", result.output)
     rows = [line.split("│")[1:3] for line in result.output.splitlines() if line.count("│") == 5]
     assert {(rule.strip(), count.strip()) for rule, count in rows if count.strip().isdigit()} == {
-        ("fetch", "1"), ("prepare", "1"), ("localize", "1"), ("fit", "1"), ("evaluate", "2"),
+        ("fetch", "1"), ("prepare", "1"), ("localize", "1"), ("fit", "4"), ("select_best", "1"), ("evaluate", "2"),
     }  # fmt: skip
 
 

@@ -39,7 +39,8 @@ ROWS = {"n_train": 100, "n_validation": 20, "n_test": 50}
 
 
 def found(methods: dict[str, Any], **changes: Any) -> dict[str, Cost]:
-    config = {"models": ["llama-2-7b"], "tasks": {"siqa": {"options": ROWS}}, "methods": methods, **changes}
+    config = {"models": ["llama-2-7b"], "tasks": {"siqa": {"options": ROWS}}, "methods": methods, "lr_grid": None}
+    config |= changes
     made, unknown = costs(RunTable(parse_config(config)))
     assert unknown == []
     return made
@@ -71,6 +72,9 @@ def test_settings_of_a_search_count() -> None:
     one, four = (found({"lora": {"search": {"params": {"lr": rates}}}}) for rates in ([1, 2], [1, 2, 3, 4]))
     assert four["fit"].operations == pytest.approx(2 * one["fit"].operations)
     assert four["select_best"].operations == 0
+    gridded = found({"lora": {}}, lr_grid=[1, 2, 3, 4])  # of which one more may be tried
+    assert gridded["fit"].operations == four["fit"].operations
+    assert gridded["select_best"].operations == pytest.approx(four["fit"].operations / 4)
     assert four["evaluate"].operations == one["evaluate"].operations
 
 

@@ -33,6 +33,7 @@ CONFIG: dict[str, Any] = {
     "methods": {"base": None, "lofit": {"heads": {"k": [0.03, 0.1]}}, "lora": None},
     "seeds": [1, 2],
     "transfer": {"k": 0.1},
+    "lr_grid": None,
 }
 
 
@@ -151,7 +152,7 @@ def test_an_edited_method_or_localizer_is_another_trigger_and_another_save_point
     def told() -> list[Any]:
         registry.source_hash.cache_clear()
         seen = [FIT.triggers(made, lofit), LOCALIZE.triggers(made, lofit.ranking)]
-        return [*seen, save_point_file(made, lofit).name]
+        return [*seen, save_point_file(made, lofit, tmp_path).name]
 
     before = told()
     for package in ("methods", "localizers"):

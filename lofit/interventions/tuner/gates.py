@@ -93,15 +93,21 @@ class Gates:
         return torch.cat([gate.open_probability().to(self._device) for _, gate in self._gates[kind]]).mean()
 
     @torch.no_grad()
-    def close(self) -> dict[str, float]:
+    def close(self) -> dict[str, dict[str, float | list[float]]]:
         """Multiply the gates into the vectors and remove them.
 
         Returns:
-            Share of gates that are exactly 0, by kind of vector.
+            By kind of vector, of the gates as they are in evaluation: the shares that are exactly 0 (``closed``) and 1
+            (``open``), and their ``quartiles``, from the least to the greatest.
         """
-        shares = {}
+        found: dict[str, dict[str, float | list[float]]] = {}
         for kind, placed in self._gates.items():
-            shares[kind] = float(torch.cat([gate.gate().cpu() == 0 for _, gate in placed]).float().mean())
+            values = torch.cat([gate.gate().cpu() for _, gate in placed]).ravel()
+            found[kind] = {
+                "closed": float((values == 0).float().mean()),
+                "open": float((values == 1).float().mean()),
+                "quartiles": values.quantile(torch.linspace(0, 1, 5)).tolist(),
+            }
             for vectors, _ in placed:
                 parametrize.remove_parametrizations(vectors, self._adapter, leave_parametrized=True)
-        return shares
+        return found

@@ -278,7 +278,7 @@ def test_an_interrupted_fit_has_the_same_scores_and_does_not_score_again(
 
         method = load_method("lora")
         assert method.fit is not None
-        opened: Session = session(save_to=save_to, compute=ComputeParams(save_minutes=0))
+        opened: Session = session(save_to=save_to, compute=ComputeParams(save_minutes=0, validate_by="metric"))
         bench = fit_context(opened)
         bench.metric = metric
         return method.fit(bench, method.Params(lr=0.02, epochs=4, batch_size=4, dropout=0.3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
@@ -79,7 +80,11 @@ def test_gated_edit_equals_the_formula_and_folds(family: str, tmp_path: Any) -> 
     with edited(plain, family, {p: g[p[1]] * a[p] for p in a}, {p: g[p[1]] * v[p] for p in v}):
         expected = logits(plain)
     assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
-    assert gates.close() == {"scale": 0.25, "offset": 0.25}
+    told = gates.close()
+    assert told["scale"] == told["offset"]
+    assert (told["scale"]["closed"], told["scale"]["open"]) == (0.25, 0.25)
+    values = sorted(g.values())
+    assert told["scale"]["quartiles"] == pytest.approx(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist())
     assert torch.equal(logits(model), logits(model))
     assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
     model.save_pretrained(tmp_path / "adapter")

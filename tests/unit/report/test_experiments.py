@@ -324,6 +324,7 @@ def test_the_packages_experiments_are_valid_and_run_on_the_default_model() -> No
             "methods": {"base": None},
             "experiments": dict.fromkeys(builtin_names()),
             "seeds": [42, 43],
+            "lr_grid": None,
         }
     )
     table = RunTable(config)
