@@ -95,7 +95,9 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
     if not billions or not task:
         return None
     if isinstance(node, EvalNode):
-        operations = FORWARD * task["test"] * task["item_tokens"]
+        shots = methods.load_method(node.fit.method).shots
+        examples = shots(node.fit.params) * task.get("row_tokens", 0.0) if shots else 0.0
+        operations = FORWARD * task["test"] * (task["item_tokens"] + examples)
     elif isinstance(node, ActivationsNode):
         operations = _reading(task)
     elif isinstance(node, TunedNode) and not (node.leader or node.extensions):

@@ -62,6 +62,8 @@ def test_operations_are_those_of_the_passes() -> None:
     assert estimated["capture"].operations == pytest.approx(parameters * row * 120 * 2)
     assert estimated["localize"].operations == 0
     assert "fit" not in found({"base": None})
+    prompted = found({"fewshot": {"params": {"shots": 3}}})
+    assert prompted["evaluate"].operations == pytest.approx(parameters * (item + 3 * row) * 50 * 2)
     # At 100 TFLOP/s; 6.74e9 parameters of 2 bytes at 1 GB/s
     assert trained["evaluate"].hours(100) == pytest.approx(
         (parameters * item * 50 * 2 / 1e14 + START_SECONDS + 13.48) / 3600

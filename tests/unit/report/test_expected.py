@@ -233,7 +233,7 @@ def test_coverage_counts_cells_and_values_by_table() -> None:
     assert coverage(table) == {"main": (4, 2), "mine": (2, 0)}
     file = CONFIG / "modern.yaml"
     result = CliRunner().invoke(app, ["expected", "--configfile", str(file)], env={"COLUMNS": "200"})
-    assert re.search(r"main +│ +800 │ +40 │", result.output)
+    assert re.search(r"main +│ +880 │ +40 │", result.output)
 
 
 def test_counterparts_have_the_model_the_method_and_all_tasks() -> None:
