@@ -9,7 +9,7 @@ import yaml
 
 from lofit.config import parse_config
 from lofit.nodes import module_of
-from lofit.plan.kinds import CAPTURE, EVALUATE, FETCH, FIT, LOCALIZE, PREPARE, SELECT_BEST, NodeKind
+from lofit.plan.kinds import CAPTURE, EFFECTS, EVALUATE, FETCH, FIT, LOCALIZE, PLANT, PREPARE, SELECT_BEST, NodeKind
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
@@ -61,7 +61,7 @@ def run_nodes(table: RunTable, *kinds: NodeKind) -> None:
 
 def fit(table: RunTable) -> None:
     """Everything up to the fits, where models and data are there."""
-    run_nodes(table, CAPTURE, LOCALIZE, FIT, SELECT_BEST)
+    run_nodes(table, EFFECTS, PLANT, CAPTURE, LOCALIZE, FIT, SELECT_BEST)
 
 
 def run(table: RunTable) -> None:

@@ -18,7 +18,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 
 
 @app.command("node", hidden=True)
 def run_node(
-    kind: Annotated[str, typer.Argument(help="fetch, prepare, capture, localize, fit, select_best or evaluate.")],
+    kind: Annotated[
+        str, typer.Argument(help="fetch, prepare, effects, plant, capture, localize, fit, select_best or evaluate.")
+    ],
     run: Annotated[str, typer.Argument(metavar="ID", help="`lofit plan` lists fits, `snakemake -n` all nodes.")],
     configfile: ConfigFile = DEFAULT,
     threads: Threads = None,

@@ -54,6 +54,7 @@ def experiment_problems(config: Config) -> Iterator[str]:
         yield from _axis_problems(config, spec, key)
         yield from _variance_problems(config, spec, key)
         yield from _seed_problems(config, spec.seeds, f"{key}.seeds")
+        yield from _planted_problems(config, spec, key)
         for task in spec.tasks or []:
             if task not in config.tasks:
                 yield f"{key}.tasks: {registry.unknown('task', task, config.tasks)}"
@@ -111,12 +112,37 @@ def _variance_problems(config: Config, spec: ExperimentConfig, key: str) -> Iter
             yield f"{key}.arms.{label}.method: {arm.method} does not depend on a seed; choose another"
 
 
+def _planted_problems(config: Config, spec: ExperimentConfig, key: str) -> Iterator[str]:
+    if not spec.planted or spec.kind != "planted":
+        if spec.planted:
+            yield f"{key}.planted: only an experiment of kind planted has it; remove the key"
+        elif spec.kind == "planted":
+            yield f"{key}.planted: says how heads are damaged; give it, or `like: planted`"
+        return
+    key = f"{key}.planted"
+    yield from head_count_problems(config, list(spec.planted.k), f"{key}.k")
+    if any((damage.kind, damage.strength) == ("scale", 1) for damage in spec.planted.damages):
+        yield f"{key}.damages: a factor of 1 damages nothing; give another"
+    for axis in ("damages", "k", "n_train", "targets"):
+        if (twice := repeated([str(value) for value in getattr(spec.planted, axis)])) is not None:
+            yield f"{key}.{axis}: {twice} is given twice; remove one"
+    for arm in spec.planted.fitted or []:
+        if arm not in (spec.arms or {}):
+            yield f"{key}.fitted: {registry.unknown('arm', arm, spec.arms or {})}"
+
+
 def _arm_problems(config: Config, spec: ExperimentConfig, arm: ArmConfig, key: str) -> Iterator[str]:
     if arm.method not in methods.method_names():
         yield f"{key}.method: {registry.unknown_module('method', methods.__name__, arm.method)}"
         return
     method = methods.load_method(arm.method)
-    yield from one_method_problems(config, arm.method, arm, key)
+    yield from one_method_problems(config, arm.method, arm, key, planted=spec.kind == "planted")
+    if spec.kind == "planted":
+        if not method.localizer or method.chooses_k:
+            yield f"{key}.method: '{arm.method}' does not edit a given number of selected heads; choose lofit"
+        if arm.search:
+            yield f"{key}.search: one setting is run on planted heads; remove the key"
+        return
     if not method.scored_under(first := config.protocols[0]):
         yield f"{key}.method: '{arm.method}' is not scored under '{first}'; put another protocol first"
     if (spec.k or spec.kind in UNSCORED) and not method.localizer:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, StrictInt
 
 from lofit import localizers, methods, tasks
-from lofit.experiments import ExperimentConfig, resolved
+from lofit.experiments import ArmConfig, ExperimentConfig, resolved
 from lofit.sources.catalog import ModelEntry, load_catalog
-from lofit.spec.base import Form, HeadCount, MethodConfig, OwnFolder, Seed, SharedParams, UserPath
+from lofit.spec.base import Form, HeadCount, HeadsConfig, MethodConfig, OwnFolder, Seed, SharedParams, UserPath
 from lofit.spec.hyperparameters import ComputeParams
 from lofit.spec.precision import DTYPES, Dtype
 from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol
@@ -18,6 +18,8 @@ from lofit.tasks.task import Task
 
 METHODS = Path(methods.__file__).parent
 LOCALIZERS = Path(localizers.__file__).parent
+EVERY_HEAD = "all"
+"""The localizer that ranks nothing."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 """Pattern for names that become part of a file name."""
 
@@ -172,8 +174,19 @@ class Config(Form):
         return {f"judges.{name}": model for name, model in self.judges.model_dump().items()} if self.judges else {}
 
     def experiment(self, name: str) -> ExperimentConfig:
-        """Return a configured experiment; keys that the configuration omits come from the experiment of that name."""
-        return resolved(name, self.experiments[name])
+        """Return a configured experiment; keys that the configuration omits come from the experiment of that name.
+
+        On planted heads, every localizer is an arm, beside those that are given.
+        """
+        spec = resolved(name, self.experiments[name])
+        if spec.kind != "planted":
+            return spec
+        ranking = {
+            found: ArmConfig(method="lofit", heads=HeadsConfig(localizer=found))
+            for found in localizers.localizer_names()
+            if found != EVERY_HEAD
+        }
+        return spec.model_copy(update={"arms": ranking | (spec.arms or {})})
 
     def task(self, name: str) -> Task:
         """Return a task as its options have it, given its name under ``tasks`` or ``retention``."""

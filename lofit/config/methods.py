@@ -49,10 +49,13 @@ def shared_params_problems(config: Config) -> Iterator[str]:
                     yield f"{key}.{what}: {registry.unknown(what, name, configured)}"
 
 
-def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str) -> Iterator[str]:
+def one_method_problems(
+    config: Config, name: str, entry: MethodConfig, key: str, planted: bool = False
+) -> Iterator[str]:
     """Yield what is wrong with one method; ``key`` says where it is given.
 
-    It may be an entry under ``methods``, an arm of an experiment, or one point of a search.
+    It may be an entry under ``methods``, an arm of an experiment, which may be one on planted heads, or one point of a
+    search.
     """
     method = methods.load_method(name)
     if reason := method.skip(config.tasks, config.protocols, config.dtypes, config.backend):
@@ -60,7 +63,7 @@ def one_method_problems(config: Config, name: str, entry: MethodConfig, key: str
     if entry.heads and not method.localizer:
         yield f"{key}.heads: this method does not select heads; remove the key"
     if method.localizer:
-        yield from _heads_problems(config, entry.heads or HeadsConfig(), method.localizer, f"{key}.heads")
+        yield from _heads_problems(config, entry.heads or HeadsConfig(), method.localizer, f"{key}.heads", planted)
     yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
     if entry.search:
         yield from _search_problems(config, name, entry, entry.search, f"{key}.search")
@@ -124,13 +127,15 @@ def searches_lr(name: str, entry: MethodConfig) -> bool:
     return not entry.search and "lr" in methods.load_method(name).Params.model_fields and "lr" not in entry.params
 
 
-def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str) -> Iterator[str]:
+def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str, planted: bool) -> Iterator[str]:
     name, known = heads.localizer or default, localizers.localizer_names()
     if name not in known:
         yield f"{key}.localizer: {registry.unknown_module('localizer', localizers.__name__, name)}"
         return
     if heads.task is not None and heads.task not in config.tasks:
         yield f"{key}.task: {registry.unknown('task', heads.task, config.tasks)}"
+    if localizers.load_localizer(name).planted_only and not planted:
+        yield f"{key}.localizer: '{name}' is for experiments of kind planted alone; choose another"
     form = localizers.load_localizer(name).Params
     yield from _params_problems(config, form, LOCALIZERS / name, heads.params, f"{key}.params")
     yield from head_count_problems(config, heads.k, f"{key}.k")

@@ -88,4 +88,5 @@ def _is_ours(folder: Path) -> bool:
     split, a_hash = "*/*/fold*/seed*", "[0-9a-f]" * 8
     nodes = [*folder.glob(f"localize/{split}/*-{a_hash}"), *folder.glob(f"runs/{split}/*-{a_hash}")]
     names = {node.name[:-9].removesuffix("-tuned") for node in nodes}
-    return bool(names & {*method_names(), *localizer_names()}) or any(folder.glob(f"activations/{split}-{a_hash}"))
+    others = (f"activations/{split}-{a_hash}", f"effects/{split}/*-{a_hash}", f"planted/{split}/*-{a_hash}")
+    return bool(names & {*method_names(), *localizer_names()}) or any(any(folder.glob(each)) for each in others)

@@ -4,10 +4,22 @@ from lofit.experiments.experiment import (
     TABLES,
     UNSCORED,
     ArmConfig,
+    DamageConfig,
     ExperimentConfig,
     Kind,
+    PlantedConfig,
     builtin_names,
     resolved,
 )
 
-__all__ = ["TABLES", "UNSCORED", "ArmConfig", "ExperimentConfig", "Kind", "builtin_names", "resolved"]
+__all__ = [
+    "TABLES",
+    "UNSCORED",
+    "ArmConfig",
+    "DamageConfig",
+    "ExperimentConfig",
+    "Kind",
+    "PlantedConfig",
+    "builtin_names",
+    "resolved",
+]

@@ -13,16 +13,16 @@ from lofit.spec.base import Form, HeadCount, Line, MethodConfig, Seed, first_pro
 from lofit.strict_yaml import read_yaml
 
 FOLDER = Path(__file__).parent
-Kind = Literal["table", "curve", "layers", "lens", "pareto", "variance"]
+Kind = Literal["table", "curve", "layers", "lens", "pareto", "variance", "planted"]
 """``table``: arm by task. ``curve``: score against training examples or share of heads. ``layers``: where the selected
 heads are. ``lens``: table of the tokens that the offsets of heads stand for, for the first seed and fold. ``pareto``:
 score against trained parameters and seconds. ``variance``: table of how much scores vary with the training subset and
-with the training seed."""
+with the training seed. ``planted``: what localizers find of heads that were damaged on purpose."""
 
 
 TABLES: tuple[Kind, ...] = ("table", "lens", "variance")
 """Kinds that are written as a table; the others are drawn as figures."""
-UNSCORED: tuple[Kind, ...] = ("layers", "lens")
+UNSCORED: tuple[Kind, ...] = ("layers", "lens", "planted")
 """Kinds that show what was selected and fitted, and no scores."""
 
 
@@ -30,6 +30,45 @@ class ArmConfig(MethodConfig):
     """One line of an experiment: a method, and what it is run with."""
 
     method: str
+
+
+class DamageConfig(Form):
+    """How heads are damaged."""
+
+    kind: Literal["scale", "offset"] = Field(
+        description="scale: the output of a head is multiplied; offset: a constant vector of random direction is taken "
+        "away from it"
+    )
+    strength: float = Field(
+        gt=0, description="the factor; or the length of the vector, in root mean squares of the head's output"
+    )
+
+    @property
+    def label(self) -> str:
+        """Name in tables and paths."""
+        return f"{self.kind}{self.strength:g}"
+
+
+class PlantedConfig(Form):
+    """A model that is damaged at known heads, to see whether localizers find them; all combinations are run."""
+
+    damages: list[DamageConfig] = Field(min_length=1)
+    k: list[Annotated[StrictInt, Field(ge=1)]] = Field(
+        min_length=1, description="numbers of damaged heads, and of heads that are edited"
+    )
+    n_train: list[Annotated[StrictInt, Field(ge=1)]] = Field(min_length=1, description="numbers of training examples")
+    n_validation: Annotated[StrictInt, Field(ge=1)] = 32
+    tokens: Annotated[StrictInt, Field(ge=1)] = Field(default=10, description="most tokens of an answer")
+    targets: list[Literal["dense", "sparse"]] = Field(
+        min_length=1,
+        description="dense: the intact model's predictions at every answer token (KL); sparse: its greedy text",
+    )
+    draws: Annotated[StrictInt, Field(ge=1)] = Field(
+        default=5, description="of damaged heads, among those whose damage alone is visible"
+    )
+    fitted: list[Line] | None = Field(
+        default=None, description="arms whose method is fitted, the others only rank heads; null: all"
+    )
 
 
 class ExperimentConfig(Form):
@@ -60,6 +99,8 @@ class ExperimentConfig(Form):
         min_length=2,
         description="variance: seeds of training on every subset; null: the configured seeds",
     )
+
+    planted: PlantedConfig | None = Field(default=None, description="planted: how heads are damaged")
 
     @property
     def counts_heads(self) -> bool:

@@ -41,6 +41,7 @@ class Localizer:
         Params: pydantic model of its hyperparameters.
         score: ``(context, params) -> Scores``; higher is better.
         uses_activations: whether it reads the activations of right and wrong answers.
+        planted_only: whether it knows which heads are damaged, and so is for planted heads alone.
     """
 
     name: str
@@ -49,3 +50,4 @@ class Localizer:
     Params: type[BaseModel]
     score: Callable[[FitContext, Any], Scores]
     uses_activations: bool = False
+    planted_only: bool = False

@@ -156,7 +156,7 @@ def encode_rows(
     Args:
         tokenizer: the model's tokenizer.
         rows: rows of a split.
-        objective: ``sft`` or ``dpo``.
+        objective: ``dpo`` for preference pairs; any other for prompts with a target.
         max_length: most tokens of a text, end-of-sequence included.
         window: most tokens that the model reads; None: no limit.
         vocabulary: number of rows of the model's embedding; None: not checked.
@@ -166,7 +166,7 @@ def encode_rows(
         FitError: a row cannot be encoded, is too long, or has a token outside the model's vocabulary.
     """
     prompt_field, answer_fields = (
-        ("prompt", ("target",)) if objective == "sft" else ("train_prompt", ("chosen", "rejected"))
+        ("train_prompt", ("chosen", "rejected")) if objective == "dpo" else ("prompt", ("target",))
     )
     encoded = []
     for row in rows:

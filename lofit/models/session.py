@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lofit.files import read_jsonl, require
+from lofit.models.damage import Planted
 from lofit.models.loading import load_model, load_tokenizer, pick_device, pick_dtype, vocabulary_of
 from lofit.spec.hyperparameters import ComputeParams
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Metric = Callable[[Any, Any], float]
+ObjectiveName = Literal["sft", "dpo", "kl"]
 
 
 @dataclass
@@ -24,7 +26,8 @@ class Session:
     Attributes:
         model: frozen base model in evaluation mode.
         tokenizer: its fast tokenizer.
-        objective: ``sft`` (answer tokens) or ``dpo`` (preference pairs).
+        objective: ``sft`` (answer tokens), ``dpo`` (preference pairs) or ``kl`` (the intact model's predictions of
+            answer tokens, for a damaged model).
         train, validation: rows with the training fields of the objective.
         seed: seed of initialisation and batch order.
         progress: whether to show progress bars (on a terminal only).
@@ -32,11 +35,13 @@ class Session:
         save_to: file for the save points of training; None: none are written.
         metric: ``(model, tokenizer) -> float``, the headline metric of the task on the validation rows, in [0, 1];
             None: it is not computed.
+        planted: the damage that the model carries. Its texts are then not ended by end-of-sequence, which the intact
+            model has not written.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    objective: Literal["sft", "dpo"]
+    objective: ObjectiveName
     train: list[dict[str, Any]]
     validation: list[dict[str, Any]]
     seed: int
@@ -44,6 +49,7 @@ class Session:
     compute: ComputeParams = field(default_factory=ComputeParams)
     save_to: Path | None = None
     metric: Metric | None = None
+    planted: Planted | None = None
 
     @property
     def window(self) -> int | None:
@@ -60,7 +66,7 @@ class Session:
 def open_session(
     model_dir: Path,
     data_dir: Path,
-    objective: Literal["sft", "dpo"],
+    objective: ObjectiveName,
     *,
     seed: int,
     device: str = "cpu",

@@ -27,7 +27,7 @@ VARIABLE = "LOFIT_NODE_SERVER"
 """Environment variable: folder for the logs of the servers. The workflow sets it for its nodes if servers are on."""
 OWNER = "LOFIT_NODE_SERVER_OWNER"
 """Environment variable: id of the process with which the servers end; default: the Snakemake of the node."""
-MODEL_KINDS = ("capture", "localize", "fit", "select_best", "evaluate")
+MODEL_KINDS = ("effects", "plant", "capture", "localize", "fit", "select_best", "evaluate")
 """Kinds of nodes that run a model; they are forked from a server that has loaded it."""
 REPORT_COMMANDS = ("collect", "render")
 """Commands that work on results of other nodes; they are forked from a server that has imported the libraries."""

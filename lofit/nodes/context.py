@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lofit.errors import FitError
 from lofit.files import short_hash
-from lofit.models.session import Metric, Session, open_session
-from lofit.plan.kinds import kind_of
-from lofit.plan.nodes import ActivationsNode, FitNode, LocalizeNode
+from lofit.models.damage import Damage, Planted
+from lofit.models.session import Metric, ObjectiveName, Session, open_session
+from lofit.plan.kinds import PLANT, kind_of
+from lofit.plan.nodes import ActivationsNode, EffectsNode, FitNode, LocalizeNode, PlantNode
 from lofit.plan.table import RunTable
 from lofit.training.context import FitContext
 
@@ -23,11 +25,31 @@ def remove_save_points(folder: Path) -> None:
         file.unlink()
 
 
-def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode, save_to: Path | None = None) -> Session:
-    """Load the model, the tokenizer and the rows of a node; its training is saved in the file ``save_to``."""
-    objective = table.config.task(node.data.task).objective
+def session_of(
+    table: RunTable,
+    node: ActivationsNode | EffectsNode | PlantNode | LocalizeNode | FitNode,
+    save_to: Path | None = None,
+) -> Session:
+    """Load the model, the tokenizer and the rows of a node; where heads are planted, the model is damaged there.
+
+    Args:
+        table: the run table of the configuration.
+        node: the node.
+        save_to: file in which training is saved.
+
+    Raises:
+        FitError: planting heads failed.
+    """
+    objective: ObjectiveName | None = table.config.task(node.data.task).objective
     assert objective, f"{node.data.task} is for evaluation only"
-    return open_session(
+    planted = isinstance(node.data, PlantNode)
+    if isinstance(node.data, PlantNode):
+        objective = "kl" if node.data.targets == "dense" else "sft"
+        if (report := PLANT.read_report(table, node.data))["status"] != "ok":
+            raise FitError(f"planting heads failed: {report['reason']}")
+    elif isinstance(node.data, EffectsNode):
+        objective = "sft"
+    session = open_session(
         table.model_dir(node.model),
         table.folder(node.data),
         objective,
@@ -38,6 +60,9 @@ def session_of(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode, 
         compute=table.config.training,
         save_to=save_to,
     )
+    if planted:
+        session.planted = Planted(session.model, Damage.load(table.folder(node.data) / "damage.safetensors"))
+    return session
 
 
 def open_context(

@@ -13,7 +13,16 @@ import yaml
 
 from lofit import methods
 from lofit.plan.kinds import KINDS, counts
-from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode, TunedNode
+from lofit.plan.nodes import (
+    ActivationsNode,
+    DataNode,
+    EffectsNode,
+    EvalNode,
+    FitNode,
+    LocalizeNode,
+    PlantNode,
+    TunedNode,
+)
 from lofit.plan.table import RunTable
 from lofit.spec.hyperparameters import TrainParams
 
@@ -37,7 +46,7 @@ FULL = 6
 """The same with the gradients of all weights."""
 
 
-ComputingNode = ActivationsNode | LocalizeNode | FitNode | EvalNode
+ComputingNode = ActivationsNode | EffectsNode | PlantNode | LocalizeNode | FitNode | EvalNode
 """A node that runs a model."""
 
 
@@ -102,6 +111,13 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
         operations = _reading(task)
     elif isinstance(node, TunedNode) and not (node.leader or node.extensions):
         operations = 0.0
+    elif isinstance(node, EffectsNode):  # every head of a layer, with the layers from there on; and the layers below
+        entry = table.config.model_entry(node.model)
+        operations = _reading(task) + FORWARD * task["train"] * task["row_tokens"] * (
+            entry.n_layers * (entry.n_heads + 1) / 2
+        )
+    elif isinstance(node, PlantNode):
+        operations = 3 * _reading(task)
     else:
         operations = _training(node, task)
         if isinstance(node, FitNode) and isinstance(node.params, TrainParams) and table.scores_validation(node):
@@ -114,7 +130,7 @@ def _reading(task: Mapping[str, float]) -> float:
     return FORWARD * (task["train"] + task["validation"]) * task["row_tokens"]
 
 
-def _sizes(data: DataNode) -> dict[str, Any] | None:
+def _sizes(data: DataNode | EffectsNode | PlantNode) -> dict[str, Any] | None:
     """Rows and tokens of one split: all, or fewer rows where the configuration says so."""
     known = task_sizes().get(data.task)
     if known is None or data.path:

@@ -16,7 +16,18 @@ from lofit.activations.names import FILES as ACTIVATION_FILES
 from lofit.errors import SourceError
 from lofit.files import read_json, require
 from lofit.node_server.client import MODEL_KINDS
-from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode, ModelNode, Node, TunedNode
+from lofit.plan.nodes import (
+    ActivationsNode,
+    DataNode,
+    EffectsNode,
+    EvalNode,
+    FitNode,
+    LocalizeNode,
+    ModelNode,
+    Node,
+    PlantNode,
+    TunedNode,
+)
 from lofit.plan.table import RunTable
 from lofit.registry import source_hash
 from lofit.sources.models import model_files, state
@@ -112,13 +123,15 @@ def _model(table: RunTable, *names: str) -> list[Path]:
     return [table.model_dir(name) / FETCH.files[-1] for name in names]
 
 
-def _data(table: RunTable, node: DataNode, *splits: str) -> list[Path]:
+def _data(table: RunTable, node: Node, *splits: str) -> list[Path]:
     return [table.folder(node) / f"{split}.jsonl" for split in splits]
 
 
 def _training(table: RunTable, node: ActivationsNode | LocalizeNode | FitNode) -> Inputs:
     """Model and rows, and the activations and the ranking that the node uses."""
     found = {"model": _model(table, node.model), "data": _data(table, node.data, "train", "validation")}
+    if isinstance(node.data, PlantNode):
+        found["planted"] = PLANT.outputs(table, node.data)[2:]
     if not isinstance(node, ActivationsNode) and (used := table.activations_of(node)):
         found["activations"] = CAPTURE.outputs(table, used)
     if isinstance(node, FitNode) and node.ranking:
@@ -134,6 +147,14 @@ def _settings(table: RunTable, node: TunedNode) -> Inputs:
         found = {"fits": _all(FIT, table, node.candidates)}
     found["rankings"] = _all(LOCALIZE, table, node.rankings)
     return found | _training(table, node) if node.leader or node.extensions else found
+
+
+def _effects(table: RunTable, node: EffectsNode) -> Inputs:
+    return {"model": _model(table, node.model), "data": _data(table, node.data, "train", "validation")}
+
+
+def _plant(table: RunTable, node: PlantNode) -> Inputs:
+    return {"model": _model(table, node.model), "effects": EFFECTS.outputs(table, node.data)}
 
 
 def _scoring(table: RunTable, node: EvalNode) -> Inputs:
@@ -161,6 +182,11 @@ PREPARE = NodeKind(
     lambda table: table.data,
     _task_files,
 )
+ROWS = ("train.jsonl", "validation.jsonl", "damage.safetensors")
+EFFECTS = NodeKind(
+    "effects", EffectsNode, (*ROWS, "effects.parquet", "effects.json"), lambda table: table.effects, _effects
+)
+PLANT = NodeKind("plant", PlantNode, (*ROWS, "plant.json"), lambda table: table.plants, _plant)
 CAPTURE = NodeKind("capture", ActivationsNode, ACTIVATION_FILES, lambda table: table.activations, _training)
 LOCALIZE = NodeKind(
     "localize",
@@ -200,5 +226,5 @@ EVALUATE = NodeKind(
     ],
 )
 
-KINDS = (FETCH, PREPARE, CAPTURE, LOCALIZE, FIT, SELECT_BEST, EVALUATE)
+KINDS = (FETCH, PREPARE, EFFECTS, PLANT, CAPTURE, LOCALIZE, FIT, SELECT_BEST, EVALUATE)
 """In an order in which every node comes after those that it reads from."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
+from lofit.experiments import DamageConfig
 from lofit.files import short_hash
 from lofit.spec.protocol import Backend, Protocol
 
@@ -95,6 +96,110 @@ class DataNode(Node):
         return {"task": self.task, "fold": self.fold, "seed": self.seed, "hash": short_hash(self.identity)}
 
 
+class _OnTask(Node):
+    """A node that stands on the split of a task, and passes on what that is."""
+
+    data: Any
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.data.task)
+
+    @property
+    def fold(self) -> int:
+        """Fold of the task."""
+        return int(self.data.fold)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the task."""
+        return dict(self.data.options)
+
+    @property
+    def path(self) -> str | None:
+        """Where a custom task is."""
+        found: str | None = self.data.path
+        return found
+
+
+@dataclass(frozen=True)
+class EffectsNode(_OnTask):
+    """What the damage of every single head of a model does to its own answers on one split."""
+
+    PATTERN = "{model}/{task}/fold{fold}/seed{seed}/{damage}-{hash}"
+    FOLDER = "results", "effects"
+
+    model: str
+    model_source: dict[str, Any]
+    dtype: str
+    data: DataNode
+    damage: DamageConfig
+    tokens: int
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of what is random in the node itself."""
+        return self.data.seed
+
+    @cached_property
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
+        own = {"model": self.model, "damage": self.damage.label, "hash": short_hash(self.identity)}
+        return {**self.data.wildcards, **own}
+
+    @property
+    def subject(self) -> str:
+        """The damage."""
+        return self.damage.label
+
+
+@dataclass(frozen=True)
+class PlantNode(_OnTask):
+    """A model damaged at ``k`` heads, with rows that the intact model has answered.
+
+    It stands in the place of a split as the data of what is fitted; its seed is the number of its draw.
+    """
+
+    PATTERN = "{model}/{task}/fold{fold}/seed{seed}/{damage}-{hash}"
+    FOLDER = "results", "planted"
+
+    data: EffectsNode
+    k: int
+    draw: int
+    targets: Literal["dense", "sparse"]
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.data.model
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the model."""
+        return self.data.dtype
+
+    @property
+    def seed(self) -> int:
+        """Number of the draw."""
+        return self.draw
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of what is random in the node itself."""
+        return self.draw
+
+    @cached_property
+    def wildcards(self) -> dict[str, Any]:
+        """Values of the wildcards of ``PATTERN``."""
+        return {**self.data.wildcards, "seed": self.draw, "hash": short_hash(self.identity)}
+
+    @property
+    def subject(self) -> str:
+        """The damage."""
+        return self.data.subject
+
+
 @dataclass(frozen=True)
 class ActivationsNode(Node):
     """Activations of a model on the right and wrong answers of one split."""
@@ -105,7 +210,7 @@ class ActivationsNode(Node):
     model: str
     model_source: dict[str, Any]
     dtype: str
-    data: DataNode
+    data: DataNode | PlantNode
 
     @property
     def own_seed(self) -> int:
@@ -128,7 +233,7 @@ class LocalizeNode(Node):
     model: str
     model_source: dict[str, Any]
     dtype: str
-    data: DataNode
+    data: DataNode | PlantNode
     localizer: str
     params: BaseModel
     training_seed: int | None = field(default=None, kw_only=True)
@@ -164,7 +269,7 @@ class FitNode(Node):
     model: str
     model_source: dict[str, Any]
     dtype: str
-    data: DataNode
+    data: DataNode | PlantNode
     method: str
     params: BaseModel
     ranking: LocalizeNode | None
@@ -285,3 +390,24 @@ class ExperimentRun:
     label: str
     x: float | None
     fit: FitNode
+
+
+@dataclass(frozen=True)
+class PlantedRun:
+    """A ranking of the heads of a damaged model, and what is fitted on its best heads.
+
+    Attributes:
+        label: of the arm.
+        ranking: the ranking.
+        fit: the run; None if nothing is fitted.
+    """
+
+    label: str
+    ranking: LocalizeNode
+    fit: FitNode | None
+
+    @property
+    def plant(self) -> PlantNode:
+        """The damaged model."""
+        assert isinstance(self.ranking.data, PlantNode)
+        return self.ranking.data

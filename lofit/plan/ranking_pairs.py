@@ -32,7 +32,7 @@ def comparable_pairs(table: RunTable) -> Iterator[tuple[str, LocalizeNode, Local
     or ``localizers`` (or settings of one). Only rankings on the configured splits: not those on fewer examples.
     """
     configured = {fit.data.id for fit in [*table.comparison.values(), *table.transfers.values()]}
-    nodes = [node for node in table.localize.values() if node.data.id in configured or not configured]
+    nodes = [node for node in table.head_rankings.values() if node.data.id in configured or not configured]
 
     def aspects(node: LocalizeNode) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ from lofit.config import Config
 from lofit.methods import load_method
 from lofit.plan.estimate import RATES, ComputingNode, node_cost
 from lofit.plan.kinds import kind_of
-from lofit.plan.nodes import ActivationsNode, EvalNode, FitNode, ModelNode, Node
+from lofit.plan.nodes import ActivationsNode, EvalNode, FitNode, ModelNode, Node, PlantNode
 from lofit.plan.table import RunTable
 from lofit.sources.source import PypiGgufModel
 from lofit.spec.protocol import OPEN, VLLM
@@ -73,7 +73,7 @@ def _computing_mb(table: RunTable, node: ComputingNode) -> float:
         needed += CUDA_MB
     else:
         needed += WORKING_MB * math.sqrt(billions)
-    if not isinstance(node, EvalNode | ActivationsNode):
+    if not isinstance(node, EvalNode | ActivationsNode | PlantNode):
         needed += min(1000 * config.training.prefix_memory_gb, PREFIX_MB * math.sqrt(billions))
     return needed
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,12 +24,15 @@ from lofit.experiments import ArmConfig, ExperimentConfig
 from lofit.plan.nodes import (
     ActivationsNode,
     DataNode,
+    EffectsNode,
     EvalNode,
     ExperimentRun,
     FitNode,
     LocalizeNode,
     ModelNode,
     Node,
+    PlantedRun,
+    PlantNode,
     TunedNode,
 )
 from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
@@ -69,7 +73,9 @@ class RunTable:
         self.config = config
         self.comparison = _unique(self._comparison())
         self.transfers = _unique(self._transfer())
-        self.experiments = {name: list(self._experiment(name)) for name in config.experiments}
+        kinds = {name: config.experiment(name).kind for name in config.experiments}
+        self.experiments = {name: list(self._experiment(name)) for name, kind in kinds.items() if kind != "planted"}
+        self.planted = {name: list(self._planted(name)) for name, kind in kinds.items() if kind == "planted"}
         scored = self.comparison | self.transfers
         for arms in self.experiments.values():
             scored |= {arm.fit.id: arm.fit for arm in arms}
@@ -77,13 +83,19 @@ class RunTable:
         self.tuned = _unique([*(fit.leader for fit in tuned if fit.leader), *tuned])
         made = _unique(node for fit in self.tuned.values() if not fit.leader for node in fit.candidates)
         self.fits = made | self.tuned | scored
-        fits = list(self.fits.values())
         rankings = [ranking for fit in self.tuned.values() for ranking in fit.rankings]
-        self.localize = _unique([*rankings, *(fit.ranking for fit in fits if fit.ranking)])
+        self.head_rankings = _unique([*rankings, *(fit.ranking for fit in self.fits.values() if fit.ranking)])
+        on_planted = [run for runs in self.planted.values() for run in runs]
+        self.plants = _unique(run.plant for run in on_planted)
+        self.effects = _unique(plant.data for plant in self.plants.values())
+        self.fits |= _unique(run.fit for run in on_planted if run.fit)
+        fits = list(self.fits.values())
+        self.localize = self.head_rankings | _unique(run.ranking for run in on_planted)
         users: list[LocalizeNode | FitNode] = [*self.localize.values(), *fits]
         self.activations = _unique(node for node in map(self.activations_of, users) if node)
         self.evaluations = _unique(found for fit in scored.values() for found in self.evaluations_of(fit))
-        self.data = _unique(node.data for node in [*users, *self.evaluations.values()])
+        reading = [*users, *self.evaluations.values(), *self.effects.values()]
+        self.data = _unique(node.data for node in reading if isinstance(node.data, DataNode))
         self.models = _unique(map(self._model, config.all_models))
 
     @cached_property
@@ -118,6 +130,7 @@ class RunTable:
         """
         method = methods.load_method(fit.method)
         for protocol in self.config.protocols:
+            assert isinstance(fit.data, DataNode), "runs on planted heads are not scored"
             if self.config.task(fit.data.task).headline_under(protocol) and method.scored_under(protocol):
                 yield EvalNode(fit, fit.data, protocol, self.config.backend)
         if fit.id not in self.comparison or method.shots:
@@ -139,7 +152,7 @@ class RunTable:
     def _source(self, model: str) -> dict[str, Any]:
         return self.config.model_entry(model).source.model_dump(mode="json")
 
-    def _ranking(self, model: str, data: DataNode, method: str, entry: MethodConfig) -> LocalizeNode:
+    def _ranking(self, model: str, data: DataNode | PlantNode, method: str, entry: MethodConfig) -> LocalizeNode:
         heads = entry.heads or HeadsConfig()
         name = heads.localizer or methods.load_method(method).localizer
         assert name is not None, f"{method} edits no selected heads"
@@ -172,7 +185,7 @@ class RunTable:
     def _fit(
         self,
         model: str,
-        data: DataNode,
+        data: DataNode | PlantNode,
         name: str,
         entry: MethodConfig,
         ranking: LocalizeNode | None = None,
@@ -182,7 +195,7 @@ class RunTable:
         bottom = bool(ranking and entry.heads and entry.heads.bottom)
         return FitNode(model, self._source(model), dtype, data, name, params, ranking, k, bottom=bottom)
 
-    def _params(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Any:
+    def _params(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Any:
         form, shared = methods.load_method(name).Params, self.config.shared_params
         return form.model_validate(resolve(METHODS / f"{name}.yaml", form, model, data.task, shared, entry.params))
 
@@ -240,13 +253,14 @@ class RunTable:
                 extensions=tuple(fits[number] for fits in extensions),
             )
 
-    def _plain_runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
+    def _plain_runs(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
         method = methods.load_method(name)
         if not method.localizer:
             yield self._fit(model, data, name, entry)
             return
         heads = entry.heads or HeadsConfig()
-        ranking = self._ranking(model, self._head_data(data, heads.task or data.task), name, entry)
+        head_data = data if isinstance(data, PlantNode) else self._head_data(data, heads.task or data.task)
+        ranking = self._ranking(model, head_data, name, entry)
         counts = sorted({self.config.head_count(model, k) for k in heads.k})
         for k in [tuple(counts)] if method.chooses_k else [(count,) for count in counts]:
             yield self._fit(model, data, name, entry, ranking, k)
@@ -266,6 +280,27 @@ class RunTable:
                             for x, entry, data in self._points(spec, arm, model, task, fold, seed):
                                 for fit in self._runs(model, data, arm.method, entry):
                                     yield from (ExperimentRun(label, x, made) for made in self._reseeded(spec, fit))
+
+    def _planted(self, name: str) -> Iterable[PlantedRun]:
+        """The runs of an experiment on planted heads: every arm on every damaged model, of the first fold and seed."""
+        spec = self.config.experiment(name)
+        assert spec.planted
+        chosen = spec.planted
+        for model, task in product(self.config.models, spec.tasks or self.config.tasks):
+            entry = self.config.tasks[task] or TaskConfig()
+            for damage, n, k, targets, draw in product(
+                chosen.damages, chosen.n_train, chosen.k, chosen.targets, range(chosen.draws)
+            ):
+                options = {**entry.options, "n_train": n, "n_validation": chosen.n_validation}
+                sized = entry.model_copy(update={"options": options})
+                data = self._data_of(task, sized, self.folds(task)[0], self.config.seeds[0])
+                source, dtype = self._source(model), self.config.dtype_of(model)
+                plant = PlantNode(EffectsNode(model, source, dtype, data, damage, chosen.tokens), k, draw, targets)
+                for label, arm in (spec.arms or {}).items():
+                    heads = (arm.heads or HeadsConfig()).model_copy(update={"k": [k]})
+                    [fit] = self._plain_runs(model, plant, arm.method, MethodConfig(heads=heads, params=arm.params))
+                    assert fit.ranking
+                    yield PlantedRun(label, fit.ranking, fit if label in (chosen.fitted or [label]) else None)
 
     def _reseeded(self, spec: ExperimentConfig, fit: FitNode) -> Iterable[FitNode]:
         """The run, or one for each training seed of a ``variance`` experiment, by default the configured seeds."""
@@ -336,6 +371,8 @@ class RunTable:
 
     def scores_validation(self, fit: FitNode) -> bool:
         """Whether a fit computes the headline metric on the validation rows, beside the loss."""
+        if isinstance(fit.data, PlantNode):
+            return False  # nobody knows the right answers
         return self.scores_every_epoch(fit) or self.chooses_by_metric(fit)
 
     def scores_every_epoch(self, fit: FitNode) -> bool:
@@ -352,9 +389,16 @@ class RunTable:
         return {fit.id for node in by_metric for fit, _ in node.settings}
 
     def head_counts(self) -> dict[str, list[int]]:
-        """Model to the numbers of heads that any of its runs may edit, ascending."""
+        """Model to the numbers of heads that any of its runs on tasks may edit, ascending."""
         return {
-            model: sorted({k for node in self.fits.values() if node.model == model for k in node.k})
+            model: sorted(
+                {
+                    k
+                    for node in self.fits.values()
+                    if node.model == model and isinstance(node.data, DataNode)
+                    for k in node.k
+                }
+            )
             for model in self.config.models
         }
 

@@ -243,6 +243,39 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
         return _save(figure, frame, stem)
 
 
+def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[str]) -> list[Path]:
+    """Draw recall of planted heads against the number of heads, as ``<stem>.pdf``, ``.png`` and ``.csv``.
+
+    There is one panel for each combination of the columns ``setting``. Random heads are a dashed line.
+
+    Args:
+        frame: columns ``setting``, ``arm``, ``n``, ``recall``, ``recall_low``, ``recall_high``, ``chance``, ``draws``.
+        stem: path without suffix.
+        title: title of the figure.
+        setting: what tells panels apart.
+    """
+    panels, arms = list(frame.groupby(setting, sort=False)), list(dict.fromkeys(frame["arm"]))
+    drawn: dict[str, Any] = {}
+    with figure_style():
+        figure, grid = _grid(max(1, len(panels)), title)
+        for axes, (key, panel) in zip(grid, panels, strict=False):
+            for arm, line in panel.groupby("arm", sort=False):
+                look = LINES[arms.index(str(arm)) % len(LINES)]
+                style = {**look, "marker": "none", "label": str(arm), "linewidth": 1.2}
+                [drawn[str(arm)]] = axes.plot(line["n"], 100 * line["recall"], **style)
+            chance = panel.drop_duplicates("n")
+            [drawn["chance"]] = axes.plot(chance["n"], 100 * chance["chance"], color="0.5", linestyle="--", lw=0.8)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.set_title(", ".join(f"{name} {value}" for name, value in zip(setting[2:], key[2:], strict=True)))
+            axes.set_xlabel("heads, best first")
+            axes.set_ylabel("planted heads among them (%)")
+            axes.grid(alpha=0.25, linewidth=0.5)
+        note = "Means over draws of the damaged heads; intervals are in the CSV."
+        _finish(figure, drawn, f"n = {span(frame['draws'], 'draw')}. {note}" if len(frame) else "No ranking to draw.")
+        return _save(figure, frame, stem)
+
+
 def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
     across = min(n, _ACROSS)
     down = math.ceil(n / across)

@@ -75,8 +75,10 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         yield Output("table", "suite", title, "suite", main, config.suite or list(config.tasks))
     if stratified := [name for name in config.tasks if config.task(name).stratified]:
         yield Output("table", "strata", "What the scores are made of: kinds of test items", "strata", main, stratified)
-    for name in config.experiments:
+    for name in table.experiments:
         yield _experiment(table, name)
+    for name in table.planted:
+        yield from _planted(table, name)
     if config.transfer:
         title, drawn = "Transfer of heads across tasks (LoFiT, Figure 2)", config.transfer.model_dump(mode="json")
         yield Output("figure", "transfer", title, "transfer", _collected(table, TRANSFER), drawn)
@@ -92,9 +94,9 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         yield Output(
             "table", "expected", "Published values and ours", "expected", needs, [str(r) for r, _ in published]
         )
-    rankings = _written(table, table.localize.values())
-    if len(table.localize) > 1:
-        title, told = "Overlap of head rankings", [sorted(table.localize), table.head_counts()]
+    rankings = _written(table, table.head_rankings.values())
+    if len(table.head_rankings) > 1:
+        title, told = "Overlap of head rankings", [sorted(table.head_rankings), table.head_counts()]
         yield Output("table", "overlap", title, "overlap", rankings, told)
         if compares_tasks(table):
             yield Output("figure", "overlap", f"{title} across tasks (LoFiT, Figure 6)", "overlap", rankings, told)
@@ -115,6 +117,17 @@ def _experiment(table: RunTable, name: str) -> Output:
     if spec.kind == "layers":
         needs = _written(table, {fit.ranking.id: fit.ranking for fit in fits if fit.ranking}.values())
     return Output(kind, name, title, "experiments", needs, drawn)
+
+
+def _planted(table: RunTable, name: str) -> Iterator[Output]:
+    spec, runs = table.config.experiment(name), table.planted[name]
+    title, drawn = spec.title or name, spec.model_dump(mode="json")
+    plants = {run.plant.id: run.plant for run in runs}
+    rankings = _written(table, [*plants.values(), *{run.ranking.id: run.ranking for run in runs}.values()])
+    fits = _written(table, [*plants.values(), *{run.fit.id: run.fit for run in runs if run.fit}.values()])
+    yield Output("table", name, f"{title}: recall", "planted", rankings, drawn)
+    yield Output("figure", name, f"{title}: recall", "planted", rankings, drawn)
+    yield Output("table", f"{name}_loss", f"{title}: loss after step V", "planted", fits, drawn)
 
 
 def _written(table: RunTable, nodes: Iterable[Node]) -> tuple[Path, ...]:

@@ -48,8 +48,9 @@ def overlap_pairs(table: RunTable) -> pd.DataFrame:
         failed) and ``note`` (which failed and why; empty if none did).
     """
     counts = table.head_counts()
-    reasons = {node.id: why_lost(table, node) for node in table.localize.values()}
-    rankings = {node.id: read_ranking(table.folder(node) / "heads.parquet") for node in table.localize.values()}
+    nodes = table.head_rankings.values()
+    reasons = {node.id: why_lost(table, node) for node in nodes}
+    rankings = {node.id: read_ranking(table.folder(node) / "heads.parquet") for node in nodes}
     parts = []
     for kind, one, other in comparable_pairs(table):
         names = {"/".join(node.id.split("/")[1:]): node for node in (one, other)}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lofit.models.encoding import Row
-from lofit.packing.forward import answer_log_probs
+from lofit.packing.forward import answer_log_probs, answer_logits
 from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import Rows, fill, packed, unpacked
 from lofit.packing.support import longest_packable, supports_packing
@@ -61,11 +61,23 @@ class Forward:
         places = torch.tensor(order, device=sums.device).argsort()
         return sums.view(len(rows), -1)[places]
 
+    def logits(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the logits at the answer tokens of rows of one text each.
+
+        Returns:
+            float32 [answer tokens, vocabulary], those of a row together and in order; int64 [answer tokens], the row.
+        """
+        batch, order = self._layout(rows)
+        ordered = [rows[i] for i in order]
+        with self.store.replay(batch, ordered) if self.store else contextlib.nullcontext():
+            logits = answer_logits(self.model, batch, tail=self.tail)[batch.row, batch.column]
+        return logits, torch.tensor(order, device=batch.text.device)[batch.text]
+
     def keep_prefix(self, rows: Sequence[Row], batch_size: int, memory: float, disk: float) -> None:
         """Cache the input of the first trained layer, if there are layers before it and the cache is not too large.
 
         Args:
-            rows: rows of examples; if they are cached, :meth:`log_probs` takes no others from now on.
+            rows: rows of examples; if they are cached, no others are taken from now on.
             batch_size: rows in one forward pass.
             memory: most bytes to keep in memory.
             disk: most bytes to keep on disk, if they do not fit into memory.

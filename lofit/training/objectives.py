@@ -1,4 +1,4 @@
-"""Losses: supervised fine-tuning on the answer, and direct preference optimization."""
+"""Losses: supervised fine-tuning on the answer, direct preference optimization, and distance to an intact model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
+from lofit.models.damage import Planted
 from lofit.models.encoding import Row
 from lofit.training.forward import Forward
 
@@ -89,3 +90,38 @@ class DpoObjective:
         """Sum the loss, and count the pairs whose chosen answer has the higher implicit reward."""
         rewards = self.rewards(forward, rows)
         return {"loss": -functional.logsigmoid(rewards).sum(), "preference_accuracy": (rewards > 0).sum()}
+
+
+class KlObjective:
+    """Mean over answer tokens of KL(p || q) in nats, p the predictions of the intact model and q those of the model.
+
+    p is computed once, with the damage undone, and kept on the CPU: 4 bytes x vocabulary for every answer token.
+    """
+
+    def __init__(self, planted: Planted) -> None:
+        self._planted = planted
+        self._intact: dict[Row, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
+        """Compute the log-probabilities of the intact model: float32 [answer tokens, vocabulary] of each row."""
+        with self._planted.undone():
+            for start in range(0, len(rows), batch_size):
+                part = rows[start : start + batch_size]
+                logits, places = forward.logits(part)
+                found = logits.log_softmax(-1).cpu()
+                self._intact.update({row: found[places.cpu() == place] for place, row in enumerate(part)})
+
+    def terms(self, rows: Sequence[Row]) -> int:
+        """Return the number of answer tokens."""
+        return sum(example.n_answer for (example,) in rows)
+
+    def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
+        """Sum the divergence over all answer tokens."""
+        logits, places = forward.logits(rows)
+        intact = torch.cat([self._intact[rows[place]] for place in dict.fromkeys(places.tolist())]).to(logits.device)
+        return functional.kl_div(logits.log_softmax(-1), intact, reduction="sum", log_target=True)
+
+    def measures(self, forward: Forward, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Sum the loss."""
+        return {"loss": self.total(forward, rows)}

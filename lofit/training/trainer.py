@@ -26,7 +26,7 @@ from lofit.training.compute_options import with_compute_options
 from lofit.training.dropout import AdapterDropout
 from lofit.training.forward import Forward
 from lofit.training.master_weights import MasterWeights
-from lofit.training.objectives import DpoObjective, Objective, SftObjective
+from lofit.training.objectives import DpoObjective, KlObjective, Objective, SftObjective
 from lofit.training.savepoint import SavePoint, fingerprint
 
 if TYPE_CHECKING:
@@ -90,11 +90,14 @@ class Kept:
 
 def make_objective(session: Session, params: LossParams) -> Objective:
     """Create the objective of the session's task."""
+    if session.objective == "kl":
+        assert session.planted, "only a damaged model has an intact one to be compared with"
+        return KlObjective(session.planted)
     return SftObjective() if session.objective == "sft" else DpoObjective(params.beta)
 
 
 class Validation:
-    """What is measured on validation rows: the objective's mean loss per answer token (SFT) or preference pair (DPO).
+    """What is measured on validation rows: the objective's mean loss per answer token or, for DPO, preference pair.
 
     Unlike the training loss, it leaves out the end-of-sequence that follows an answer. That token measures ending, not
     answering: training teaches it, and a fixed shift cannot. All that is chosen by a loss is chosen by this one.
@@ -215,6 +218,8 @@ def train(
     )
     if not rows:
         raise TaskError("there are no training rows; raise n_train")
+    if session.planted:
+        rows = [tuple(text.without_end for text in row) for row in rows]
     keeps_best = getattr(params, "keep", "last") == "best"
     if keeps_best and not validation.rows:
         raise FitError("the best epoch is found on validation rows and there are none; raise n_validation")
