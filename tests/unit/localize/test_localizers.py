@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lofit.activations import probes
 from lofit.activations.probes import ProbeScores
 from lofit.interventions import LofitConfig
 from lofit.localizers import load_localizer, localizer_names
 from lofit.localizers.lofit import shuffled
+from lofit.models.damage import Damage, damaged
 from lofit.rankings.ranking import rank_heads
+from lofit.spec.hyperparameters import LossParams
 from lofit.training.context import FitContext
-from lofit.training.trainer import train
+from lofit.training.trainer import Validation, train
 from tests.by_hand import vectors_of
 from tests.sessions import fit_context, session
 
@@ -110,3 +113,15 @@ def test_all_keeps_the_order_of_layers_and_heads(tmp_path: Path) -> None:
     ranking = rank_heads(scores("all", tmp_path))
     pairs = list(zip(ranking["layer"], ranking["head"], strict=True))
     assert pairs == [(layer, head) for layer in range(3) for head in range(4)]
+
+
+def test_head_gain_is_the_slope_of_the_loss_over_a_factor_of_the_head(tmp_path: Path) -> None:
+    found, opened = scores("head_gain", tmp_path), session()
+    validation = Validation(session(validation=opened.train), LossParams())
+    forward = validation.forward(opened.model)
+    for head in [(0, 1), (1, 3), (2, 0)]:
+        losses = []
+        for factor in (0.98, 1.02):
+            with damaged(opened.model, Damage((head,), torch.tensor([factor]), torch.zeros(1, 8))):
+                losses.append(validation.loss(forward))
+        assert found[head] == pytest.approx(abs(losses[1] - losses[0]) / 0.04, rel=0.02, abs=1e-5)
