@@ -125,3 +125,21 @@ def test_head_gain_is_the_slope_of_the_loss_over_a_factor_of_the_head(tmp_path: 
             with damaged(opened.model, Damage((head,), torch.tensor([factor]), torch.zeros(1, 8))):
                 losses.append(validation.loss(forward))
         assert found[head] == pytest.approx(abs(losses[1] - losses[0]) / 0.04, rel=0.02, abs=1e-5)
+
+
+def test_steady_offset_is_the_mean_gradient_over_its_standard_error(tmp_path: Path) -> None:
+    """By the formula, from slopes of the loss of each text over the offset of a head, taken by hand."""
+    found, opened = scores("steady_offset", tmp_path), session()
+    head, slopes = (1, 2), np.zeros((len(opened.train), 8))
+    for place, row in enumerate(opened.train):
+        validation = Validation(session(validation=[row]), LossParams())
+        forward, tokens = validation.forward(opened.model), validation.objective.terms(validation.rows)
+        for at, step in enumerate(torch.eye(8)):
+            losses = []
+            for size in (-0.02, 0.02):
+                with damaged(opened.model, Damage((head,), torch.ones(1), -size * step[None])):
+                    losses.append(validation.loss(forward))
+            slopes[place, at] = tokens * (losses[1] - losses[0]) / 0.04
+    error = np.sqrt(((slopes - slopes.mean(0)) ** 2).sum(0))  # times the number of texts, without Bessel's correction
+    expected = np.linalg.norm(slopes.sum(0)) / np.linalg.norm(error)
+    assert found[head] == pytest.approx(expected, rel=0.02)
