@@ -45,13 +45,14 @@ def curves(table: RunTable, name: str) -> pd.DataFrame:
     """
     records: list[dict[str, Any]] = []
     found: dict[str, np.ndarray] = {}
-    for run in table.planted[name]:
+    runs = [run for run in table.planted[name] if not (run.fit and run.fit.bottom)]  # whose ranking is another arm's
+    for run in runs:
         if not _why_lost(table, run):
             planted = [(layer, head) for layer, head in PLANT.read_report(table, run.plant)["heads"]]
             ranking = read_ranking(table.folder(run.ranking) / "heads.parquet")
             found[run.ranking.id] = recall_curve(ranking, planted)
-    ceilings = {run.plant.id: run.ranking.id for run in table.planted[name] if run.label == ORACLE}
-    for run in table.planted[name]:
+    ceilings = {run.plant.id: run.ranking.id for run in runs if run.label == ORACLE}
+    for run in runs:
         curve, ceiling = found.get(run.ranking.id), found.get(ceilings[run.plant.id])
         if curve is None:
             records.append(_where(run) | {"note": f"draw {run.plant.draw}: {_why_lost(table, run)}"})

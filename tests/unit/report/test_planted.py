@@ -31,7 +31,7 @@ PLANTED: dict[str, Any] = {
     "tokens": 4,
     "targets": ["dense", "sparse"],
     "draws": 2,
-    "fitted": ["planted", "random"],
+    "fitted": ["planted", "lofit bottom"],
 }
 
 
@@ -50,11 +50,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
 
 
 def test_every_localizer_is_run_on_every_damaged_model(table: RunTable) -> None:
-    arms = {name for name in localizer_names() if name != "all"} | {"lofit, lambda 0"}
+    arms = {name for name in localizer_names() if name != "all"} | {"lofit, lambda 0", "lofit bottom"}
     assert {run.label for run in table.planted["found"]} == arms
     assert len(table.plants) == 2 * 2
     assert len(table.effects) == 1
-    assert len(table.localize) == 4 * len(arms)
+    assert len(table.localize) == 4 * (len(arms) - 1)  # the bottom is that of a ranking
     assert sum(fit.data in table.plants.values() for fit in table.fits.values()) == 4 * 2
     assert counts(table)["evaluate"] == 1  # the base model alone
     assert not table.head_rankings
@@ -107,7 +107,7 @@ def test_the_table_has_recall_by_hand(table: RunTable) -> None:
 
 def test_losses_are_those_of_the_fits(table: RunTable) -> None:
     shown = pd.read_csv(table.config.results / "tables" / "found_loss.csv")
-    assert set(shown["arm"]) == {"planted", "random"}
+    assert set(shown["arm"]) == {"planted", "lofit bottom"}
     runs = [run_ for run_ in table.planted["found"] if run_.label == "planted"]
     dense = [run_ for run_ in runs if run_.plant.targets == "dense"]
     reports = [FIT.read_report(table, run_.fit) for run_ in dense if run_.fit]
@@ -175,7 +175,10 @@ def test_too_few_visible_heads_fail_the_runs_alone(tmp_path: Path) -> None:
             {"kind": "table", "arms": {"a": {"method": "base"}}, "planted": PLANTED},
             "only an experiment of kind planted",
         ),
-        ({"like": "planted", "arms": {"a": {"method": "lora"}}}, "does not edit a given number of selected heads"),
+        (
+            {"like": "planted", "planted": PLANTED | {"fitted": None}, "arms": {"a": {"method": "lora"}}},
+            "does not edit a given number of selected heads",
+        ),
         (
             {"kind": "table", "arms": {"a": {"method": "lofit", "heads": {"k": [2], "localizer": "oracle"}}}},
             "'oracle' is for experiments of kind planted alone",
