@@ -84,6 +84,10 @@ class FitError(LofitError):
     """Fitting or scoring failed for a reason specific to this run (diverged loss, out of memory)."""
 
 
+class StoreError(LofitError):
+    """A stored node is damaged, or is not the node that is wanted."""
+
+
 class ReportError(LofitError):
     """Results are missing, malformed, or cannot be combined in one table or figure."""
 

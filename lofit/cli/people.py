@@ -57,6 +57,7 @@ def train(
         Literal["refuse", "replace", "keep"],
         typer.Option(help="Prompts that training rows share with validation or test: refuse, leave out, or keep them."),
     ] = "refuse",
+    reuse: Annotated[list[Path] | None, typer.Option(help="Store to take nodes from; as often as wanted.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Fit methods on a custom task and compare them with the base model, without the workflow."""
@@ -64,7 +65,8 @@ def train(
 
     if expanded(Path(model)).is_dir():
         set_up_computing(threads)  # telling its size may import torch
-    made = trainer.RunTable(trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap))
+    given = trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap, reuse or ())
+    made = trainer.RunTable(given)
     trainer.fetch(made)
     trainer.run(made, threads)
     from lofit.report.summary import print_results

@@ -16,9 +16,11 @@ from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError
 from lofit.files import expanded
 from lofit.methods import load_method, method_names
+from lofit.node_server.client import REUSE
 from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.nodes import module_of
 from lofit.plan.kinds import FETCH, KINDS, PREPARE
+from lofit.plan.store import recorded
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from lofit.sources.catalog import load_catalog
@@ -35,6 +37,7 @@ def configuration(
     out: Path,
     data_mirror: Path | None,
     overlap: Literal["refuse", "replace", "keep"] = "refuse",
+    reuse: Sequence[Path] = (),
 ) -> Config:
     """The configuration of methods, and the base model, on a custom task.
 
@@ -47,6 +50,7 @@ def configuration(
         out: folder for everything that is written.
         data_mirror: folder that stands in for the network.
         overlap: what is done with prompts that training rows share with validation or test.
+        reuse: stores that nodes are taken from.
 
     Raises:
         ConfigError: the model is unknown, its folder holds none, or the number of heads is none.
@@ -65,6 +69,7 @@ def configuration(
         "results": str(out),
         "resources": str(out / "resources"),
         "data_mirror": str(expanded(data_mirror)) if data_mirror else None,
+        "reuse": [str(expanded(store)) for store in reuse],
     }
     if model not in load_catalog() and model_dir.is_dir():
         name = _name(model_dir.resolve().name, "model")
@@ -97,7 +102,8 @@ def fetch(table: RunTable) -> None:
         if not is_current(table.config.model_entry(model.model).source, table.folder(model)):
             module_of(FETCH).run(table, model)
     for data in table.data.values():
-        module_of(PREPARE).run(table, data)  # own files may have changed
+        with recorded(table, PREPARE, data):
+            module_of(PREPARE).run(table, data)  # own files may have changed
 
 
 def run(table: RunTable, threads: int = 1) -> None:
@@ -116,6 +122,7 @@ def run(table: RunTable, threads: int = 1) -> None:
     environment = os.environ | {
         OWNER: str(os.getpid()),  # nodes and their servers end with this process
         "LOFIT_CONFIG": str(snapshot_path(table.config).absolute()),
+        REUSE: os.pathsep.join(str(store.absolute()) for store in table.config.reuse),
     }
     if table.config.node_server:
         environment[NODE_SERVER] = str(table.config.results.absolute() / "logs" / "servers")

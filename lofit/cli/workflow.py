@@ -27,8 +27,8 @@ def run_node(
 ) -> None:
     """Run one node."""
     from lofit.nodes import module_of
+    from lofit.plan import resources, store
     from lofit.plan.kinds import KINDS
-    from lofit.plan.resources import gpus
 
     kinds = {known.name: known for known in KINDS}
     if kind not in kinds:
@@ -36,15 +36,19 @@ def run_node(
     found, table = kinds[kind], read_table(configfile)
     node: Any = table.find(found.nodes(table), run)
     folder = table.folder(node)
+    if root := store.take(table, found, node):
+        print(f"{run}: taken from the store {root}, not computed")
+        return
     if not found.runs_model:
         module = module_of(found)
-        module.run(table, node)
+        with store.recorded(table, found, node):
+            module.run(table, node)
     else:
-        if wanted := gpus(table, node):
+        if wanted := resources.gpus(table, node):
             take_gpus(wanted)
         set_up_computing(threads or table.config.threads)
         module = module_of(found)
-        with only_writer(folder):
+        with only_writer(folder), store.recorded(table, found, node):
             module.run(table, node)
     print(f"{run}: {module.summary_line(folder)}")
 

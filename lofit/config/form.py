@@ -131,6 +131,9 @@ class Config(Form):
         default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"
     )
     data_mirror: UserPath | None = Field(default=None, description="folder with local copies of downloads")
+    reuse: list[UserPath] = Field(
+        default=[], description="stores, or results folders, from which nodes are taken that they hold"
+    )
     results: OwnFolder = Path("results")
     resources: OwnFolder = Path("resources")
     device: Literal["auto", "cpu", "cuda"] = Field(

@@ -68,6 +68,9 @@ def problems(config: Config) -> Iterator[str]:
     for model in config.model_dtypes:
         if model not in config.models:
             yield f"model_dtypes: {registry.unknown('model', model, config.models)}"
+    for store in config.reuse:
+        if not store.is_dir():
+            yield f"reuse: {store} is not a folder; correct it or remove it"
     yield from folder_problems(config)
     yield from task_problems(config)
     yield from method_problems(config)

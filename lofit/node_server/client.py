@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -27,6 +28,10 @@ VARIABLE = "LOFIT_NODE_SERVER"
 """Environment variable: folder for the logs of the servers. The workflow sets it for its nodes if servers are on."""
 OWNER = "LOFIT_NODE_SERVER_OWNER"
 """Environment variable: id of the process with which the servers end; default: the Snakemake of the node."""
+REUSE = "LOFIT_REUSE"
+"""Environment variable: the stores that nodes may be taken from (`reuse`), separated as in PATH."""
+ENTRY = "entry.json"
+"""File of a finished node that says what it is, in stores and in results; see lofit/plan/store.py."""
 MODEL_KINDS = ("effects", "plant", "capture", "localize", "fit", "select_best", "evaluate")
 """Kinds of nodes that run a model; they are forked from a server that has loaded it."""
 REPORT_COMMANDS = ("collect", "render")
@@ -62,9 +67,11 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
     if not os.environ.get(VARIABLE) or not owner(os.environ) or not arguments:
         return None
     try:
-        if verb(arguments) in MODEL_KINDS:
+        stored = verb(arguments) in MODEL_KINDS and _is_stored(arguments[2])
+        if verb(arguments) in MODEL_KINDS and not stored:
             model = arguments[2].partition("/")[0]
-        elif verb(arguments) in REPORT_COMMANDS or os.environ.get("HF_HUB_OFFLINE") == "1":  # servers have no network
+        elif stored or verb(arguments) in REPORT_COMMANDS or os.environ.get("HF_HUB_OFFLINE") == "1":
+            # servers have no network
             model = ""
         else:
             return None
@@ -74,6 +81,12 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
         print(f"node server: not used ({error}); this node runs in its own process", file=sys.stderr, flush=True)
         sweep()  # a killed server cannot remove its socket, and Snakemake may be killed before another one starts
         return None
+
+
+def _is_stored(id: str) -> bool:
+    """Return whether a store has a node of this id; it will then be taken, most likely, and needs no model."""
+    stores = filter(None, os.environ.get(REUSE, "").split(os.pathsep))
+    return any(any(Path(store).glob(f"*/{glob.escape(id)}/{ENTRY}")) for store in stores)
 
 
 def verb(arguments: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from lofit.errors import ConfigError, LofitError
 from lofit.nodes import module_of
 from lofit.plan.kinds import KINDS, NodeKind
 from lofit.plan.nodes import Node
+from lofit.plan.store import record
 from lofit.plan.table import RunTable
 
 RECORDS = Path(".snakemake")
@@ -55,6 +56,7 @@ def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
         _forget(kind.outputs(table, node))
         log = kind.log(table, run)
         module_of(kind).run(table, node, f"no result: killed, or ended by an error (its log: {log})")
+        record(table, kind, node)
         yield run
 
 

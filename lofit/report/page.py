@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from lofit.errors import ReportError
 from lofit.files import write_text
 from lofit.plan.kinds import counts
+from lofit.plan.store import origins
 from lofit.plan.table import ALL, RunTable
 from lofit.report.collect import read_results
 from lofit.report.costs import costs_table, node_reports, surroundings
@@ -69,6 +70,7 @@ def write_report(table: RunTable) -> Path:
         n_runs=results["run_id"].nunique(),
         costs=costs.to_dict("records"),
         hours=costs["hours"].sum(),
+        origins=origins(table),
         places=surroundings(reports).to_dict("records"),
         configuration=configuration_text(table),
     )

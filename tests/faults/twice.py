@@ -24,8 +24,8 @@ import yaml
 from lofit.files import read_json
 from tests.workflows import MEASURED, REPOSITORY
 
-SKIPPED = ("logs", "benchmarks", "plan", ".snakemake_timestamp", "report.html")
-"""Times and paths of this very run, and the page that prints them."""
+SKIPPED = ("logs", "benchmarks", "plan", ".snakemake_timestamp", "report.html", "entry.json")
+"""Times and paths of this very run, the page that prints them, and checksums of what holds them."""
 
 
 def run(configuration: dict[str, Any], folder: Path, resources: Path) -> Path:

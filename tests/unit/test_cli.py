@@ -21,7 +21,7 @@ def lofit(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProces
 def test_help_names_every_verb() -> None:
     result = lofit("--help")
     assert result.returncode == 0
-    for verb in ("plan", "train", "summary", "render", "compare", "export", "mark-failed", "slurm"):
+    for verb in ("plan", "train", "summary", "render", "compare", "export", "mark-failed", "store", "slurm"):
         assert verb in result.stdout
 
 

@@ -41,6 +41,12 @@ def test_the_worked_example(tmp_path: Path) -> None:
     assert "lofit (3 heads)" in done.stdout
     assert "out/tables/suite.md" in done.stdout
     assert len(list((tmp_path / "out" / "runs").glob("tiny/opposites/**/adapter_model.safetensors"))) == 2
+    again = ["--task-dir", str(EXAMPLE), "--model", str(model), "--method", "lofit", "--k", "3", "--out", "again"]
+    done = train(tmp_path, *again, "--reuse", "out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("taken from the store out, not computed") == 4  # a ranking, a fit, and two scores
+    csv = [pd.read_csv(tmp_path / out / "results.csv", index_col="method").loc["lofit"] for out in ("out", "again")]
+    pd.testing.assert_series_equal(*csv)
 
 
 def test_a_killed_training_leaves_no_process_behind(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import yaml
 from lofit.config import load_config, parse_config
 from lofit.experiments import UNSCORED, builtin_names
 from lofit.files import read_json, read_jsonl, write_jsonl
-from lofit.plan.kinds import KINDS, SELECT_BEST, counts
+from lofit.plan.kinds import EVALUATE, FETCH, FIT, KINDS, SELECT_BEST, counts
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from tests.checkpoint import save_checkpoint
@@ -117,6 +118,44 @@ def test_the_suite_is_the_mean_of_the_items_differences(workflow: Workflow) -> N
         assert suite["full"][name] == pytest.approx(100 * (scores[method] - scores["full"]))
         assert suite["base.low"][name] <= suite["base"][name] <= suite["base.high"][name]
     assert (suite["tasks"] == 1).all()
+
+
+def test_a_fresh_folder_takes_everything_from_a_store(workflow: Workflow, tmp_path: Path) -> None:
+    """The store travels by `cp -r`, which keeps no times. No model is read: no server of one is started."""
+    lofit = [sys.executable, "-m", "lofit", "store", "add", "store"]
+    env = workflow.environment() | {"PYTHONPATH": str(REPOSITORY), "LOFIT_CONFIG": "config.yaml"}
+    added = subprocess.run(lofit, cwd=workflow.folder, env=env, capture_output=True, text=True, check=False)
+    assert (added.returncode, added.stdout) == (0, "16 added\n"), added.stderr
+    copied = shutil.copytree(workflow.folder / "store", tmp_path / "copied")
+    draw = random.Random(0)
+    for path in sorted(copied.rglob("*")):
+        os.utime(path, (draw.randrange(10**9),) * 2)
+    fresh = Workflow(tmp_path / "fresh")
+    fresh.config = workflow.config | {"reuse": [str(copied)]}
+    fresh.run()
+    table = fresh.table()
+    for kind in KINDS:
+        for id in kind.nodes(table):
+            said = fresh.path(kind.log(table, id)).read_text()
+            taken = f"{id}: taken from the store {copied}, not computed\n"
+            assert kind is FETCH or said == taken, said
+    servers = [made.folder / "results" / "logs" / "servers" for made in (workflow, fresh)]
+    assert [bool(list(folder.glob("tiny-*"))) for folder in servers] == [True, False]
+    for name in ("results.csv", "tables/main.md", "tables/suite.csv", "items.parquet"):
+        there, here = (made.folder / "results" / name for made in (workflow, fresh))
+        assert here.read_bytes() == there.read_bytes(), name
+    page = (fresh.folder / "results" / "report.html").read_text()
+    assert f"Taken from the store {copied}, not computed here: 16 nodes" in page
+    assert fresh.planned() == Counter(), "the times of what was taken are those of now"
+    node = fresh.fit("lora")
+    shutil.rmtree(fresh.path(table.folder(node)))
+    (copied / "runs" / node.id / "fit.json").write_text("{}")
+    fresh.run()
+    log = fresh.path(FIT.log(table, node.id)).read_text()
+    assert f"warning: fit {node.id} is not taken from {copied}: fit.json was altered" in log
+    assert "validation loss" in log, "so it was computed"
+    scored = fresh.path(EVALUATE.log(table, table.own_evaluation(node).id)).read_text()
+    assert "taken from the store" in scored, "the scores of an adapter of the same bytes"
 
 
 def test_an_own_task_is_trained_and_others_are_watched(tmp_path: Path) -> None:

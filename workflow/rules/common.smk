@@ -54,6 +54,7 @@ RESULTS = str(CONFIG.results)
 os.environ.update(
     {SNAKEMAKE: str(os.getpid()), DEVICE: CONFIG.device},
     LOFIT_CONFIG=str(snapshot_path(CONFIG)),
+    LOFIT_REUSE=os.pathsep.join(str(store.absolute()) for store in CONFIG.reuse),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
 )
