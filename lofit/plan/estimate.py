@@ -103,13 +103,15 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
     billions, task = table.config.model_entry(node.model).billions, _sizes(node.data)
     if not billions or not task:
         return None
+    if isinstance(node, TunedNode) and (own := node.candidates if node.leader else node.extensions):
+        return node_cost(table, own[0])  # the one fit that it makes itself, at most
     if isinstance(node, EvalNode):
         shots = methods.load_method(node.fit.method).shots
         examples = shots(node.fit.params) * task.get("row_tokens", 0.0) if shots else 0.0
         operations = FORWARD * task["test"] * (task["item_tokens"] + examples)
     elif isinstance(node, ActivationsNode):
         operations = _reading(task)
-    elif isinstance(node, TunedNode) and not (node.leader or node.extensions):
+    elif isinstance(node, TunedNode):
         operations = 0.0
     elif isinstance(node, EffectsNode):  # every head of a layer, with the layers from there on; and the layers below
         entry = table.config.model_entry(node.model)

@@ -177,7 +177,7 @@ BROKEN = {
         ["methods.red: tries 4 settings and methods.lora 2", "equal"],
     ),
     "grid that does not ascend": (put("lr_grid", [1, 10, 3]), ["lr_grid: [1.0, 10.0, 3.0] does not ascend"]),
-    "grid of one": (put("lr_grid", [1]), ["lr_grid", "2 items"]),
+    "grid of one": (put("lr_grid", [1]), ["lr_grid", "at least 2"]),
     "seeds of an experiment": (
         put("experiments", {"peft": {"seeds": [42, 7]}}),
         ["experiments.peft.seeds: 7", "add it"],

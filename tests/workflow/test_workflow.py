@@ -394,13 +394,15 @@ def test_what_a_model_asks_of_machines_reruns_the_page_that_tells_it_alone(workf
 
 
 def test_a_search_is_part_of_the_workflow(workflow: Workflow) -> None:
-    """Candidates are fits like others, and one that was run before is not run again."""
+    """Candidates are fits like others, and one that was run before is not run again, unless it lacks the metric."""
     config = copy.deepcopy(workflow.config)
     config["methods"] = {
         "base": None,
         "lora": {"params": TRAINING, "search": {"params": {"lr": [TRAINING["lr"], 0.1]}}},
     }
     del config["transfer"]
+    assert workflow.planned(config)["fit"] == 2
+    config["select_by"] = "loss"
     planned = workflow.planned(config)
     assert {name: planned[name] for name in ("fit", "select_best", "evaluate", "table")} == {
         "fit": 1, "select_best": 1, "evaluate": 1, "table": 3,
