@@ -65,6 +65,7 @@ def configuration(
         "models": [model],
         "tasks": {name: {"path": str(task_dir), "options": {"overlap": overlap}}},
         "methods": {"base": None} | {method: _with_heads(method, k) for method in methods},
+        "lr_grid": None,
         "seeds": [seed],
         "results": str(out),
         "resources": str(out / "resources"),

@@ -33,6 +33,8 @@ step A (perf/results.md). GPU: 40% of the 312 TFLOP/s of an A100's datasheet, an
 
 START_SECONDS = 10
 """Of a node before it computes: config/smoke.yaml, whose nodes do little else, took 333 s for 34 nodes."""
+FORKED_SECONDS = 2
+"""Of a node that a server forks, on CPU: 0.1 to 0.4 s as nodes report it, the rest is Snakemake's."""
 BYTES = 2
 """Per parameter, in bfloat16."""
 GB_PER_SECOND = 1.0
@@ -125,7 +127,9 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
         if isinstance(node, FitNode) and isinstance(node.params, TrainParams) and table.scores_validation(node):
             times = node.params.epochs + 1 if table.scores_every_epoch(node) else 1
             operations += FORWARD * times * task["validation"] * task["item_tokens"]
-    return Cost(1, 1e9 * billions * operations, START_SECONDS + BYTES * billions / GB_PER_SECOND)
+    forked = table.config.node_server and table.config.device == "cpu"
+    starting = FORKED_SECONDS if forked else START_SECONDS + BYTES * billions / GB_PER_SECOND
+    return Cost(1, 1e9 * billions * operations, starting)
 
 
 def _reading(task: Mapping[str, float]) -> float:

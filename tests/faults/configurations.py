@@ -45,6 +45,7 @@ GOOD: list[dict[str, Any]] = [
         "models": ["smollm2-135m"],
         "tasks": {"boolq": None, "siqa": None},
         "methods": {"base": None, "lofit": None, "lora": {"search": {"params": {"lr": [0.1, 0.01]}}}},
+        "lr_grid": [1, 3],
         "transfer": {"method": "lofit", "k": 5},
         "experiments": {
             "head_selection": None,

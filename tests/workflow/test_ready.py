@@ -69,6 +69,8 @@ def miniature(name: str, folder: Path, mirror: Path) -> dict[str, Any]:
     for title, spec in config.get("experiments", {}).items():
         if "data_efficiency" in title:
             spec |= {"tasks": ["mquake"], "n_train": [4, 8]}
+        if title == "planted":
+            spec["planted"] |= {"k": [1], "n_train": [16], "n_validation": 4, "tokens": 3}
     return config
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from lofit.config import load_config, parse_config
-from lofit.experiments import UNSCORED, builtin_names
+from lofit.experiments import UNSCORED
 from lofit.files import read_json, read_jsonl, write_jsonl
 from lofit.plan.kinds import EVALUATE, FETCH, FIT, KINDS, SELECT_BEST, counts
 from lofit.plan.table import RunTable
@@ -490,6 +490,3 @@ def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> No
     scored = [name for name in config.experiments if config.experiment(name).kind not in UNSCORED]
     wanted["collect_part"] = len(table.parts()) - 1 - len(config.experiments) + len(scored)  # all have their own rule
     assert {rule: int(stats[rule]) for rule in wanted} == wanted
-    if name.startswith("laptop"):
-        left_out = {"lens", "variance"} if name == "laptop-short" else {"lens"}  # that one has one seed
-        assert set(builtin_names()) - set(config.experiments) <= left_out
