@@ -53,6 +53,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
 HELP = {
     "train": "tests/workflow/test_train.py runs it whole",
     "mark-failed": "tests/faults/test_mark_failed.py runs it whole",
+    "store": "tests/unit/test_store.py and tests/workflow/test_workflow.py run its verbs whole",
 }
 """Verbs of `lofit` that are run with --help, which checks the names of options, and why."""
 STAND_ALONE = ("plan", "schema")
@@ -125,7 +126,7 @@ def policy(command: str) -> tuple[str, str]:
         if part in command:
             return CHECKED, why
     if verb := _mentioned(command):
-        return DRY, f"with --help; {HELP.get(verb, 'a mention of the verb')}"
+        return DRY, f"with --help; {HELP.get(verb.split()[0], 'a mention of the verb')}"
     unknown = [name for name in programs(command) if name not in PROGRAMS]
     assert not unknown, f"say in PROGRAMS what is to be done with `{command}` ({unknown[0]})"
     if re.search(AS_IT_IS, command):
@@ -139,6 +140,8 @@ def _mentioned(command: str) -> str | None:
     words = shlex.split(command)
     if words[0] != "lofit" or len(words) < 2 or words[1].startswith("-"):
         return None
+    if words[1] == "store":
+        return " ".join(words[1:3])
     return words[1] if words[1] in HELP or (len(words) == 2 and words[1] not in STAND_ALONE) else None
 
 
@@ -204,6 +207,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunTable]:
         "device": "cpu",
         "progress": False,
     }
+    shutil.copy(folder / "config" / "laptop.yaml", folder / "config" / "their.yaml")
     for command in (command for command in COMMANDS if command.startswith("lofit compare ")):
         name, file = re.findall(r"compare (\S+) .*--configfile (\S+)", command)[0]
         labels = load_config(folder / file).experiment(name).arms

@@ -19,7 +19,7 @@ import yaml
 from lofit.config import load_config, parse_config
 from lofit.experiments import UNSCORED
 from lofit.files import read_json, read_jsonl, write_jsonl
-from lofit.plan.kinds import EVALUATE, FETCH, FIT, KINDS, SELECT_BEST, counts
+from lofit.plan.kinds import EFFECTS, EVALUATE, FETCH, FIT, KINDS, PLANT, SELECT_BEST, counts
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from tests.checkpoint import save_checkpoint
@@ -83,7 +83,7 @@ def test_every_node_leaves_its_files_and_a_log(workflow: Workflow) -> None:
     assert "exact_match" in samples[0]
     assert read_json(run / "run.json") == node.identity
     for kind in KINDS:
-        assert kind.nodes(table) or kind is SELECT_BEST
+        assert kind.nodes(table) or kind in (SELECT_BEST, EFFECTS, PLANT)
         for id in kind.nodes(table):
             assert workflow.path(kind.log(table, id)).stat().st_size > 0
 
@@ -488,5 +488,5 @@ def test_ready_configurations_are_planned_whole(name: str, tmp_path: Path) -> No
     table = RunTable(config)
     wanted = counts(table) | Counter(output.kind for output in outputs(table)) | {"collect": 1}
     scored = [name for name in config.experiments if config.experiment(name).kind not in UNSCORED]
-    wanted["collect_part"] = len(table.parts()) - 1 - len(config.experiments) + len(scored)  # all have their own rule
+    wanted["collect_part"] = len(table.parts()) - 1 - len(table.experiments) + len(scored)  # all have their own rule
     assert {rule: int(stats[rule]) for rule in wanted} == wanted
