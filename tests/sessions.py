@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lofit.activations.last_token import capture, contrast_texts
 from lofit.activations.store import read_activations
 from lofit.files import write_json
 from lofit.models.session import Session
 from lofit.rankings.ranking import rank_heads, write_ranking
 from lofit.training.context import FitContext
+from lofit.training.savepoint import SavePoint
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model
 
@@ -72,3 +75,21 @@ def fit_context(opened: Session, folder: Path | None = None, k: tuple[int, ...] 
         write_ranking(rank_heads(scores), folder / "heads.parquet")
         write_json(folder / "localize.json", {"status": "ok", "reason": None, "seconds": 0.0})
     return bench
+
+
+class Killed(BaseException):
+    """What no handler of the product catches."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Kill the training once it was saved ``after`` times."""
+    save, count = SavePoint.save, 0
+
+    def saved(self: SavePoint, *args: Any) -> None:
+        nonlocal count
+        save(self, *args)
+        count += 1
+        if count == after:
+            raise Killed
+
+    monkeypatch.setattr(SavePoint, "save", saved)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,8 +21,10 @@ Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the stor
 
 
 def _plan() -> ModuleType:
-    """The module that does the work; not imported before a command runs, since it imports the configuration."""
-    return importlib.import_module("lofit.plan.store")
+    """Return the module that does the work; it imports the configuration, which other commands need not wait for."""
+    from lofit.plan import store
+
+    return store
 
 
 def _existing(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lofit import interventions
 from lofit.localizers.localizer import Localizer, Scores
 from lofit.spec.hyperparameters import LossParams
 
@@ -22,7 +23,6 @@ def score(context: FitContext, params: LossParams) -> Scores:
     import torch
     from peft import get_peft_model
 
-    from lofit.interventions import LofitConfig
     from lofit.interventions.tuner.parameters import edited_layers
     from lofit.models.meter import Meter
     from lofit.training.trainer import Validation
@@ -30,7 +30,7 @@ def score(context: FitContext, params: LossParams) -> Scores:
     session = context.session
     rows = Validation(replace(session, validation=session.train), params)
     meter = Meter(session.model.device)
-    model = get_peft_model(session.model, LofitConfig(scale=False, offset=True)).eval()
+    model = get_peft_model(session.model, interventions.LofitConfig(scale=False, offset=True)).eval()
     forward = rows.forward(model)
     offsets = [next(iter(module.lofit_offset.values())) for _, module in edited_layers(model)]
     sums = [torch.zeros(2, *offset.shape, dtype=torch.float64) for offset in offsets]  # of gradients and their squares

@@ -210,7 +210,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "kind": (lambda folder: change("kind", "localize")(folder), "entry.json is of another node"),
     "above": (name_a_file("../../stolen.json"), "../../stolen.json is not a file"),
     "in adapter": (name_a_file("adapter/../../x.json"), "adapter/../../x.json is not a file"),
-    "absolute": (name_a_file("/tmp/stolen.json"), "/tmp/stolen.json is not a file"),
+    "absolute": (name_a_file("/stolen.json"), "/stolen.json is not a file"),
     "code": (name_a_file("adapter/modeling.py"), "adapter/modeling.py is not a file"),
     "pickle": (name_a_file("adapter/adapter_model.bin"), "adapter/adapter_model.bin is not a file"),
     "folder": (name_a_file("adapter"), "adapter is not a file"),

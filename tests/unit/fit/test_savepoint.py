@@ -13,15 +13,10 @@ from lofit.methods import load_method
 from lofit.models.session import Session
 from lofit.spec.hyperparameters import ComputeParams
 from lofit.training import trainer
-from lofit.training.savepoint import SavePoint
 from lofit.training.trainer import Fitted
-from tests.sessions import PAIRS, ROWS, fit_context, session
+from tests.sessions import PAIRS, ROWS, Killed, fit_context, interrupt, session
 
 EPOCHS = 3
-
-
-class Killed(BaseException):
-    """What no handler of the product catches."""
 
 
 def fit(method: str, opened: Session) -> Fitted:
@@ -40,20 +35,6 @@ def opened(save_to: Path | None, objective: str = "sft", **changes: Any) -> Sess
 
 def values(fitted: Fitted) -> list[torch.Tensor]:
     return [value.clone() for _, value in sorted(fitted.model.state_dict().items())]
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Kill the training once it was saved ``after`` times."""
-    save, count = SavePoint.save, 0
-
-    def saved(self: SavePoint, *args: Any) -> None:
-        nonlocal count
-        save(self, *args)
-        count += 1
-        if count == after:
-            raise Killed
-
-    monkeypatch.setattr(SavePoint, "save", saved)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 6])

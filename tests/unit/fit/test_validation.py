@@ -21,10 +21,9 @@ from lofit.nodes.fit import summary_line
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import RunTable
 from lofit.spec.hyperparameters import ComputeParams
-from lofit.training.savepoint import SavePoint
 from lofit.training.trainer import Fitted
 from tests.fitted import find, fitted_table, tiny_config
-from tests.sessions import PAIRS, fit_context, session
+from tests.sessions import PAIRS, Killed, fit_context, interrupt, session
 
 METHODS: dict[str, Any] = {
     "base": None,
@@ -204,22 +203,10 @@ def test_there_is_no_best_epoch_without_validation_rows() -> None:
 def test_the_best_epoch_outlives_a_kill(
     method: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     metrics = [0.0, 0.6, 0.2, 0.4]
     plain, _ = fit_best(method, metrics)
-    save, count = SavePoint.save, 0
-
-    def saved(self: SavePoint, *args: Any) -> None:
-        nonlocal count
-        save(self, *args)
-        count += 1
-        if count == after:
-            raise Killed
-
     with monkeypatch.context() as patched:
-        patched.setattr(SavePoint, "save", saved)
+        interrupt(patched, after)
         with pytest.raises(Killed):
             fit_best(method, metrics, tmp_path / "s")
     known = (after + 1) // 2  # two steps an epoch; what was measured before the last save is not measured again
@@ -265,9 +252,6 @@ def test_what_is_kept_is_part_of_a_run_and_no_part_of_a_ranking(tmp_path: Path) 
 def test_an_interrupted_fit_has_the_same_scores_and_does_not_score_again(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     scored: list[float] = []
 
     def fit(save_to: Path | None) -> Fitted:
@@ -287,17 +271,8 @@ def test_an_interrupted_fit_has_the_same_scores_and_does_not_score_again(
     assert plain.record["validation_metric"] == scored
     assert len(set(scored)) == 5
     scored.clear()
-    save, count = SavePoint.save, 0
-
-    def saved(self: SavePoint, *args: Any) -> None:
-        nonlocal count
-        save(self, *args)
-        count += 1
-        if count == after:
-            raise Killed
-
     with monkeypatch.context() as patched:
-        patched.setattr(SavePoint, "save", saved)
+        interrupt(patched, after)
         with pytest.raises(Killed):
             fit(tmp_path / "s")
     resumed = fit(tmp_path / "s")

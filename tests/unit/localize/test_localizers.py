@@ -115,18 +115,6 @@ def test_all_keeps_the_order_of_layers_and_heads(tmp_path: Path) -> None:
     assert pairs == [(layer, head) for layer in range(3) for head in range(4)]
 
 
-def test_head_gain_is_the_slope_of_the_loss_over_a_factor_of_the_head(tmp_path: Path) -> None:
-    found, opened = scores("head_gain", tmp_path), session()
-    validation = Validation(session(validation=opened.train), LossParams())
-    forward = validation.forward(opened.model)
-    for head in [(0, 1), (1, 3), (2, 0)]:
-        losses = []
-        for factor in (0.98, 1.02):
-            with damaged(opened.model, Damage((head,), torch.tensor([factor]), torch.zeros(1, 8))):
-                losses.append(validation.loss(forward))
-        assert found[head] == pytest.approx(abs(losses[1] - losses[0]) / 0.04, rel=0.02, abs=1e-5)
-
-
 def test_steady_offset_is_the_mean_gradient_over_its_standard_error(tmp_path: Path) -> None:
     """By the formula, from slopes of the loss of each text over the offset of a head, taken by hand."""
     found, opened = scores("steady_offset", tmp_path), session()
