@@ -21,6 +21,10 @@ def _folder(package: str) -> Path:
     return Path(importlib.import_module(package).__file__ or "").parent
 
 
+def _file(package: str, name: str) -> Path:
+    return _folder(package) / f"{name}.py"
+
+
 @cache
 def module_names(package: str) -> tuple[str, ...]:
     """Return the sorted names of the modules of ``package`` that have a recipe (``<name>.yaml``) beside them."""
@@ -34,7 +38,6 @@ def load(package: str, name: str, attribute: str, kind: type[T]) -> T:
     Raises:
         ConfigError: the module cannot be imported, or registers no such object; the message names the file.
     """
-    file = _folder(package) / f"{name}.py"
     try:
         module = importlib.import_module(f"{package}.{name}")
     except (Exception, SystemExit) as error:  # a module that a user wrote can raise anything
@@ -44,18 +47,21 @@ def load(package: str, name: str, attribute: str, kind: type[T]) -> T:
             last = traceback.extract_tb(error.__traceback__)[-1]
             place, line = last.filename, last.lineno
         raise ConfigError(
-            f"{file} cannot be imported ({type(error).__name__}: {brief(error)}; {place}:{line}); correct it"
+            f"{_file(package, name)} cannot be imported ({type(error).__name__}: {brief(error)}; {place}:{line}); "
+            "correct it"
         ) from None
     found = getattr(module, attribute, None)
     if not isinstance(found, kind):
-        raise ConfigError(f"{file} has no {attribute} of class {kind.__name__}; define it, as its neighbours do")
+        raise ConfigError(
+            f"{_file(package, name)} has no {attribute} of class {kind.__name__}; define it, as its neighbours do"
+        )
     return found
 
 
 @cache
 def source_hash(package: str, name: str) -> str:
     """Return a short hash of a module's source; nodes of the method or localizer run again when it changes."""
-    return short_hash((_folder(package) / f"{name}.py").read_text(encoding="utf-8"))
+    return short_hash(_file(package, name).read_text(encoding="utf-8"))
 
 
 def unknown_module(kind: str, package: str, name: str) -> str:

@@ -64,7 +64,8 @@ def fit_context(opened: Session, folder: Path | None = None, k: tuple[int, ...] 
     With ``folder``, the activations of the session's rows are read into it, and a ranking by ``scores`` ([3, 4]) is
     written there if they are given.
     """
-    bench = FitContext("t", "tiny/sums/fold0", opened.seed, 3, 4, lambda: opened, k, folder, folder)
+    folders = {"activations_dir": folder, "ranking_dir": folder}
+    bench = FitContext("t", "tiny/sums/fold0", opened.seed, 3, 4, lambda: opened, k, **folders)
     if folder:
         texts = contrast_texts({"train": opened.train, "validation": opened.validation})
         record = capture(opened, texts, folder / "heads.npy", folder / "blocks.npy")

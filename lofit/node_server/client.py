@@ -67,8 +67,9 @@ def run_in_server(arguments: Sequence[str]) -> int | None:
     if not os.environ.get(VARIABLE) or not owner(os.environ) or not arguments:
         return None
     try:
-        stored = verb(arguments) in MODEL_KINDS and _is_stored(arguments[2])
-        if verb(arguments) in MODEL_KINDS and not stored:
+        runs_model = verb(arguments) in MODEL_KINDS and len(arguments) > 2
+        stored = runs_model and _is_stored(arguments[2])
+        if runs_model and not stored:
             model = arguments[2].partition("/")[0]
         elif stored or verb(arguments) in REPORT_COMMANDS or os.environ.get("HF_HUB_OFFLINE") == "1":
             # servers have no network

@@ -69,7 +69,8 @@ def _choose(table: RunTable, node: TunedNode, adapter: Path, search: dict[str, A
     for candidate, point, report in zip(node.candidates, node.points, reports, strict=True):
         add(candidate, point, report)
         if node.select_by == "metric" and tried[-1]["validation_loss"] is not None is tried[-1]["validation_metric"]:
-            raise LofitError(f"{candidate.id}: fitted without a validation metric; run `lofit node fit` on it again")
+            again = f"run `lofit node fit {candidate.id}` again"
+            raise LofitError(f"{candidate.id}: fitted without a validation metric; {again}")
     best = best_of_all()
     edges = dict(zip((0, len(node.candidates) - 1), node.settings[len(node.candidates) :], strict=False))
     if best in edges:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,10 @@ __all__ = [
 _HERE = Path(__file__).parent
 
 
-def task_names() -> list[str]:
+@cache
+def task_names() -> tuple[str, ...]:
     """Return the names of all tasks, sorted, without importing them."""
-    return sorted(path.parent.name for path in _HERE.glob("*/prepare.py"))
+    return tuple(sorted(path.parent.name for path in _HERE.glob("*/prepare.py")))
 
 
 def task_folder(name: str) -> Path:
