@@ -15,9 +15,11 @@ from lofit.spec.base import HeadsConfig, MethodConfig
 from lofit.spec.protocol import Protocol, table_name
 
 _EXISTS = "outputs of that name exist already; give it another name"
-TAKEN = dict.fromkeys(("all", *map(table_name, get_args(Protocol)), "suite", "expected", "report"), _EXISTS) | {
+_OTHERS = ("all", *map(table_name, get_args(Protocol)), "suite", "strata", "expected", "report")
+TAKEN = dict.fromkeys(_OTHERS, _EXISTS) | {
     "transfer": "write it as `transfer:`, beside `experiments:`",
     "retention": "write it as `retention:`, beside `experiments:`, with tasks to be scored",
+    "disturbance": "made wherever `retention:` names tasks; remove it",
     "overlap": "always made where there are two rankings of heads; remove it",
     "search": "a `search:` belongs to a method or an arm; its table is made wherever there is one",
 }

@@ -15,7 +15,7 @@ from lofit.errors import FitError, TaskError
 from lofit.evaluation.backends import model_class
 from lofit.evaluation.harness import evaluate
 from lofit.evaluation.judge import judge, rates
-from lofit.evaluation.text import score_text
+from lofit.evaluation.text import score_prompts, score_text
 from lofit.files import read_json, read_jsonl, require, write_json, write_text
 from lofit.methods import load_method
 from lofit.models.adapters import load_fitted, verify
@@ -69,15 +69,22 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
     adapter = table.folder(fit) / "adapter" if method.fit else None
     model = load_fitted(model_dir, adapter, device, dtype)
     task, meter, ran = config.task(node.data.task), Meter(device), environment(model)
-    if task.plain_text:
+    tokenizer = load_tokenizer(model_dir)
+    moved: dict[str, Any] = {}
+    prompts: list[dict[str, Any]] = []
+    if not node.own:
         base = load_model(model_dir, device, dtype) if adapter and not isinstance(model, PeftModel) else None
-        scores, samples = score_text(model, base, load_tokenizer(model_dir), read_jsonl(items), task.name)
-        return {**scores, **meter.report(), **ran, "backend": PACKED}, samples
+        if task.plain_text:
+            scores, samples = score_text(model, base, tokenizer, read_jsonl(items), task.name)
+            return {**scores, **meter.report(), **ran, "backend": PACKED}, samples
+        if adapter:
+            moved, prompts = score_prompts(model, base, tokenizer, read_jsonl(items), task.name)
+        del base  # make room for the scorer
     n_shots = method.shots(fit.params) if method.shots else 0
     with model_class(node.backend) as made:
         scores, samples = evaluate(
             model,
-            load_tokenizer(model_dir),
+            tokenizer,
             task,
             items,
             batch_size=config.eval_batch_size,
@@ -89,7 +96,8 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
         del model  # make room for the judges
         samples = _judged(table, samples, device, dtype)
         scores["metrics"] |= rates(samples)
-    return {**scores, **meter.report(), **ran, "backend": node.backend}, samples
+    scores["metrics"] |= moved
+    return {**scores, **meter.report(), **ran, "backend": node.backend}, samples + prompts
 
 
 def _judged(

@@ -85,11 +85,7 @@ def _copies(table: RunTable, node: ComputingNode) -> int:
         return 2 if on_gpu else FULL_COPIES  # from the GPU, to be saved
     if isinstance(node, EvalNode) and node.backend == VLLM:
         return 2  # folded, and read by the engine
-    if (
-        isinstance(node, EvalNode)
-        and load_method(node.fit.method).trains_base
-        and table.config.task(node.data.task).plain_text
-    ):
+    if isinstance(node, EvalNode) and load_method(node.fit.method).trains_base and not node.own:
         return 2  # compared with the base
     return 1
 

@@ -222,7 +222,9 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
         if value is None:
             raise ReportError(f"{at} has no finite value; evaluate run {run.run_id} again")
         stderr = _number(entry, "stderr", at)
-        records.append(base | {"status": "ok", "metric": name, "value": value, "stderr": stderr})
+        n_items = base["n_items"] if entry.get("n_items") is None else _number(entry, "n_items", at)
+        found = {"metric": name, "value": value, "stderr": stderr, "n_items": n_items}
+        records.append(base | {"status": "ok"} | found)
     return records
 
 

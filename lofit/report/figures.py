@@ -206,19 +206,19 @@ def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str],
 def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
     """Draw scores against how far the model's predictions moved, as ``<stem>.pdf``, ``.png`` and ``.csv``.
 
-    There is one panel for each model, task fitted for and task scored on. A method that moves nothing, such as the base
-    model, is a dashed line.
+    There is one panel for each model, task fitted for, task scored on and kind of text on which predictions are
+    compared. A method that moves nothing, such as the base model, is a dashed line.
 
     Args:
         frame: as :func:`lofit.report.disturbance.disturbance` returns it.
         stem: path without suffix.
         title: title of the figure.
     """
-    panels = list(frame.groupby(["model", "task", "scored_on"], sort=False))
+    panels = list(frame.groupby(["model", "task", "scored_on", "moved_on"], sort=False))
     methods, drawn = list(dict.fromkeys(frame["method"])), dict[str, Any]()
     with figure_style():
-        figure, grid = _grid(len(panels), title)
-        for axes, ((model, task, on), panel) in zip(grid, panels, strict=False):
+        figure, grid = _grid(max(1, len(panels)), title)
+        for axes, ((model, task, on, kind), panel) in zip(grid, panels, strict=False):
             for line in panel.to_dict("records"):
                 if not line["kl"] > 0:
                     level = axes.axhline(100 * line["value"], color="0.4", linestyle="--", linewidth=0.8)
@@ -236,7 +236,7 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
                 axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
             axes.set_title(f"{model}, fitted for {task}")
-            axes.set_xlabel("KL to base on text (nats/token)")
+            axes.set_xlabel(f"KL to base on {kind} (nats/token)")
             axes.set_ylabel(f"{on} {panel['metric'].iloc[0]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
         _finish(figure, drawn, _caption(frame, "Bars: 95% intervals over clusters of items and over seeds."))

@@ -85,9 +85,8 @@ def _outputs(table: RunTable) -> Iterator[Output]:
     if config.retention:
         title = "What fitting cost on other tasks (LoFiT, Table 5)"
         yield Output("table", "retention", title, "retention", main, list(config.retention))
-        if any(config.task(name).plain_text for name in config.retention):
-            title = "Score against how far the model's predictions on other text moved"
-            yield Output("figure", "disturbance", title, "disturbance", main, list(config.retention))
+        title = "Score against how far the model's predictions on other text moved"
+        yield Output("figure", "disturbance", title, "disturbance", main, list(config.retention))
     if published := matching_runs(table):
         parts = sorted({row.artefact for row, _ in published})
         needs = tuple(path for part in parts for path in _collected(table, part))

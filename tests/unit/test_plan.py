@@ -167,13 +167,24 @@ def test_an_edited_method_or_localizer_is_another_trigger_and_another_save_point
 
 def test_no_experiment_may_be_called_like_another_output() -> None:
     everything = {
+        "tasks": {**CONFIG["tasks"], "mquake": None},
         "protocols": ["paper", "harness", "open"],
         "retention": {"nq_open": None},
         "methods": {**CONFIG["methods"], "lora": {"search": {"params": {"lr": [1e-4, 1e-3]}}}},
     }
     made = table(**everything)
     names = {output.name for output in outputs(made) if output.module != "experiments"}
-    assert {"main", "main-open", "suite", "search", "retention", "overlap", "transfer"} <= names
+    assert {
+        "main",
+        "main-open",
+        "suite",
+        "strata",
+        "search",
+        "retention",
+        "disturbance",
+        "overlap",
+        "transfer",
+    } <= names
     assert names | set(made.parts()) <= set(TAKEN)
 
 

@@ -189,6 +189,12 @@ def test_an_own_task_is_trained_and_others_are_watched(tmp_path: Path) -> None:
     assert results["value"]["base", "wikitext", "kl"] == 0
     assert results["value"]["lofit", "wikitext", "kl"] > 0
     assert results["value"]["full", "wikitext", "kl"] > 0
+    assert ("base", "colours", "kl") not in results.index and ("lofit", "sums", "kl") not in results.index
+    assert results["value"]["lofit", "colours", "kl"] > 0
+    assert results["value"]["full", "colours", "kl"] > 0
+    moved = pd.read_csv(tmp_path / "results" / "figures" / "disturbance.csv")
+    assert set(moved["moved_on"]) == {"plain text", "prompts of other tasks"}
+    assert set(moved["scored_on"]) == {"sums", "colours"}
     table = pd.read_csv(tmp_path / "results" / "tables" / "retention.csv").set_index(["method", "scored on"])
     for name, method in (("lofit (3 heads)", "lofit"), ("full", "full")):
         entropy = results["value"].xs(("wikitext", "cross_entropy"), level=("eval_task", "metric"))

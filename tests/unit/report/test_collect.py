@@ -79,6 +79,12 @@ def test_one_row_per_metric_with_costs(tmp_path: Path) -> None:
     assert set(frame["status"]) == {"ok"}
 
 
+def test_a_metric_of_some_items_says_how_many(tmp_path: Path) -> None:
+    metrics = {**OK["metrics"], "kl": {"value": 0.5, "stderr": 0.1, "n_items": 16}}  # type: ignore[dict-item]
+    frame = collect([lofit_run(tmp_path, evaluation=OK | {"metrics": metrics})], tmp_path / "results.parquet")
+    assert frame.set_index("metric")["n_items"].to_dict() == {"exact_match": 40, "f1": 40, "kl": 16}
+
+
 def test_file_has_the_fixed_schema_even_when_columns_are_empty(tmp_path: Path) -> None:
     collect([zero_shot(tmp_path)], tmp_path / "zero.parquet")
     collect([lofit_run(tmp_path), zero_shot(tmp_path)], tmp_path / "both.parquet")

@@ -13,6 +13,7 @@ from lofit.report.figures import draw_disturbance
 from tests.unit.report.frames import HEADLINE, plain, results, scored
 
 SHOWN = HEADLINE | {"nq": "em"}
+COMPARED = {"plain text": ["text", "verse"], "prompts": ["nq"]}
 
 
 def run(method: str, task: str, on: str, metric: str, values: list[float]) -> tuple[dict[str, Any], list[float]]:
@@ -28,15 +29,22 @@ def frame() -> pd.DataFrame:
             if kl is not None:
                 runs.append(run(method, task, "text", "kl", [kl, 3 * kl, 2 * kl]))
                 runs.append(run(method, task, "text", "cross_entropy", [2.0, 2.0, 2.0]))
+                runs.append(run(method, task, "verse", "kl", [10 * kl, 10 * kl]))
+                runs.append(run(method, task, "nq", "kl", [kl / 2, kl / 2]))
                 runs.append(run(method, task, "nq", "em", [1.0 - gain, 1.0, 0.0, 1.0]))
     runs.append(run("red", "clutrr", "clutrr", "exact_match", [1.0, 0.0]))  # whose divergence is not known
-    return disturbance(results(*(each for each, _ in runs)), scored(*runs), SHOWN, ["text"])
+    return disturbance(results(*(each for each, _ in runs)), scored(*runs), SHOWN, COMPARED)
 
 
 def test_a_score_meets_the_divergence_of_the_same_fit(frame: pd.DataFrame) -> None:
     assert not (frame["method"] == "red").any()
-    cells = frame.set_index(["task", "scored_on", "method"])
-    assert cells["kl"]["clutrr", "clutrr", "lora"] == pytest.approx(0.8)
+    assert list(frame["moved_on"].unique()) == list(COMPARED)
+    cells = frame[frame["moved_on"] == "plain text"].set_index(["task", "scored_on", "method"])
+    windows = [0.4, 1.2, 0.8, 4.0, 4.0]  # of both texts
+    assert cells["kl"]["clutrr", "clutrr", "lora"] == pytest.approx(sum(windows) / 5)
+    prompts = frame[frame["moved_on"] == "prompts"].set_index(["task", "scored_on", "method"])
+    assert prompts["kl"]["clutrr", "clutrr", "lora"] == pytest.approx(0.2)
+    assert prompts["value"].equals(cells["value"])
     assert cells["value"]["clutrr", "clutrr", "lora"] == 0.75
     assert cells["value"]["clutrr", "nq", "lora"] == 0.5
     assert (cells["low"]["clutrr", "nq", "lora"], cells["high"]["clutrr", "nq", "lora"]) == (0, 1)
