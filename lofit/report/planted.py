@@ -98,7 +98,10 @@ def _where(run: PlantedRun) -> dict[str, Any]:
 
 
 def averaged(frame: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFrame:
-    """Return the means over draws with their t-intervals: ``<value>``, ``<value>_low``, ``<value>_high``, ``draws``."""
+    """Return the means over draws with their t-intervals: ``<value>``, ``<value>_low``, ``<value>_high``, ``draws``.
+
+    Those of a recall end at 0 and 1.
+    """
     records = []
     for key, group in frame.groupby(by, sort=False):
         record: dict[str, Any] = dict(zip(by, key, strict=True)) | {"draws": int(group[values[0]].notna().sum())}
@@ -107,7 +110,10 @@ def averaged(frame: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFr
             record |= {value: interval.mean, f"{value}_low": interval.low, f"{value}_high": interval.high}
         records.append(record | {"note": joined(group["note"])})
     bounds = [f"{value}{end}" for value in values for end in ("", "_low", "_high")]
-    return pd.DataFrame(records, columns=[*by, "draws", *bounds, "note"])
+    means = pd.DataFrame(records, columns=[*by, "draws", *bounds, "note"])
+    recall = means.columns.intersection(["recall_low", "recall_high"])
+    means[recall] = means[recall].clip(0, 1)
+    return means
 
 
 def write(table: RunTable, output: Output) -> None:

@@ -138,6 +138,7 @@ def test_failed_runs_are_no_draws() -> None:
     frame = pd.DataFrame({"arm": "a", "recall": [0.5, 0.25, np.nan], "note": ["", "", "draw 2: no"]})
     [row] = averaged(frame, ["arm"], ["recall"]).to_dict("records")
     assert (row["draws"], row["recall"], row["note"]) == (2, 0.375, "draw 2: no")
+    assert (row["recall_low"], row["recall_high"]) == (0, 1)  # of 2 draws, -1.2 to 2.0
 
 
 def test_too_few_visible_heads_fail_the_runs_alone(tmp_path: Path) -> None:
