@@ -44,7 +44,7 @@ CPU_TORCH = $(call PIN,torch) | sed 's/^torch==[^ ]*/&+cpu/' \
 # The rules call `python -m lofit`, so the environment comes first on PATH.
 RUN := PATH="$(BIN):$$PATH"
 # --configfile and --config take all names that follow: an option of one value stands between them and SNAKEMAKE_ARGS.
-SNAKEMAKE = $(RUN) snakemake --configfile $(1) \
+SNAKEMAKE = $(RUN) snakemake --logger lofit --configfile $(1) \
 	$(if $(DATA_MIRROR),--config data_mirror="$(MIRROR)") --cores $(CORES) $(SNAKEMAKE_ARGS)
 
 .PHONY: help setup demo smoke example bench gpu-check test test-slow test-all format lint docs lock clean

@@ -176,6 +176,33 @@ def expanded(path: Path) -> Path:
     return Path(named)
 
 
+def shipped(name: str) -> Path:
+    """Return the path of a file or folder that comes with the package without being a module of it.
+
+    In a checkout these are at its top, such as ``Snakefile``; a wheel has them in ``lofit/shipped``.
+    """
+    package = Path(__file__).parent
+    installed = package / "shipped"
+    return (installed if installed.is_dir() else package.parent) / name
+
+
+def is_being_written(folder: Path) -> bool:
+    """Return whether another process is the :func:`only_writer` of a folder; False if the file system has no locks."""
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(held)
+    return False
+
+
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder, which is created if it is missing.

@@ -78,8 +78,10 @@ class Config(Form):
     model_sources: dict[Annotated[str, Field(pattern=NAME)], ModelEntry] = Field(
         default={}, description="custom models"
     )
-    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(min_length=1)
-    methods: dict[str, MethodConfig | None] = Field(min_length=1)
+    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskConfig | None] = Field(
+        min_length=1, description="the package's (docs/tasks.md), or custom ones with a `path`"
+    )
+    methods: dict[str, MethodConfig | None] = Field(min_length=1, description="what is compared (docs/methods.md)")
     shared_params: list[SharedParams] = Field(
         default=[],
         description="hyperparameters of all methods and localizers that have them, for instance of a common budget; "
@@ -91,7 +93,9 @@ class Config(Form):
         description="shares of heads are rounded to a multiple of this; numbers of heads in the LoFiT paper are 16 to "
         "160, the multiples of 16 that are closest to 3% and 10%",
     )
-    seeds: list[Seed] = Field(default=[42], min_length=1)
+    seeds: list[Seed] = Field(
+        default=[42], min_length=1, description="of the draw of training rows, and of training; one run for each"
+    )
     protocols: list[Protocol] = Field(
         default=[PAPER], min_length=1, description="how a method is scored on its own task; each has tables of its own"
     )
@@ -126,7 +130,9 @@ class Config(Form):
         description="what a search chooses by, on the validation rows: the task's headline metric, with ties by the "
         "loss; or the loss alone",
     )
-    transfer: TransferConfig | None = None
+    transfer: TransferConfig | None = Field(
+        default=None, description="the heat map of heads across tasks; `{}` for its defaults"
+    )
     experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
         default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"
     )
@@ -134,8 +140,10 @@ class Config(Form):
     reuse: list[UserPath] = Field(
         default=[], description="stores, or results folders, from which nodes are taken that they hold"
     )
-    results: OwnFolder = Path("results")
-    resources: OwnFolder = Path("resources")
+    results: OwnFolder = Field(default=Path("results"), description="folder of everything that is computed")
+    resources: OwnFolder = Field(
+        default=Path("resources"), description="folder of models and data, which configurations can share"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="auto: the GPU of the machine that reads the configuration, the CPU if it has none; write cuda "
@@ -159,7 +167,7 @@ class Config(Form):
         default=True,
         description="nodes are forked from a process that has read the model; results are the same bits",
     )
-    eval_batch_size: int = Field(default=16, ge=1)
+    eval_batch_size: int = Field(default=16, ge=1, description="prompts in one forward pass")
     progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")
 
     def model_entry(self, name: str) -> ModelEntry:

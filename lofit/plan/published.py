@@ -11,10 +11,11 @@ from pathlib import Path
 
 from lofit.errors import ConfigError
 from lofit.experiments import UNSCORED
+from lofit.files import shipped
 from lofit.plan.nodes import FitNode
 from lofit.plan.table import MAIN, RunTable
 
-FOLDER = Path(__file__).parents[2] / "config" / "expected"
+FOLDER = shipped("config") / "expected"
 TRAINED = "trained_params"
 """The metric of rows about the number of trained parameters; all others are percentages."""
 NO_COUNTERPART = ("trained_percent", "average_delta")

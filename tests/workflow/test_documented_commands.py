@@ -51,6 +51,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
 }
 """Program to what is done with its commands, and why they are not run as they stand."""
 HELP = {
+    "run": "tests/unit/test_study.py and tests/workflow/test_wheel.py run it",
     "train": "tests/workflow/test_train.py runs it whole",
     "mark-failed": "tests/faults/test_mark_failed.py runs it whole",
     "store": "tests/unit/test_store.py and tests/workflow/test_workflow.py run its verbs whole",
@@ -285,7 +286,8 @@ def test_the_summary_ends_with_a_command_that_works_as_it_is_pasted(
 
 def test_make_takes_an_output_after_its_options(fresh: Path, tools: Path) -> None:
     arguments = "DATA_MIRROR=data SNAKEMAKE_ARGS=results/tables/main.md CONFIG=config/my.yaml"
-    [printed] = re.findall(r"(snakemake --configfile (?:.*\\\n)*.*)", execute(f"make demo {arguments}", fresh, tools))
+    shown = execute(f"make demo {arguments}", fresh, tools)
+    [printed] = re.findall(r"(snakemake --logger lofit --configfile (?:.*\\\n)*.*)", shown)
     execute(printed, fresh, tools)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-sys.path.insert(0, workflow.basedir)
+CHECKOUT = [workflow.basedir] if Path(workflow.basedir, "lofit").is_dir() else []  # otherwise lofit is installed
+sys.path[:0] = CHECKOUT
 
 from lofit.cluster.watchdog import VARIABLE as SNAKEMAKE
 from lofit.config import parse_config
@@ -56,7 +57,7 @@ os.environ.update(
     LOFIT_CONFIG=str(snapshot_path(CONFIG)),
     LOFIT_REUSE=os.pathsep.join(str(store.absolute()) for store in CONFIG.reuse),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-    PYTHONPATH=os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
+    PYTHONPATH=os.pathsep.join(filter(None, [*CHECKOUT, os.environ.get("PYTHONPATH")])),
 )
 # A cluster job of a single node would share nothing, and some clusters count shared memory once for each process.
 if CONFIG.node_server and len(job_nodes()) != 1:

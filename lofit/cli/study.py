@@ -1,0 +1,126 @@
+"""Commands that begin a study, run it, and say how far it is."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lofit.cli.app import DEFAULT, app, read_table
+from lofit.errors import ConfigError
+from lofit.files import expanded, shipped
+from lofit.registry import unknown
+
+Configuration = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="Configuration file.")]
+Names = list[str] | None
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; created if it is missing.")] = Path("."),
+    like: Annotated[
+        str, typer.Option(help="demo, own (a custom task), or a ready configuration: smoke, laptop, paper, ...")
+    ] = "demo",
+) -> None:
+    """Write a configuration to start from, with every key explained. Nothing that exists is replaced."""
+    from lofit.config.template import ready_names, write_template
+
+    if like not in (known := ready_names()):
+        raise ConfigError(f"--like: {unknown('configuration', like, known)}")
+    target = write_template(expanded(folder), like)
+    where = "" if target.parent.resolve() == Path.cwd() else f"cd {shlex.quote(str(target.parent))}\n  "
+    print(f"{target}: a configuration like '{like}'; edit it. Next:\n  {where}lofit plan\n  lofit run")
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def run(
+    context: typer.Context,
+    config: Configuration = DEFAULT,
+    only: Annotated[
+        Names, typer.Option(help="A table or figure, an experiment's name, or a path of results; as often as wanted.")
+    ] = None,
+    models: Annotated[Names, typer.Option("--model", help="Runs of this model alone; as often as wanted.")] = None,
+    tasks: Annotated[Names, typer.Option("--task", help="Runs on this task alone; as often as wanted.")] = None,
+    methods: Annotated[Names, typer.Option("--method", help="Runs of this method alone; as often as wanted.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say how many nodes would run, and run none.")
+    ] = False,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="slurm, grouped, or a folder with a profile of Snakemake.")
+    ] = None,
+) -> None:
+    """Run the workflow of a configuration. Only what is missing or has changed is computed.
+
+    Options after `--` go to Snakemake: `lofit run config.yaml -- --rerun-incomplete`. What is run for single models,
+    tasks or methods is scored and not drawn.
+    """
+    table = read_table(config)
+    targets = [str(path) for path in _targets(table, only, {"model": models, "task": tasks, "method": methods})]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(shipped("Snakefile")), "--logger", "lofit"]
+    command += ["--cores", str(cores or "all"), "--configfile", str(expanded(config))]
+    command += ["--workflow-profile", str(shipped("profiles") / "default")]
+    command += ["--profile", str(_profile(profile))] if profile else []
+    command += ["--dry-run"] if dry_run else []
+    command += [*context.args, *(["--", *targets] if targets else [])]
+    os.execv(sys.executable, command)  # signals, the exit status and the terminal are Snakemake's
+
+
+@app.command()
+def status(
+    where: Annotated[
+        Path, typer.Argument(metavar="[CONFIG|RESULTS]", help="A configuration, or a folder of results.")
+    ] = DEFAULT,
+) -> None:
+    """Say which nodes are done, running, failed or left, and how long the rest takes. Works while they run."""
+    from lofit.report.status import print_status, read_folder
+
+    place = expanded(where)
+    print_status(read_folder(place) if place.is_dir() else read_table(where))
+
+
+def _targets(table: Any, only: Names, kept: dict[str, Names]) -> list[Path]:
+    """Files that were asked for; none if that is all of them."""
+    from lofit.plan.kinds import EVALUATE
+    from lofit.report.outputs import outputs
+
+    asked = {what: names for what, names in kept.items() if names}
+    if only and asked:
+        raise ConfigError("--only names outputs, which have their own runs; give it without --model, --task, --method")
+    found: list[Path] = []
+    known = outputs(table)
+    for name in only or ():
+        results = table.config.results
+        drawn = [output for output in known if name in (output.name, output.id)]
+        if not drawn and Path(name).suffix and Path(name).is_relative_to(results):
+            found.append(Path(name))
+            continue
+        if not drawn:
+            raise ConfigError(f"--only: {unknown('table or figure', name, {output.name for output in known})}")
+        found += [output.path(results) for output in drawn]
+    config = table.config
+    choices: dict[str, Any] = {"model": config.models, "task": config.tasks, "method": config.methods}
+    for what, names in asked.items():
+        for name in names or ():
+            if name not in choices[what]:
+                raise ConfigError(f"--{what}: {unknown(what, name, choices[what])}")
+    if asked:
+        for node in table.evaluations.values():
+            own = {"model": node.model, "task": node.fit.data.task, "method": node.fit.method}
+            if all(own[what] in (names or ()) for what, names in asked.items()):
+                found.append(EVALUATE.report(table, node))
+    return found
+
+
+def _profile(name: str) -> Path:
+    """The folder of a profile of the package, or of the user's."""
+    if (own := shipped("profiles") / name).is_dir():
+        return own
+    if (given := expanded(Path(name))).is_dir():
+        return given
+    names = sorted(entry.name for entry in shipped("profiles").iterdir())
+    raise ConfigError(f"--profile: {name} is neither a folder nor one of {', '.join(names)}")
