@@ -98,25 +98,30 @@ def export(
 @app.command()
 def render(
     name: Annotated[str, typer.Argument(help="A table or figure, such as main or figures/overlap; or report.")],
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Of what is done by now, into the folder `partial` of the results."),
+    ] = False,
     configfile: ConfigFile = DEFAULT,
 ) -> None:
     """Write one table or figure anew, or the page of all of them, from the results that are there."""
-    from lofit.report.outputs import outputs
+    from lofit.report.outputs import named
 
     table = read_table(configfile)
+    if partial:
+        from lofit.report.partial import draw, of_what_is_there
+
+        table = of_what_is_there(table)
+        for output, lost in draw(table, None if name == "report" else name):
+            print(f"not yet {output.id}: {lost}" if lost else output.path(table.drawn))
+    elif name != "report":
+        for output in named(table, name):
+            output.write(table)
+            print(output.path(table.drawn))
     if name == "report":
         from lofit.report.page import write_report
 
         print(write_report(table))
-        return
-    known = outputs(table)
-    found = [output for output in known if name in (output.name, output.id)]
-    if not found:
-        names = ", ".join(dict.fromkeys(output.name for output in known))
-        raise ConfigError(f"no table or figure '{name}' in this configuration; it has: {names}, report")
-    for output in found:
-        output.write(table)
-        print(output.path(table.config.results))
 
 
 @app.command()

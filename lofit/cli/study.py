@@ -86,22 +86,17 @@ def status(
 def _targets(table: Any, only: Names, kept: dict[str, Names]) -> list[Path]:
     """Files that were asked for; none if that is all of them."""
     from lofit.plan.kinds import EVALUATE
-    from lofit.report.outputs import outputs
+    from lofit.report.outputs import named
 
     asked = {what: names for what, names in kept.items() if names}
     if only and asked:
         raise ConfigError("--only names outputs, which have their own runs; give it without --model, --task, --method")
     found: list[Path] = []
-    known = outputs(table)
     for name in only or ():
-        results = table.config.results
-        drawn = [output for output in known if name in (output.name, output.id)]
-        if not drawn and Path(name).suffix and Path(name).is_relative_to(results):
+        if Path(name).suffix and Path(name).is_relative_to(table.config.results):
             found.append(Path(name))
-            continue
-        if not drawn:
-            raise ConfigError(f"--only: {unknown('table or figure', name, {output.name for output in known})}")
-        found += [output.path(results) for output in drawn]
+        else:
+            found += [output.path(table.drawn) for output in named(table, name)]
     config = table.config
     choices: dict[str, Any] = {"model": config.models, "task": config.tasks, "method": config.methods}
     for what, names in asked.items():

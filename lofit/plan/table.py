@@ -69,13 +69,41 @@ def _unique(nodes: Iterable[N]) -> dict[str, N]:
 class RunTable:
     """All nodes of a configuration, each once, and where their files are."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.comparison = _unique(self._comparison())
-        self.transfers = _unique(self._transfer())
+    def __init__(
+        self,
+        config: Config,
+        keep: Callable[[Node], bool] = lambda node: True,
+        drawn: Path | None = None,
+        note: str = "",
+    ) -> None:
+        """Expand a configuration.
+
+        Args:
+            config: the configuration.
+            keep: whether an evaluation, or a node on planted heads, is part of the table; by default, all are. Runs
+                without an evaluation on their own task are left out.
+            drawn: folder of collected scores, tables, figures and the page; default: ``results``.
+            note: what is said of this table in the titles of what is drawn.
+        """
+        self.config, self.keep, self.drawn, self.note = config, keep, drawn or config.results, note
+        self.comparison: dict[str, FitNode] = {}  # retention, which asks what is in it, comes later
+        self.comparison = _unique(filter(self._is_kept, self._comparison()))
+        self.transfers = _unique(filter(self._is_kept, self._transfer()))
         kinds = {name: config.experiment(name).kind for name in config.experiments}
-        self.experiments = {name: list(self._experiment(name)) for name, kind in kinds.items() if kind != "planted"}
-        self.planted = {name: list(self._planted(name)) for name, kind in kinds.items() if kind == "planted"}
+        self.experiments = {
+            name: [run for run in self._experiment(name) if self._is_kept(run.fit)]
+            for name, kind in kinds.items()
+            if kind != "planted"
+        }
+        self.planted = {
+            name: [
+                replace(run, fit=run.fit if run.fit and keep(run.fit) else None)
+                for run in self._planted(name)
+                if keep(run.plant) and keep(run.ranking)
+            ]
+            for name, kind in kinds.items()
+            if kind == "planted"
+        }
         scored = self.comparison | self.transfers
         for arms in self.experiments.values():
             scored |= {arm.fit.id: arm.fit for arm in arms}
@@ -120,7 +148,14 @@ class RunTable:
         path = str(entry.path) if entry.path else None
         return DataNode(task, fold, seed, options.model_dump(mode="json"), path)
 
+    def _is_kept(self, fit: FitNode) -> bool:
+        return any(node.own for node in self.evaluations_of(fit))
+
     def evaluations_of(self, fit: FitNode) -> Iterable[EvalNode]:
+        """On what a fitted method is scored, of what is kept."""
+        return filter(self.keep, self._scored_on(fit))
+
+    def _scored_on(self, fit: FitNode) -> Iterable[EvalNode]:
         """On what a fitted method is scored: its own task under every protocol, and what is to be retained.
 
         The latter is asked of the configured methods only, not of runs that an experiment adds, nor of prompting, which

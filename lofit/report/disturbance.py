@@ -94,4 +94,4 @@ def write(table: RunTable, output: Output) -> None:
     results, items = read_part(table, MAIN)
     ours = (results["eval_task"] != results["task"]) | (results["protocol"] == table.config.protocols[0])
     frame = disturbance(results[ours], items, headline(table) | asked, {TEXT: texts, PROMPTS: list(asked)})
-    draw_disturbance(frame, table.config.results / output.id, title=output.title)
+    draw_disturbance(frame, table.drawn / output.id, title=output.title)

@@ -36,7 +36,7 @@ def write(table: RunTable, output: Output) -> None:
         own = results["run_id"].isin([fit.id for fit in fits]) & (results["eval_task"] == results["task"])
         records.append(_record(row, results[own & (results["protocol"] == protocol)], items))
     frame = pd.DataFrame(records)
-    write_plain_table(frame, _shown(frame), table.config.results / output.id, title=output.title, legend=LEGEND)
+    write_plain_table(frame, _shown(frame), table.drawn / output.id, title=output.title, legend=LEGEND)
 
 
 def our_mean(results: pd.DataFrame, items: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Difference:

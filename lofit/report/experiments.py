@@ -53,7 +53,7 @@ def _table(table: RunTable, output: Output) -> None:
     rows = arm_rows(table, output.name)
     chosen = {task: metric for task, metric in headline(table).items() if task in set(rows["task"])}
     frame = main_table(rows, chosen, pd.read_parquet(items_path(table, output.name)))
-    write_table(frame, table.config.results / output.id, title=output.title)
+    write_table(frame, table.drawn / output.id, title=output.title)
 
 
 def points(rows: pd.DataFrame, metrics: Mapping[str, str], items: pd.DataFrame) -> pd.DataFrame:
@@ -106,12 +106,12 @@ def _curve(table: RunTable, output: Output) -> None:
     frame, metrics = _points_of(table, output.name)
     spec = table.config.experiment(output.name)
     axis: Axis = "n_train" if spec.n_train else "heads" if spec.counts_heads else "share"
-    draw_curves(frame, table.config.results / output.id, title=output.title, axis=axis, metrics=metrics)
+    draw_curves(frame, table.drawn / output.id, title=output.title, axis=axis, metrics=metrics)
 
 
 def _pareto(table: RunTable, output: Output) -> None:
     frame, _ = _points_of(table, output.name)
-    draw_pareto(frame, table.config.results / output.id, title=output.title)
+    draw_pareto(frame, table.drawn / output.id, title=output.title)
 
 
 def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
@@ -151,11 +151,11 @@ def layer_counts(table: RunTable, name: str) -> pd.DataFrame:
 def _variance(table: RunTable, output: Output) -> None:
     rows = headline_rows(arm_rows(table, output.name), headline(table))
     frame = variance_table(rows, pd.read_parquet(items_path(table, output.name)))
-    write_variance(frame, table.config.results / output.id, title=output.title)
+    write_variance(frame, table.drawn / output.id, title=output.title)
 
 
 def _layers(table: RunTable, output: Output) -> None:
-    draw_layers(layer_counts(table, output.name), table.config.results / output.id, title=output.title)
+    draw_layers(layer_counts(table, output.name), table.drawn / output.id, title=output.title)
 
 
 _WRITERS: dict[str, Callable[[RunTable, Output], None]] = {

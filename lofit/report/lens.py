@@ -41,7 +41,7 @@ LEGEND = (
 
 def write(table: RunTable, output: Output) -> None:
     """Write the table of the experiment ``output.name``: all heads as CSV, the largest as Markdown and LaTeX."""
-    frame, stem = lens_rows(table, output.name), table.config.results / output.id
+    frame, stem = lens_rows(table, output.name), table.drawn / output.id
     shown = shown_heads(frame)
     with atomic_path(stem.parent / f"{stem.name}.csv") as part:
         frame.to_csv(part, index=False)

@@ -23,4 +23,4 @@ def comparison(table: RunTable, protocol: Protocol) -> pd.DataFrame:
 def write(table: RunTable, output: Output) -> None:
     """Write the main table of the protocol that ``output.name`` stands for."""
     protocol = next(known for known in table.config.protocols if table_name(known) == output.name)
-    write_table(comparison(table, protocol), table.config.results / output.id)
+    write_table(comparison(table, protocol), table.drawn / output.id, title=output.title if table.note else "")

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lofit.cluster.process import set_up_computing
+from lofit.errors import ConfigError
 from lofit.experiments import TABLES
 from lofit.plan.kinds import SELECT_BEST, kind_of
 from lofit.plan.nodes import ActivationsNode, Node
 from lofit.plan.published import matching_runs
 from lofit.plan.ranking_pairs import compares_tasks
 from lofit.plan.table import MAIN, TRANSFER, RunTable
+from lofit.registry import unknown
 from lofit.report.paths import items_path, results_path
 from lofit.spec.protocol import table_name
 
@@ -61,8 +63,22 @@ class Output:
 
 
 def outputs(table: RunTable) -> list[Output]:
-    """Return all tables and figures, in the order in which they are shown."""
-    return list(_outputs(table))
+    """Return all tables and figures, in the order in which they are shown; those of a part say so in their titles."""
+    made = list(_outputs(table))
+    return [replace(output, title=f"{output.title} ({table.note})") for output in made] if table.note else made
+
+
+def named(table: RunTable, name: str) -> list[Output]:
+    """Return the tables and figures of a name, or of an id such as ``tables/main``.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    known = outputs(table)
+    found = [output for output in known if name in (output.name, output.id)]
+    if not found:
+        raise ConfigError(unknown("table or figure", name, {output.name for output in known}))
+    return found
 
 
 def _outputs(table: RunTable) -> Iterator[Output]:

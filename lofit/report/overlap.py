@@ -80,7 +80,7 @@ def joined(notes: pd.Series) -> str:
 
 def write(table: RunTable, output: Output) -> None:
     """Write the table of all pairs, or draw the heat map of tasks."""
-    frame, stem = overlap_pairs(table), table.config.results / output.id
+    frame, stem = overlap_pairs(table), table.drawn / output.id
     if output.kind == "figure":
         draw_overlap(overlap_matrix(frame), stem)
         return

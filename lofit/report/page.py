@@ -64,7 +64,12 @@ def write_report(table: RunTable) -> Path:
     page = template.render(
         config=table.config,
         counts=counts(table),
-        sections=[_section(output, table.config.results) for output in outputs(table)],
+        sections=[
+            _section(output, table.drawn)
+            for output in outputs(table)
+            if not table.note or output.path(table.drawn).is_file()
+        ],
+        note=table.note,
         failures=failures(results),
         remarks=item_remarks(results),
         n_runs=results["run_id"].nunique(),
@@ -74,7 +79,7 @@ def write_report(table: RunTable) -> Path:
         places=surroundings(reports).to_dict("records"),
         configuration=configuration_text(table),
     )
-    target = table.config.results / "report.html"
+    target = table.drawn / "report.html"
     write_text(target, page)
     return target
 

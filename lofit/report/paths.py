@@ -16,7 +16,7 @@ N = TypeVar("N", bound=Node)
 
 
 def _folder(table: RunTable, part: str) -> Path:
-    return table.config.results if part == ALL else table.config.results / "collected" / part
+    return table.drawn if part == ALL else table.drawn / "collected" / part
 
 
 def results_path(table: RunTable, part: str) -> Path:

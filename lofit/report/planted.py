@@ -118,7 +118,7 @@ def averaged(frame: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFr
 
 def write(table: RunTable, output: Output) -> None:
     """Write the table of recall or of losses, or draw the curves of recall."""
-    stem = table.config.results / output.id
+    stem = table.drawn / output.id
     name = output.name.removesuffix("_loss") if output.name not in table.planted else output.name
     if name != output.name:
         frame = averaged(losses(table, name), [*SETTING, "arm"], ["before", "after", "undone"])

@@ -21,7 +21,7 @@ def write(table: RunTable, output: Output) -> None:
     in_nats = [name for name, task in tasks.items() if task.plain_text]
     results, items = read_part(table, MAIN)
     frame = retention_table(results, items, {name: task.headline for name, task in tasks.items()}, in_nats)
-    write_retention(frame, table.config.results / output.id, output.title)
+    write_retention(frame, table.drawn / output.id, output.title)
 
 
 def write_retention(frame: pd.DataFrame, stem: Path, title: str) -> None:

@@ -59,4 +59,4 @@ def write(table: RunTable, output: Output) -> None:
         "the protocol paper; the loss is in nats per answer token, or per preference pair. Both are of the trained "
         "values that the fit kept."
     )
-    write_plain_table(frame, shown, table.config.results / output.id, title=output.title, legend=legend)
+    write_plain_table(frame, shown, table.drawn / output.id, title=output.title, legend=legend)

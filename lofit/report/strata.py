@@ -59,7 +59,7 @@ def write(table: RunTable, output: Output) -> None:
     results, items = read_part(table, MAIN)
     chosen = headline(table)
     rows = results[(results["protocol"] == table.config.protocols[0]) & results["task"].isin(chosen)]
-    write_strata(strata_table(headline_rows(rows, chosen), items), table.config.results / output.id, output.title)
+    write_strata(strata_table(headline_rows(rows, chosen), items), table.drawn / output.id, output.title)
 
 
 def write_strata(frame: pd.DataFrame, stem: Path, title: str) -> None:

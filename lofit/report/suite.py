@@ -21,7 +21,7 @@ def write(table: RunTable, output: Output) -> None:
     chosen = {name: metric for name, metric in headline(table, protocol).items() if name in names}
     results, items = read_part(table, MAIN)
     frame = suite_table(results[results["protocol"] == protocol], items, chosen)
-    write_suite(frame, table.config.results / output.id, output.title)
+    write_suite(frame, table.drawn / output.id, output.title)
 
 
 def write_suite(frame: pd.DataFrame, stem: Path, title: str) -> None:

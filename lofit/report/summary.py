@@ -7,28 +7,37 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lofit.plan.table import RunTable
+from lofit.plan.table import MAIN, RunTable
 from lofit.report.main import comparison
 from lofit.report.outputs import outputs
+from lofit.report.partial import draw, of_what_is_there
+from lofit.report.paths import results_path
 from lofit.report.tables import print_table
 
 
 def print_results(table: RunTable) -> None:
     """Print the main tables and the paths of the files."""
-    results = table.config.results
+    results = table.drawn
     for protocol in table.config.protocols:
         print_table(comparison(table, protocol))
     console = Console(markup=False, emoji=False, highlight=False)  # titles and paths are the user's
     files = [("every score, tidy", results / "results.parquet")]
     files += [(output.title, output.path(results)) for output in outputs(table)]
-    files += [("adapters, losses, per-item scores", results / "runs"), ("all on one page", results / "report.html")]
+    files += [("adapters, losses, per-item scores", table.config.results / "runs")]
+    files += [("all on one page", results / "report.html")]
     console.print("\nFiles")
     for what, path in files:
-        console.print(f"  {what}: {path}", soft_wrap=True)
+        if path.exists():
+            console.print(f"  {what}: {path}", soft_wrap=True)
 
 
 def print_summary(table: RunTable, configfile: Path) -> None:
-    """Print the main tables, the paths of the files, and the commands for the next run."""
+    """Print the main tables, of what is there by now, the paths of the files, and the commands for the next run."""
+    if not results_path(table, MAIN).is_file():
+        table = of_what_is_there(table)
+        for _ in draw(table):
+            pass
+        Console(markup=False, emoji=False, highlight=False).print(table.note)
     print_results(table)
     option = f"--configfile {shlex.quote(str(configfile))}"
     Console(markup=False, emoji=False, highlight=False).print(

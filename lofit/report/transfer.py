@@ -333,4 +333,4 @@ def write(table: RunTable, output: Output) -> None:
             for model, k in n_heads.items()
         ]
     )
-    draw_transfer(matrix, config.results / output.id, headline=chosen, n_heads=n_heads)
+    draw_transfer(matrix, table.drawn / output.id, headline=chosen, n_heads=n_heads)

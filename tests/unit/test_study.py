@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -20,10 +21,12 @@ from lofit.cli.node_lines import LogHandler, duration
 from lofit.config import load_config, parse_config
 from lofit.config.form import Config
 from lofit.config.template import ready_names, write_template
-from lofit.errors import ConfigError
+from lofit.errors import ConfigError, ReportError
 from lofit.files import only_writer, read_json, write_json
+from lofit.nodes import module_of
 from lofit.plan.kinds import EVALUATE, FETCH, FIT, LOCALIZE, PREPARE
 from lofit.plan.table import RunTable
+from lofit.report.partial import draw, of_what_is_there
 from lofit.report.status import hours_left, node_states, print_status, read_folder
 from snakemake_logger_plugin_lofit import LogHandler as PluginsLogHandler
 from tests.fitted import find, run_nodes, tiny_config
@@ -297,3 +300,37 @@ def test_time_left_is_the_estimate_corrected_by_what_was_measured(
     left = hours_left(begun, found)  # three evaluations, of which none is done
     assert left == pytest.approx(3 * (sum(took.values()) / 2) / 3600)
     assert hours_left(begun, [at for at in found if at.state != "done"]) is None
+
+
+# --- what is there so far
+
+
+def test_what_is_there_is_drawn_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {"rising": {"method": "lora"}, "falling": {"method": "lofit", "heads": {"k": [2]}}}
+    experiments = {"growth": {"kind": "curve", "title": "Growth", "n_train": [4, 8], "arms": arms}}
+    config = tiny_config(tmp_path, METHODS | {"red": None}, experiments=experiments)
+    table = RunTable(parse_config(config))
+    run_nodes(table, FETCH, PREPARE)
+    with pytest.raises(ReportError, match="holds no scores yet"):
+        of_what_is_there(table)
+    run_nodes(table, LOCALIZE, FIT)
+    done = {node.id: node for node in table.evaluations.values() if node.fit.method in ("base", "lora")}
+    for node in done.values():
+        module_of(EVALUATE).run(table, node)
+    part = of_what_is_there(table)
+    assert part.evaluations == done
+    assert (
+        dict((output.id, lost) for output, lost in draw(part))
+        == dict.fromkeys(("tables/main", "tables/suite", "figures/growth")) | {}
+    )
+    assert not (tmp_path / "results" / "tables").exists()
+    folder = tmp_path / "results" / "partial"
+    assert list(pd.read_csv(folder / "tables" / "main.csv")["method"]) == ["base", "lora"]
+    assert set(pd.read_csv(folder / "figures" / "growth.csv")["arm"]) == {"rising"}
+    assert "(partial: 3 of 6 evaluations)" in (folder / "tables" / "main.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, ["render", "report", "--partial"])
+    assert shown.exit_code == 0, shown.output
+    assert "partial: 3 of 6 evaluations. What is not there yet" in (folder / "report.html").read_text()
+    summary = CliRunner().invoke(app, ["summary"])
+    assert "partial: 3 of 6 evaluations" in summary.output and str(folder / "report.html") in summary.output

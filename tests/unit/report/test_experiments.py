@@ -328,8 +328,8 @@ def test_the_packages_experiments_are_valid_and_run_on_the_default_model() -> No
         }
     )
     table = RunTable(config)
-    assert set(table.experiments) == set(builtin_names())
-    assert all(table.experiments.values())
+    assert {*table.experiments, *table.planted} == set(builtin_names())
+    assert all(table.experiments.values()) and all(table.planted.values())
     assert len(table.fits) < sum(len({arm.fit.id for arm in arms}) for arms in table.experiments.values())
 
 
