@@ -53,7 +53,7 @@ def curves(table: RunTable, name: str) -> pd.DataFrame:
             found[run.ranking.id] = recall_curve(ranking, planted)
     ceilings = {run.plant.id: run.ranking.id for run in runs if run.label == ORACLE}
     for run in runs:
-        curve, ceiling = found.get(run.ranking.id), found.get(ceilings[run.plant.id])
+        curve, ceiling = found.get(run.ranking.id), found.get(ceilings.get(run.plant.id, ""))
         if curve is None:
             records.append(_where(run) | {"note": f"draw {run.plant.draw}: {_why_lost(table, run)}"})
             continue
