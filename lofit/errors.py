@@ -67,6 +67,16 @@ class LofitError(Exception):
 class ConfigError(LofitError):
     """The configuration is invalid; nothing was downloaded or written."""
 
+    def __init__(self, *problems: object) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = [str(LofitError(problem)) for problem in problems]
+
+
+def error_lines(error: LofitError) -> str:
+    """Return what the command line prints: ``error: <problem>``, a line for each problem of a configuration."""
+    problems = error.problems if isinstance(error, ConfigError) else [error]
+    return "\n".join(f"error: {problem}" for problem in problems)
+
 
 class SourceError(LofitError):
     """A model or dataset could not be fetched, verified or unpacked."""

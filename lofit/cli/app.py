@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from lofit.cluster.watchdog import end_with_snakemake
-from lofit.errors import ConfigError, LofitError, redacted, system_error
+from lofit.errors import ConfigError, LofitError, error_lines, redacted, system_error
 from lofit.files import expanded
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def main() -> NoReturn:
         end_with_snakemake()
         app(standalone_mode=True)
     except LofitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_lines(error), file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except Exception as error:
         text = system_error(error)

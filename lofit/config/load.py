@@ -8,15 +8,16 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from lofit import registry
+from lofit import methods, registry
 from lofit.cluster.gpus import default_device
 from lofit.config.experiments import experiment_problems, transfer_problems
 from lofit.config.form import Config
-from lofit.config.messages import one_line, repeated
+from lofit.config.messages import all_lines, repeated
 from lofit.config.methods import budget_problems, method_problems, shared_params_problems
 from lofit.config.results import folder_problems
 from lofit.config.tasks import task_problems
 from lofit.errors import ConfigError
+from lofit.methods import method_names
 from lofit.sources.catalog import load_catalog
 from lofit.spec.precision import Quantized
 from lofit.spec.protocol import PACKED, VLLM
@@ -39,7 +40,7 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
     depend on the precision, so one configuration never runs partly on CPU and partly on GPU.
 
     Raises:
-        ConfigError: one line naming file, key and remedy.
+        ConfigError: its problems, each in one line naming file, key and remedy.
     """
     if not isinstance(raw, dict):
         raise ConfigError(
@@ -48,16 +49,28 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {one_line(error, Config)}") from None
+        raise ConfigError(*(f"{origin}: {line}" for line in all_lines(error, Config))) from None
     if config.device == "auto":
         config = config.model_copy(update={"device": default_device()})
-    for problem in problems(config):
-        raise ConfigError(f"{origin}: {problem}")
+    if found := list(dict.fromkeys(problems(config))):
+        raise ConfigError(*(f"{origin}: {problem}" for problem in found))
     return config
 
 
 def problems(config: Config) -> Iterator[str]:
-    """Yield what the types alone cannot detect: wrong names, sizes, and hyperparameters of methods and tasks."""
+    """Yield what the types alone cannot detect: wrong names, sizes, and hyperparameters of methods and tasks.
+
+    Each check presupposes that the ones before it found nothing; those of names and of tasks are independent.
+    """
+    found = [*_name_problems(config), *task_problems(config)]
+    yield from found
+    for check in (method_problems, experiment_problems, shared_params_problems, budget_problems, _rest_problems):
+        if found:
+            return
+        yield from (found := list(check(config)))
+
+
+def _name_problems(config: Config) -> Iterator[str]:
     catalog = {**load_catalog(), **config.model_sources}
     for field in ("models", "seeds", "protocols"):
         if (twice := repeated(getattr(config, field))) is not None:
@@ -68,15 +81,16 @@ def problems(config: Config) -> Iterator[str]:
     for model in config.model_dtypes:
         if model not in config.models:
             yield f"model_dtypes: {registry.unknown('model', model, config.models)}"
+    for name in config.methods:
+        if name not in method_names():
+            yield f"methods: {registry.unknown_module('method', methods.__name__, name)}"
     for store in config.reuse:
         if not store.is_dir():
             yield f"reuse: {store} is not a folder; correct it or remove it"
     yield from folder_problems(config)
-    yield from task_problems(config)
-    yield from method_problems(config)
-    yield from experiment_problems(config)
-    yield from shared_params_problems(config)
-    yield from budget_problems(config)
+
+
+def _rest_problems(config: Config) -> Iterator[str]:
     if config.transfer:
         yield from transfer_problems(config, config.transfer)
     if config.backend != PACKED:

@@ -7,27 +7,37 @@ from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lofit import registry
 
 
-def one_line(error: ValidationError, form: type[BaseModel], prefix: str = "") -> str:
-    """Return the first problem that pydantic found, as ``key: problem; remedy``."""
-    first = error.errors(include_url=False)[0]
-    places = zip(("", *first["loc"]), first["loc"], strict=False)
+def all_lines(error: ValidationError, form: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the problems that pydantic found, one for each key, as ``key: problem; remedy``; unknown keys first."""
+    found = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+    lines: dict[str, str] = {}
+    for each in found:
+        key, line = _line(each, form, prefix)
+        lines.setdefault(key, line)  # of a union, pydantic tells every member
+    return list(lines.values())
+
+
+def _line(found: ErrorDetails, form: type[BaseModel], prefix: str) -> tuple[str, str]:
+    """Return the key of a problem, and the problem in one line."""
+    places = zip(("", *found["loc"]), found["loc"], strict=False)
     location = [str(part) for before, part in places if before != "source" or part not in ("hub", "local", "pypi_gguf")]
-    if len(location) > 1 and location[-1] in ("int", "float") and first["type"] != "extra_forbidden":
+    if len(location) > 1 and location[-1] in ("int", "float") and found["type"] != "extra_forbidden":
         location.pop()  # pydantic appends the member of the union int | float, which is no key
     key = ".".join([prefix.rstrip("."), *location] if prefix else location)
-    if first["type"] == "extra_forbidden":
-        return f"{key}: {registry.unknown('key', location[-1], _form_at(form, location[:-1]).model_fields)}"
-    if first["type"] == "missing":
-        return f"{key}: this key is required; add it"
-    if first["type"] == "too_short":
-        return f"{key}: empty; give at least {first['ctx']['min_length']} entry"
-    text = first["msg"].removeprefix("Value error, ")
+    if found["type"] == "extra_forbidden":
+        return key, f"{key}: {registry.unknown('key', location[-1], _form_at(form, location[:-1]).model_fields)}"
+    if found["type"] == "missing":
+        return key, f"{key}: this key is required; add it"
+    if found["type"] == "too_short":
+        return key, f"{key}: empty; give at least {found['ctx']['min_length']} entry"
+    text = found["msg"].removeprefix("Value error, ")
     message = text[0].lower() + text[1:]
-    return f"{key}: {message}; found {_SHORT.repr(first['input'])}"
+    return key, f"{key}: {message}; found {_SHORT.repr(found['input'])}"
 
 
 _SHORT = reprlib.Repr()

@@ -12,18 +12,15 @@ from pydantic import BaseModel, ValidationError
 from lofit import localizers, methods, registry
 from lofit.config import grid
 from lofit.config.form import LOCALIZERS, METHODS, Config
-from lofit.config.messages import one_line
+from lofit.config.messages import all_lines
 from lofit.config.recipes import resolve
 from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
 
 
 def method_problems(config: Config) -> Iterator[str]:
-    """Yield what is wrong with the configured methods."""
+    """Yield what is wrong with the configured methods, which are known."""
     for name, given in config.methods.items():
-        if name not in methods.method_names():
-            yield f"methods: {registry.unknown_module('method', methods.__name__, name)}"
-        else:
-            yield from one_method_problems(config, name, given or MethodConfig(), f"methods.{name}")
+        yield from one_method_problems(config, name, given or MethodConfig(), f"methods.{name}")
 
 
 def shared_params_problems(config: Config) -> Iterator[str]:
@@ -150,7 +147,7 @@ def _params_problems(
                 recipe = module.with_suffix(".yaml")
                 form.model_validate(resolve(recipe, form, model, task, config.shared_params, overrides))
             except ValidationError as error:
-                yield one_line(error, form, key)
+                yield from all_lines(error, form, key)
 
 
 def head_count_problems(config: Config, counts: list[int | float], key: str) -> Iterator[str]:

@@ -8,29 +8,32 @@ from pydantic import ValidationError
 
 from lofit import registry, tasks
 from lofit.config.form import Config, TaskConfig
-from lofit.config.messages import one_line, repeated
+from lofit.config.messages import all_lines, repeated
 from lofit.errors import TaskError
 from lofit.spec.protocol import OPEN, Protocol
 
 
 def task_problems(config: Config) -> Iterator[str]:
     """Yield what is wrong with names, folds, options and protocols under ``tasks`` and ``retention``."""
-    for name, entry in config.tasks.items():
-        yield from _one_task_problems(f"tasks.{name}", name, entry or TaskConfig(), to_train=True)
-    for name, entry in config.retention.items():
-        yield from _one_task_problems(f"retention.{name}", name, entry or TaskConfig(), to_train=False)
-        if name in config.tasks:
-            yield from _same_task_problems(name, entry or TaskConfig(), config.tasks[name] or TaskConfig())
-    known = [name for name, entry in config.tasks.items() if name in tasks.task_names() or (entry and entry.path)]
+    named = [("tasks", *entry) for entry in config.tasks.items()]
+    named += [("retention", *entry) for entry in config.retention.items()]
+    found = [
+        problem
+        for key, name, entry in named
+        for problem in _one_task_problems(f"{key}.{name}", name, entry or TaskConfig(), to_train=key == "tasks")
+    ]
+    yield from found
+    if found:
+        return
+    for name in [name for name in config.retention if name in config.tasks]:
+        yield from _same_task_problems(name, config.retention[name] or TaskConfig(), config.tasks[name] or TaskConfig())
     if config.judges and OPEN not in config.protocols:
         yield "judges: they read open answers only; add 'open' to protocols, or remove the key"
     for name in config.tasks:
-        if name not in known:
-            continue
         if not any(config.task(name).headline_under(protocol) for protocol in config.protocols):
             yield f"protocols: {name} is scored under 'paper' only; add it, or remove the task"
-    for protocol in config.protocols if known else ():
-        if not scored_under(config, protocol, known):
+    for protocol in config.protocols:
+        if not scored_under(config, protocol, config.tasks):
             hint = "add truthfulqa, or remove it" if protocol == OPEN else "remove it, or add a task that is"
             yield f"protocols: none of the tasks is scored under '{protocol}'; {hint}"
     for key in ("suite", "retention"):
@@ -69,7 +72,7 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
         if not task.plain_text:
             tasks.check_definition(options.configured(task))
     except ValidationError as error:
-        yield one_line(error, task.Options, f"{key}.options")
+        yield from all_lines(error, task.Options, f"{key}.options")
     except TaskError as error:
         yield f"{key}: {error}"
 

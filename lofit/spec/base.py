@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
 from lofit.errors import ConfigError
 from lofit.files import expanded
@@ -71,10 +82,32 @@ def first_problem(error: ValidationError) -> str:
     )
 
 
+def _is_list(annotation: Any) -> bool:
+    """Whether a list is the only value that an annotation allows, but for None."""
+    allowed = [entry for entry in get_args(annotation) if entry is not type(None)]
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return len(allowed) == 1 and _is_list(allowed[0])
+    return get_origin(annotation) is list
+
+
 class Form(BaseModel):
-    """Base of all parts: unknown keys are errors, numbers must be finite, instances are immutable."""
+    """Base of all parts: unknown keys are errors, numbers must be finite, instances are immutable.
+
+    A single text or number stands for a list of it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_of_one(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        lists = {name for name, field in cls.model_fields.items() if _is_list(field.annotation)}
+        return {
+            key: [value] if key in lists and isinstance(value, str | int | float) else value
+            for key, value in given.items()
+        }
 
 
 class SharedParams(Form):

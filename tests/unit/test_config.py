@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from lofit.cli.app import app
 from lofit.config import json_schema, load_config, parse_config
-from lofit.errors import ConfigError
+from lofit.errors import ConfigError, error_lines
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ BROKEN = {
     "unknown localizer": (put("methods/lofit/heads/localizer", "itti"), ["methods.lofit.heads.localizer", "lofit"]),
     "unknown task option": (put("tasks/listops/options/n_trian", 3), ["tasks.listops.options.n_trian", "n_train"]),
     "unknown hyperparameter": (put("methods/lofit/params/learning_rate", 1), ["methods.lofit.params", "unknown key"]),
-    "wrong type": (put("seeds", "forty-two"), ["seeds", "list"]),
+    "wrong type": (put("seeds", "forty-two"), ["seeds.0", "valid integer"]),
     "wrong hyperparameter": (put("methods/lofit/params/lr", -1), ["methods.lofit.params.lr", "greater than 0"]),
     "too many heads": (put("methods/lofit/heads/k", [271]), ["methods.lofit.heads.k", "270 heads", "smaller"]),
     "share above one": (put("methods/lofit/heads/k", [1.5]), ["methods.lofit.heads.k", "270 heads"]),
@@ -218,6 +218,57 @@ def test_broken_configuration_is_one_clear_line(name: str, tmp_path: Path, monke
     for part in ("broken.yaml", *expected):
         assert part in message
     assert [p.name for p in tmp_path.iterdir()] == ["broken.yaml"], "nothing is downloaded or written"
+
+
+def merged(one: Any, other: Any) -> Any:
+    """Both mappings in one; where both have a value, that of ``other``."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return other
+    return one | {key: merged(one[key], value) if key in one else value for key, value in other.items()}
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Every two of the broken configurations in one: an error is never followed by a crash, nor a crash by an error."""
+    names, told = list(BROKEN), 0
+    for number, name in enumerate(names):
+        for step in (1, 7, 31):
+            other = names[(number + step) % len(names)]
+            try:
+                parse_config(merged(BROKEN[name][0], BROKEN[other][0]))
+            except ConfigError as error:
+                assert len(set(error.problems)) == len(error.problems)
+                assert all(problem.startswith("config: ") and "\n" not in problem for problem in error.problems)
+                told += len(error.problems) > 1
+    assert told > len(names) / 2
+
+
+def test_problems_are_told_in_the_order_in_which_they_are_to_be_solved(tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    wrong: dict[str, Any] = {"models": ["smollm"], "tasks": {"siqaa": None}, "methods": {"loffit": None}}
+
+    def problems(config: dict[str, Any]) -> list[str]:
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
+        done = CliRunner().invoke(app, ["plan", "--configfile", str(file)])
+        assert isinstance(done.exception, ConfigError)
+        return [
+            line.removeprefix(f"error: {file}: ").split(": ")[0] for line in error_lines(done.exception).split("\n")
+        ]
+
+    keys = {"thread": 2, "seeds": ["x", 1.5], "device": "gpu", "sedes": 3}
+    assert problems(wrong | keys) == ["thread", "sedes", "seeds.0", "seeds.1", "device"]
+    assert problems(wrong | {"seeds": [1, 1], "reuse": "none"}) == ["seeds", "models", "methods", "reuse", "tasks"]
+    params = {"params": {"lr": -1, "epochs": 0}}
+    assert problems(GOOD | {"methods": {"lora": params, "lofit": {"heads": {"k": 300}}}}) == [
+        "methods.lora.params.lr", "methods.lora.params.epochs", "methods.lofit.heads.k",
+    ]  # fmt: skip
+
+
+def test_a_list_of_one_needs_no_brackets() -> None:
+    short = {"models": "smollm2-135m", "seeds": 42, "protocols": "paper", "retention": {"nq_open": None}}
+    short["methods"] = {"base": None, "lofit": {"heads": {"k": 0.1}}, "iti": {"heads": {"k": 8}}}
+    long = {"models": ["smollm2-135m"], "seeds": [42], "protocols": ["paper"], "retention": {"nq_open": None}}
+    long["methods"] = {"base": None, "lofit": {"heads": {"k": [0.1]}}, "iti": {"heads": {"k": [8]}}}
+    assert parse_config(GOOD | short) == parse_config(GOOD | long)
 
 
 def test_missing_file_and_bad_yaml_are_clear(tmp_path: Path) -> None:

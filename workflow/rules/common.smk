@@ -15,7 +15,7 @@ sys.path[:0] = CHECKOUT
 from lofit.cluster.watchdog import VARIABLE as SNAKEMAKE
 from lofit.config import parse_config
 from lofit.config.results import snapshot_path, write_snapshot
-from lofit.errors import ConfigError
+from lofit.errors import ConfigError, error_lines
 from lofit.files import short_hash
 from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.node_server.client import sweep
@@ -46,7 +46,7 @@ try:
     TABLE = RunTable(CONFIG)
     OUTPUTS = {output.id: output for output in outputs(TABLE)}
 except ConfigError as error:
-    sys.exit(f"error: {error}")
+    sys.exit(error_lines(error))
 validate(CONFIG.model_dump(mode="json"), "../schemas/config.schema.yaml", set_default=False)
 RESULTS = str(CONFIG.results)
 
