@@ -25,6 +25,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+STUDY, RESULTS, USE = "Run a study", "Look at results", "Use what was fitted"
+TROUBLE = "When something went wrong"
+"""Groups of commands in the help."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from lofit import __version__
+
+        print(f"lofit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 ConfigFile = Annotated[
     Path, typer.Option("--configfile", envvar="LOFIT_CONFIG", help="Configuration; the workflow sets the variable.")
 ]

@@ -7,36 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from lofit.cli.app import DEFAULT, ConfigFile, app, read_table
+from lofit.cli.app import DEFAULT, RESULTS, TROUBLE, USE, ConfigFile, app, read_table
 from lofit.cluster import slurm
 from lofit.cluster.process import set_up_computing
 from lofit.errors import ConfigError
 from lofit.files import expanded
 
 cluster = typer.Typer(help="Jobs of the workflow on a SLURM cluster; docs/cluster.md.", no_args_is_help=True)
-app.add_typer(cluster, name="slurm")
+app.add_typer(cluster, name="slurm", rich_help_panel=TROUBLE)
 
-RunId = Annotated[str, typer.Option("--run", help="Id of a fit, as `lofit plan` lists them.")]
-
-
-@app.command()
-def plan(
-    configfile: ConfigFile = DEFAULT,
-    tflops: Annotated[
-        float | None, typer.Option(min=0, help="Sustained TFLOP/s of one device, for the hours; default: see below.")
-    ] = None,
-) -> None:
-    """Check a configuration and print its run table, its size and about what it costs. Downloads nothing.
-
-    Hours are model FLOPs at a rate: by default what was measured on two CPU cores, or an assumed 125 TFLOP/s where the
-    configuration says `device: cuda`.
-    """
-    from lofit.report.run_table import print_plan
-
-    print_plan(read_table(configfile), configfile, tflops)
+RunId = Annotated[str, typer.Option("--run", help="Id of a fit, as `lofit plan --verbose` lists them.")]
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def expected(configfile: ConfigFile = DEFAULT) -> None:
     """Print for how many cells of each table there are published values. `tables/expected.md` compares them."""
     from lofit.report.run_table import print_expected
@@ -44,37 +27,7 @@ def expected(configfile: ConfigFile = DEFAULT) -> None:
     print_expected(read_table(configfile))
 
 
-@app.command()
-def train(
-    task_dir: Annotated[Path, typer.Option(help="Folder with train.jsonl and test.jsonl, or a YAML file naming them.")],
-    method: Annotated[list[str], typer.Option(help="Method to fit; as often as wanted. The base model is always run.")],
-    model: Annotated[str, typer.Option(help="Name of the catalogue, or a transformers folder.")] = "smollm2-135m",
-    k: Annotated[float, typer.Option(help="Heads to edit: how many (1 or more), or which share of them.")] = 0.10,
-    seed: Annotated[int, typer.Option(help="Seed of training.")] = 42,
-    out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("results/train"),
-    data_mirror: Annotated[Path | None, typer.Option(help="Folder that stands in for the network.")] = None,
-    overlap: Annotated[
-        Literal["refuse", "replace", "keep"],
-        typer.Option(help="Prompts that training rows share with validation or test: refuse, leave out, or keep them."),
-    ] = "refuse",
-    reuse: Annotated[list[Path] | None, typer.Option(help="Store to take nodes from; as often as wanted.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-) -> None:
-    """Fit methods on a custom task and compare them with the base model, without the workflow."""
-    from lofit.cli import train as trainer
-
-    if expanded(Path(model)).is_dir():
-        set_up_computing(threads)  # telling its size may import torch
-    given = trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap, reuse or ())
-    made = trainer.RunTable(given)
-    trainer.fetch(made)
-    trainer.run(made, threads)
-    from lofit.report.summary import print_results
-
-    print_results(made)
-
-
-@app.command()
+@app.command(rich_help_panel=USE)
 def export(
     run: RunId,
     out: Annotated[
@@ -95,7 +48,7 @@ def export(
     print(f"{run}: {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def render(
     name: Annotated[str, typer.Argument(help="A table or figure, such as main or figures/overlap; or report.")],
     partial: Annotated[
@@ -124,7 +77,7 @@ def render(
         print(write_report(table))
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def compare(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A configured one that was run.")],
     against: Annotated[str | None, typer.Option(help="Compare with this arm; default: the primary one.")] = None,
@@ -137,7 +90,7 @@ def compare(
     print(comparing.markdown(*comparing.compare(read_table(configfile), name, against, every_pair=every)))
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def lens(
     run: RunId,
     k: Annotated[int, typer.Option("-k", min=1, help="Tokens of each head.")] = 10,
@@ -153,7 +106,7 @@ def lens(
     print(lens_table(table, node, k, final_norm).to_markdown(index=False))
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def summary(configfile: ConfigFile = DEFAULT) -> None:
     """Print the main table, where the files are, and what to do next."""
     from lofit.report.summary import print_summary
@@ -161,7 +114,7 @@ def summary(configfile: ConfigFile = DEFAULT) -> None:
     print_summary(read_table(configfile), configfile)
 
 
-@app.command("mark-failed")
+@app.command("mark-failed", rich_help_panel=TROUBLE)
 def mark_failed(
     run: Annotated[list[str] | None, typer.Option(help="Id of a node; as often as wanted.")] = None,
     everything: Annotated[

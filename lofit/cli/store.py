@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from lofit.cli.app import DEFAULT, ConfigFile, app, read_table
+from lofit.cli.app import DEFAULT, USE, ConfigFile, app, read_table
 from lofit.errors import ConfigError, LofitError, StoreError
 from lofit.files import expanded
 
 stores = typer.Typer(help="Folders of finished nodes that travel; docs/usage.md.", no_args_is_help=True)
-app.add_typer(stores, name="store")
+app.add_typer(stores, name="store", rich_help_panel=USE)
 
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
 

@@ -6,11 +6,12 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from lofit.cli.app import DEFAULT, app, read_table
+from lofit.cli.app import DEFAULT, STUDY, ConfigFile, app, read_table
+from lofit.cluster.process import set_up_computing
 from lofit.errors import ConfigError
 from lofit.files import expanded, shipped
 from lofit.registry import unknown
@@ -19,7 +20,7 @@ Configuration = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="Configu
 Names = list[str] | None
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to write to; created if it is missing.")] = Path("."),
     like: Annotated[
@@ -36,7 +37,25 @@ def init(
     print(f"{target}: a configuration like '{like}'; edit it. Next:\n  {where}lofit plan\n  lofit run")
 
 
-@app.command(context_settings={"allow_extra_args": True})
+@app.command(rich_help_panel=STUDY)
+def plan(
+    configfile: ConfigFile = DEFAULT,
+    tflops: Annotated[
+        float | None, typer.Option(min=0, help="Sustained TFLOP/s of one device, for the hours; default: see below.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List every run as well.")] = False,
+) -> None:
+    """Check a configuration and print its size, about what it costs, and what it makes. Downloads nothing.
+
+    Hours are model FLOPs at a rate: by default what was measured on two CPU cores, or an assumed 125 TFLOP/s where the
+    configuration says `device: cuda`.
+    """
+    from lofit.report.run_table import print_plan
+
+    print_plan(read_table(configfile), configfile, tflops, verbose)
+
+
+@app.command(context_settings={"allow_extra_args": True}, rich_help_panel=STUDY)
 def run(
     context: typer.Context,
     config: Configuration = DEFAULT,
@@ -70,7 +89,7 @@ def run(
     os.execv(sys.executable, command)  # signals, the exit status and the terminal are Snakemake's
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def status(
     where: Annotated[
         Path, typer.Argument(metavar="[CONFIG|RESULTS]", help="A configuration, or a folder of results.")
@@ -81,6 +100,36 @@ def status(
 
     place = expanded(where)
     print_status(read_folder(place) if place.is_dir() else read_table(where))
+
+
+@app.command(rich_help_panel=STUDY)
+def train(
+    task_dir: Annotated[Path, typer.Option(help="Folder with train.jsonl and test.jsonl, or a YAML file naming them.")],
+    method: Annotated[list[str], typer.Option(help="Method to fit; as often as wanted. The base model is always run.")],
+    model: Annotated[str, typer.Option(help="Name of the catalogue, or a transformers folder.")] = "smollm2-135m",
+    k: Annotated[float, typer.Option(help="Heads to edit: how many (1 or more), or which share of them.")] = 0.10,
+    seed: Annotated[int, typer.Option(help="Seed of training.")] = 42,
+    out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("results/train"),
+    data_mirror: Annotated[Path | None, typer.Option(help="Folder that stands in for the network.")] = None,
+    overlap: Annotated[
+        Literal["refuse", "replace", "keep"],
+        typer.Option(help="Prompts that training rows share with validation or test: refuse, leave out, or keep them."),
+    ] = "refuse",
+    reuse: Annotated[list[Path] | None, typer.Option(help="Store to take nodes from; as often as wanted.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Fit methods on a custom task and compare them with the base model, without the workflow."""
+    from lofit.cli import train as trainer
+
+    if expanded(Path(model)).is_dir():
+        set_up_computing(threads)  # telling its size may import torch
+    given = trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap, reuse or ())
+    made = trainer.RunTable(given)
+    trainer.fetch(made)
+    trainer.run(made, threads)
+    from lofit.report.summary import print_results
+
+    print_results(made)
 
 
 def _targets(table: Any, only: Names, kept: dict[str, Names]) -> list[Path]:

@@ -21,7 +21,9 @@ def run_node(
     kind: Annotated[
         str, typer.Argument(help="fetch, prepare, effects, plant, capture, localize, fit, select_best or evaluate.")
     ],
-    run: Annotated[str, typer.Argument(metavar="ID", help="`lofit plan` lists fits, `snakemake -n` all nodes.")],
+    run: Annotated[
+        str, typer.Argument(metavar="ID", help="`lofit plan --verbose` lists fits, `snakemake -n` all nodes.")
+    ],
     configfile: ConfigFile = DEFAULT,
     threads: Threads = None,
 ) -> None:

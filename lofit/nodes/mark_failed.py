@@ -45,7 +45,9 @@ def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
         runs = [id for id, (kind, node) in nodes.items() if _was_killed(table, kind, node)]
     for run in runs:
         if run not in nodes:
-            raise ConfigError(f"no node '{run}' in this configuration that runs a model; `lofit plan` lists the fits")
+            raise ConfigError(
+                f"no node '{run}' in this configuration that runs a model; `lofit plan --verbose` lists the fits"
+            )
         kind, node = nodes[run]
         if (report := kind.report(table, node)).is_file():
             raise ConfigError(f"{run}: has a result, {report}; delete that file to have it computed again")

@@ -445,7 +445,8 @@ class RunTable:
         """
         if identifier not in nodes:
             raise ConfigError(
-                f"no node '{identifier}' in this configuration; `lofit plan` lists the fits, `snakemake -n` all nodes"
+                f"no node '{identifier}' in this configuration; `lofit plan --verbose` lists the fits, "
+                "`snakemake -n` all nodes"
             )
         return nodes[identifier]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from lofit.plan.estimate import RATES, costs
+from lofit.plan.estimate import RATES, costs, node_cost
+from lofit.plan.kinds import EVALUATE, FIT, KINDS
+from lofit.plan.nodes import EvalNode
 from lofit.plan.published import coverage, published
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
@@ -32,24 +35,36 @@ def print_expected(table: RunTable) -> None:
     )
 
 
-def print_plan(table: RunTable, configfile: Path, tflops: float | None) -> None:
-    """Print the fits, the tables and figures with the number of runs that each compares, and the cost by rule.
+def print_plan(table: RunTable, configfile: Path, tflops: float | None, verbose: bool = False) -> None:
+    """Print the cost in all, by kind of node and by model and task; the tables and figures; and if asked for, the runs.
 
     Args:
         table: the run table.
         configfile: where the configuration is, for the title.
-        tflops: sustained TFLOP/s of one device, for the hours; None: the usual rate of the configured device.
+        tflops: sustained TFLOP/s of one device, for the times; None: the usual rate of the configured device.
+        verbose: whether to list every run.
     """
-    view = Table(title=f"Run table of {configfile}")
-    view.add_column("run", no_wrap=True)
-    for column in ("selector", "head_task", "k"):
-        view.add_column(column)
-    rows = table.summary()
-    for row in rows:
-        view.add_row(row["run"], row["selector"] or "-", row["head_task"] or "-", row["k"] or "-")
-    # Ids are there to be copied and searched for, so they are never broken over lines.
-    console = Console(soft_wrap=True, width=max([80, *(len(row["run"]) + 40 for row in rows)]))
-    console.print(view, soft_wrap=True)
+    rate = tflops or RATES[table.config.device]
+    device = " of one GPU" if table.config.device == "cuda" else ""
+    found, unknown = costs(table)
+    total, nodes = sum(cost.hours(rate) for cost in found.values()), sum(cost.nodes for cost in found.values())
+    console = Console(soft_wrap=True)
+    console.print(f"{configfile}: {nodes:,} nodes; about {_time(total)}{device} at {rate:g} TFLOP/s")
+    lost = f"; not counted, since their size is not known: {', '.join(unknown)}" if unknown else ""
+    console.print(f"An upper estimate, with starting nodes and reading weights (lofit/plan/estimate.py){lost}.")
+    sizes = Table()
+    for column in ("kind of node", "nodes", "PFLOP", "time"):
+        sizes.add_column(column, justify="left" if column == "kind of node" else "right")
+    for kind, cost in found.items():
+        known = [f"{cost.operations / 1e15:,.1f}", _time(cost.hours(rate))] if cost.operations else ["", ""]
+        sizes.add_row(kind, f"{cost.nodes:,}", *known)
+    console.print(sizes)
+    places = Table()
+    for column in ("model", "task", "fits", "evaluations", "time"):
+        places.add_column(column, justify="left" if column in ("model", "task") else "right")
+    for (model, task), (fits, evaluations, hours) in _by_place(table, rate).items():
+        places.add_row(model, task, f"{fits:,}", f"{evaluations:,}", _time(hours) if hours else "")
+    console.print(places)
     made = Table(title="Tables and figures, with the number of fitted runs that each compares")
     made.add_column("file")
     made.add_column("what it shows")
@@ -59,17 +74,37 @@ def print_plan(table: RunTable, configfile: Path, tflops: float | None) -> None:
         runs = {node.fit.id for node in table.part(part).values()} if part else ()
         made.add_row(output.id, output.title, f"{len(runs):,}" if runs else "")
     console.print(made)
-    rate, unit = tflops or RATES[table.config.device], "GPU hours" if table.config.device == "cuda" else "hours"
-    found, unknown = costs(table)
-    total = sum(cost.hours(rate) for cost in found.values())
-    nodes = sum(cost.nodes for cost in found.values())
-    sizes = Table(title=f"{nodes:,} nodes; about {total:,.0f} {unit} at {rate:g} TFLOP/s")
-    sizes.add_column("rule")
-    for column in ("nodes", "PFLOP", unit):
-        sizes.add_column(column, justify="right")
-    for kind, cost in found.items():
-        known = [f"{cost.operations / 1e15:,.1f}", f"{cost.hours(rate):,.1f}"] if cost.operations else ["", ""]
-        sizes.add_row(kind, f"{cost.nodes:,}", *known)
-    console.print(sizes)
-    lost = f"; not counted, since their size is not known: {', '.join(unknown)}" if unknown else ""
-    console.print(f"An upper estimate, with starting nodes and reading weights (lofit/plan/estimate.py){lost}.")
+    if verbose:
+        _print_runs(table)
+    else:
+        console.print(f"{len(table.fits):,} runs; --verbose lists them.")
+
+
+def _by_place(table: RunTable, rate: float) -> dict[tuple[str, str], tuple[int, int, float]]:
+    """Number of fits and of evaluations, and hours of all nodes, by model and the task that they are for."""
+    fits, evaluations, hours = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for kind in KINDS:
+        for node in kind.nodes(table).values() if kind.runs_model else ():
+            place = node.model, (node.fit.data if isinstance(node, EvalNode) else node.data).task
+            fits[place] += kind is FIT
+            evaluations[place] += kind is EVALUATE
+            cost = node_cost(table, node)
+            hours[place] += cost.hours(rate) if cost else 0  # type: ignore[assignment]
+    return {place: (fits[place], evaluations[place], hours[place]) for place in hours}
+
+
+def _time(hours: float) -> str:
+    return f"{60 * hours:,.0f} min" if hours < 2 else f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h"
+
+
+def _print_runs(table: RunTable) -> None:
+    view = Table(title="Runs")
+    view.add_column("run", no_wrap=True)
+    for column in ("selector", "head_task", "k"):
+        view.add_column(column)
+    rows = table.summary()
+    for row in rows:
+        view.add_row(row["run"], row["selector"] or "-", row["head_task"] or "-", row["k"] or "-")
+    # Ids are there to be copied and searched for, so they are never broken over lines.
+    width = max([80, *(len(row["run"]) + 40 for row in rows)])
+    Console(soft_wrap=True, width=width).print(view, soft_wrap=True)

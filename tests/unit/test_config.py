@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from lofit.cli.app import app
 from lofit.config import json_schema, load_config, parse_config
 from lofit.errors import ConfigError, error_lines
+from lofit.plan.table import RunTable
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -283,13 +284,16 @@ def test_missing_file_and_bad_yaml_are_clear(tmp_path: Path) -> None:
         load_config(bad)
 
 
-def test_plan_shows_every_run_and_the_size(tmp_path: Path) -> None:
+def test_plan_shows_the_size_and_on_demand_every_run(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(GOOD))
     result = CliRunner().invoke(app, ["plan", "--configfile", str(file)], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    assert "smollm2-135m/listops/fold0/seed42/base-" in result.output
+    assert "smollm2-135m/listops/fold0/seed42/base-" not in result.output
+    whole = CliRunner().invoke(app, ["plan", "--verbose", "--configfile", str(file)]).output
+    assert whole.count("smollm2-135m/listops/fold0/seed42/") == len(RunTable(parse_config(GOOD)).fits)
     assert "10 nodes; about " in result.output
+    assert re.search(r"│ smollm2-135m │ listops │ +4 │ +2 │ +\d+ min │", result.output)
     assert re.search(r"tables/main +│ Methods by task, protocol paper +│ +2 │", result.output)
     rows = [line.split("│")[1:3] for line in result.output.splitlines() if line.count("│") == 5]
     assert {(rule.strip(), count.strip()) for rule, count in rows if count.strip().isdigit()} == {

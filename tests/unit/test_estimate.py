@@ -131,7 +131,7 @@ def test_plan_prints_nodes_and_hours_of_the_ready_configurations(name: str) -> N
     found = counts(RunTable(load_config(file)))
     assert costs(RunTable(load_config(file)))[1] == []
     assert f"{sum(found.values()):,} nodes; about " in result.output
-    assert ("GPU hours" in result.output) == (not name.startswith("laptop"))
+    assert (" of one GPU at " in result.output) == (not name.startswith("laptop"))
     for kind, count in found.items():
         line = next(line for line in result.output.splitlines() if line.startswith(f"│ {kind} "))
         assert f" {count:,} " in line
