@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +47,38 @@ def export(
 
     write_export(table, table.find(table.fits, run), expanded(out), form)
     print(f"{run}: {out}")
+
+
+@app.command(rich_help_panel=USE)
+def generate(
+    run: RunId,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to continue; as often as wanted. -: every line of the input. None: ask for them."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
+    chat: Annotated[bool, typer.Option("--chat", help="Prompts are messages, worded by the chat template.")] = False,
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Continue prompts with the base model and with a fitted run, one below the other."""
+    table = read_table(configfile)
+    node = table.find(table.fitted | table.tuned, run)
+    set_up_computing(table.config.threads)
+    from lofit.nodes.generate import generator
+
+    continued = generator(table, node, tokens, chat=chat)
+    given = sys.stdin.read().splitlines() if prompt == ["-"] else prompt
+    for texts in [given] if given else iter(_asked, None):
+        for text, (before, after) in zip(texts, continued(texts), strict=True):
+            print(f"prompt: {text}\nbase: {before}\n{node.method}: {after}\n")
+
+
+def _asked() -> list[str] | None:
+    """A prompt that somebody types; None at the end."""
+    try:
+        return [input("prompt> ")]
+    except EOFError:
+        return None
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +20,22 @@ from lofit.plan.nodes import FitNode
 from lofit.plan.table import RunTable
 
 Format = Literal["hf", "peft"]
+
+
+def fitted_report(table: RunTable, node: FitNode) -> dict[str, Any]:
+    """Return the report of a fit whose adapter or checkpoint can be used.
+
+    Raises:
+        FitError: the method fits nothing, or the fit failed.
+        SourceError: the fitted files were altered after the fit.
+    """
+    if load_method(node.method).fit is None:
+        raise FitError(f"{node.id}: {node.method} fits nothing; name the run of a method that does")
+    report = kind_of(node).read_report(table, node)
+    if report["status"] != "ok":
+        raise FitError(f"{node.id}: the fit failed ({report['reason']}); name another run")
+    verify(table.folder(node) / "adapter", report.get("sha256"))
+    return report
 
 
 def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
@@ -38,14 +54,8 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
         SourceError: the fitted files were altered after the fit.
         EditError: the edit cannot be merged into a model of this family.
     """
-    method, folder = load_method(node.method), table.folder(node)
-    if method.fit is None:
-        raise FitError(f"{node.id}: {node.method} fits nothing, so there is nothing to export")
-    report = kind_of(node).read_report(table, node)
-    if report["status"] != "ok":
-        raise FitError(f"{node.id}: the fit failed ({report['reason']}), so there is nothing to export")
-    fitted, model_dir = folder / "adapter", table.model_dir(node.model)
-    verify(fitted, report.get("sha256"))
+    fitted, model_dir = table.folder(node) / "adapter", table.model_dir(node.model)
+    report = fitted_report(table, node)
     is_adapter = (fitted / "adapter_config.json").is_file()
     scores = table.folder(table.own_evaluation(node)) / "results.json"
     metrics = read_json(scores)["metrics"] if scores.is_file() else {}

@@ -5,6 +5,7 @@ This is the only fan-out.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from functools import cached_property, partial
@@ -438,17 +439,28 @@ class RunTable:
         }
 
     def find(self, nodes: Mapping[str, N], identifier: str) -> N:
-        """The node called ``identifier``.
+        """The node that is called ``identifier``: by its id, by the path of its folder, or by a part that no other has.
 
         Raises:
-            ConfigError: the configuration has no such node.
+            ConfigError: the configuration has no such node, or several.
         """
-        if identifier not in nodes:
+        if identifier in nodes:
+            return nodes[identifier]
+        path = Path(identifier).absolute()
+        found = [id for id, node in nodes.items() if identifier in id or path == self.folder(node).absolute()]
+        if len(found) == 1:
+            return nodes[found[0]]
+        if found:
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
             raise ConfigError(
-                f"no node '{identifier}' in this configuration; `lofit plan --verbose` lists the fits, "
-                "`snakemake -n` all nodes"
+                f"'{identifier}' is part of {len(found)} ids: {', '.join(found[:5])}{more}; give one whole"
             )
-        return nodes[identifier]
+        near = difflib.get_close_matches(identifier, nodes, n=1)
+        raise ConfigError(
+            f"no node '{identifier}' in this configuration; "
+            + (f"did you mean '{near[0]}'? " if near else "")
+            + "`lofit plan --verbose` lists the fits, `snakemake -n` all nodes"
+        )
 
     def folder(self, node: Node) -> Path:
         """Where a node's files are."""

@@ -15,14 +15,17 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from lofit.cli.app import app
 from lofit.errors import LofitError
 from lofit.files import read_json
+from lofit.interventions.spans import generation_spans
 from lofit.models.adapters import load_fitted
+from lofit.models.loading import load_tokenizer
 from lofit.nodes import evaluate as evaluate_node
+from lofit.nodes.generate import generator
 from lofit.plan.table import RunTable
 from lofit.tasks import task_folder
 from tests.fitted import find, fitted_table, tiny_config
@@ -132,7 +135,7 @@ def test_an_exported_adapter_has_a_card_and_loads_with_peft(table: RunTable, tmp
     ("method", "form", "message"),
     [
         ("bitfit", "hf", "no bias"),
-        ("base", "hf", "nothing to export"),
+        ("base", "hf", "base fits nothing"),
         ("full", "peft", "there is no adapter; use --format hf"),
     ],
 )
@@ -212,3 +215,77 @@ def test_the_offsets_of_a_run_are_printed_as_tokens(table: RunTable) -> None:
     assert all(tokens.count("'") + tokens.count('"') >= 4 for *_, tokens in rows)
     assert "trains the model itself" in str(lens("full").exception)
     assert "which has no vectors on heads" in str(lens("lora").exception)
+
+
+# --- lofit generate
+
+PROMPTS = ["[MAX 1 2 ] =", "né"]
+
+
+def generated(table: RunTable, *arguments: str, input: str | None = None) -> str:
+    config = table.config.results.parent / "config.yaml"
+    command = ["generate", "--tokens", "5", "--configfile", str(config), *arguments]
+    result = CliRunner().invoke(app, command, input=input)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.stdout
+
+
+@pytest.mark.parametrize("method", ["lofit", "iti", "red_ffn", "full"])
+def test_prompts_are_continued_by_both(table: RunTable, method: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(table.model_dir("tiny"))
+
+    def by_hand(model: Any, prompt: str) -> str:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with generation_spans(torch.ones_like(ids)):
+            new = model.generate(input_ids=ids, do_sample=False, max_new_tokens=5, pad_token_id=0)[0, ids.shape[1] :]
+        return str(tokenizer.decode(new, skip_special_tokens=True))
+
+    base = AutoModelForCausalLM.from_pretrained(table.model_dir("tiny")).eval()
+    node = find(table, method)
+    fitted = load_fitted(table.model_dir("tiny"), table.folder(node) / "adapter", torch.device("cpu"), torch.float32)
+    pairs = generator(table, node, 5, chat=False)(PROMPTS)
+    for prompt, (before, after) in zip(PROMPTS, pairs, strict=True):
+        assert before == by_hand(base, prompt).split("</s>")[0]
+        assert after == by_hand(fitted, prompt).split("</s>")[0]
+
+
+def test_generate_takes_prompts_lines_and_a_session(table: RunTable) -> None:
+    run = find(table, "full").id
+    one = generated(table, "--run", run, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1])
+    assert re.findall(r"^prompt: (.*)$", one, re.MULTILINE) == PROMPTS
+    assert one.count("\nbase: ") == one.count("\nfull: ") == 2
+    assert generated(table, "--run", run, "--prompt", "-", input="\n".join(PROMPTS)) == one
+    session = generated(table, "--run", run, input="\n".join(PROMPTS) + "\n")
+    assert session.count("base: ") == 2 and session.count("prompt> ") == 3
+
+
+def test_what_generate_refuses(table: RunTable) -> None:
+    with pytest.raises(LofitError, match="no chat template"):
+        generated(table, "--run", "/lofit-", "--prompt", "x", "--chat")
+    with pytest.raises(LofitError, match="part of 2 ids"):
+        generated(table, "--run", "/red", "--prompt", "x")
+    with pytest.raises(LofitError, match="no node 'nobody' in this configuration"):
+        generated(table, "--run", "nobody", "--prompt", "x")
+
+
+def test_the_chat_template_words_prompts(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{% for message in messages %}<{{ message['content'] }}>{% endfor %}"
+    load = load_tokenizer
+
+    def loaded(folder: Path) -> Any:
+        tokenizer = load(folder)
+        tokenizer.chat_template = template
+        return tokenizer
+
+    plain = generator(table, find(table, "full"), 5, chat=False)(["<hello>"])
+    monkeypatch.setattr("lofit.nodes.generate.load_tokenizer", loaded)
+    assert generator(table, find(table, "full"), 5, chat=True)(["hello"]) == plain
+
+
+def test_a_run_is_named_by_its_path_or_a_part_of_its_id(table: RunTable) -> None:
+    node = find(table, "lora")
+    for name in (node.id, str(table.folder(node)), "/lora-", node.id[-8:]):
+        assert table.find(table.fits, name) is node
+    with pytest.raises(LofitError, match=f"did you mean '{node.id}'"):
+        table.find(table.fits, node.id[:-1] + "x")
