@@ -104,11 +104,25 @@ def status(
 
 @app.command(rich_help_panel=STUDY)
 def train(
-    task_dir: Annotated[Path, typer.Option(help="Folder with train.jsonl and test.jsonl, or a YAML file naming them.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            "--task-dir",
+            help="Folder with train.jsonl and test.jsonl, a data file, or a YAML file naming them.",
+        ),
+    ],
     method: Annotated[list[str], typer.Option(help="Method to fit; as often as wanted. The base model is always run.")],
+    prompt: Annotated[str | None, typer.Option(help="Text with columns in braces, such as 'Review: {text}'.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with the right choice.")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="What is chosen from; as often as wanted. Default: the labels.")
+    ] = None,
+    answer: Annotated[str | None, typer.Option(help="Column with the text to generate, instead of a label.")] = None,
+    test: Annotated[Path | None, typer.Option(help="File of test rows; default: a fifth of the prompts.")] = None,
     model: Annotated[str, typer.Option(help="Name of the catalogue, or a transformers folder.")] = "smollm2-135m",
     k: Annotated[float, typer.Option(help="Heads to edit: how many (1 or more), or which share of them.")] = 0.10,
-    seed: Annotated[int, typer.Option(help="Seed of training.")] = 42,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of training; as often as wanted. Default: 42.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("results/train"),
     data_mirror: Annotated[Path | None, typer.Option(help="Folder that stands in for the network.")] = None,
     overlap: Annotated[
@@ -120,16 +134,22 @@ def train(
 ) -> None:
     """Fit methods on a custom task and compare them with the base model, without the workflow."""
     from lofit.cli import train as trainer
+    from lofit.config.results import snapshot_path
 
     if expanded(Path(model)).is_dir():
         set_up_computing(threads)  # telling its size may import torch
-    given = trainer.configuration(task_dir, model, method, k, seed, out, data_mirror, overlap, reuse or ())
+    columns = {"prompt": prompt, "label": label, "choices": choice, "answer": answer}
+    columns["test"] = str(test.absolute()) if test else None
+    read = {key: value for key, value in columns.items() if value}
+    given = trainer.configuration(
+        data, model, method, k, seed or [42], out, data_mirror, overlap, reuse or (), read=read
+    )
     made = trainer.RunTable(given)
     trainer.fetch(made)
     trainer.run(made, threads)
-    from lofit.report.summary import print_results
+    from lofit.report.summary import print_summary
 
-    print_results(made)
+    print_summary(made, snapshot_path(made.config))
 
 
 def _targets(table: Any, only: Names, kept: dict[str, Names]) -> list[Path]:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,28 +29,30 @@ from lofit.tasks import task_names
 
 
 def configuration(
-    task_dir: Path,
+    data: Path,
     model: str,
     methods: Sequence[str],
     k: float,
-    seed: int,
+    seeds: Sequence[int],
     out: Path,
     data_mirror: Path | None,
     overlap: Literal["refuse", "replace", "keep"] = "refuse",
     reuse: Sequence[Path] = (),
+    read: Mapping[str, Any] | None = None,
 ) -> Config:
     """The configuration of methods, and the base model, on a custom task.
 
     Args:
-        task_dir: folder of JSON lines, or a YAML file that names them.
+        data: folder of JSON lines, a data file, or a YAML file that describes them.
         model: a name of the catalogue, or a transformers folder.
         methods: what to fit.
         k: heads that methods with selected heads edit: their number, or their share.
-        seed: of training.
+        seeds: of training.
         out: folder for everything that is written.
         data_mirror: folder that stands in for the network.
         overlap: what is done with prompts that training rows share with validation or test.
         reuse: stores that nodes are taken from.
+        read: what the columns of a data file mean (``read`` of a task).
 
     Raises:
         ConfigError: the model is unknown, its folder holds none, or the number of heads is none.
@@ -58,15 +60,16 @@ def configuration(
     """
     if not (0 < k <= 1 or (k > 1 and float(k).is_integer())):
         raise ConfigError(f"--k {k:g}: give a whole number of heads, or a share of them between 0 and 1")
-    task_dir, model_dir, out = expanded(task_dir), expanded(Path(model)), expanded(out)
-    name = _name(task_dir.stem if task_dir.is_file() else task_dir.resolve().name, "task")
+    data, model_dir, out = expanded(data), expanded(Path(model)), expanded(out)
+    name = _name(data.stem if data.is_file() else data.resolve().name, "task")
     name = f"my-{name}" if name in task_names() else name
+    task = {"path": str(data), "options": {"overlap": overlap}} | ({"read": dict(read)} if read else {})
     raw: dict[str, Any] = {
         "models": [model],
-        "tasks": {name: {"path": str(task_dir), "options": {"overlap": overlap}}},
+        "tasks": {name: task},
         "methods": {"base": None} | {method: _with_heads(method, k) for method in methods},
         "lr_grid": None,
-        "seeds": [seed],
+        "seeds": list(seeds),
         "results": str(out),
         "resources": str(out / "resources"),
         "data_mirror": str(expanded(data_mirror)) if data_mirror else None,
@@ -97,14 +100,14 @@ def _model_source(folder: Path) -> dict[str, Any]:
 
 
 def fetch(table: RunTable) -> None:
-    """Fetch the models that are not there yet, or have changed since, and prepare the data."""
+    """Prepare the data, and fetch the models that are not there yet, or have changed since."""
     write_snapshot(table.config)
+    for data in table.data.values():  # before anything is downloaded
+        with recorded(table, PREPARE, data):
+            module_of(PREPARE).run(table, data)  # own files may have changed
     for model in table.models.values():
         if not is_current(table.config.model_entry(model.model).source, table.folder(model)):
             module_of(FETCH).run(table, model)
-    for data in table.data.values():
-        with recorded(table, PREPARE, data):
-            module_of(PREPARE).run(table, data)  # own files may have changed
 
 
 def run(table: RunTable, threads: int = 1) -> None:

@@ -14,6 +14,7 @@ from lofit.spec.base import Form, HeadCount, HeadsConfig, MethodConfig, OwnFolde
 from lofit.spec.hyperparameters import ComputeParams
 from lofit.spec.precision import DTYPES, Dtype
 from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol
+from lofit.tasks.custom.table import Description
 from lofit.tasks.task import Task
 
 METHODS = Path(methods.__file__).parent
@@ -28,8 +29,11 @@ class TaskConfig(Form):
     """One task: which folds, its options, and where it is if it does not come with the package."""
 
     path: UserPath | None = Field(
-        default=None, description="folder of JSON lines, or YAML file naming them, for a custom task"
+        default=None,
+        description="for a custom task: a folder of JSON lines; a CSV, TSV, Parquet, JSON or JSON lines file; or a "
+        "YAML file with the keys of `read`",
     )
+    read: Description | None = Field(default=None, description="what the columns of a custom task's file mean")
     folds: list[StrictInt] | None = Field(default=None, min_length=1, description="null: all folds of the task")
     options: dict[str, Any] = Field(
         default={}, description="sizes (n_train, n_validation, n_test) and the task's own options"
@@ -202,7 +206,7 @@ class Config(Form):
     def task(self, name: str) -> Task:
         """Return a task as its options have it, given its name under ``tasks`` or ``retention``."""
         entry = self.tasks.get(name) or self.retention.get(name) or TaskConfig()
-        task = tasks.load_task(name, entry.path)
+        task = tasks.load_task(name, entry.path, entry.read)
         return task.Options.model_validate(entry.options).configured(task)
 
     def head_count(self, model: str, k: float) -> int:

@@ -56,8 +56,11 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
     if not entry.path and name not in tasks.task_names():
         yield f"{key.split('.')[0]}: {registry.unknown('task', name, tasks.task_names())} (or give its path)"
         return
+    if entry.read and not entry.path:
+        yield f"{key}.read: this is a task of the package; give the path of yours, or remove the key"
+        return
     try:
-        task = tasks.load_task(name, entry.path)
+        task = tasks.load_task(name, entry.path, entry.read)
     except TaskError as error:
         yield f"{key}{'.path' if entry.path else ''}: {error}"
         return
@@ -79,10 +82,10 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
 
 def _same_task_problems(name: str, retained: TaskConfig, trained: TaskConfig) -> Iterator[str]:
     """Yield in what else than size a task under ``retention`` differs from the one of that name under ``tasks``."""
-    if retained.path != trained.path:
+    if (retained.path, retained.read) != (trained.path, trained.read):
         yield f"retention.{name}.path: not that of tasks.{name}; give one of them another name"
         return
-    Options = tasks.load_task(name, trained.path).Options
+    Options = tasks.load_task(name, trained.path, trained.read).Options
     there, here = (Options.model_validate(entry.options) for entry in (trained, retained))
     for option in Options.WORDING:
         if getattr(here, option) != (wanted := getattr(there, option)):

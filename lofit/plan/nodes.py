@@ -89,6 +89,7 @@ class DataNode(Node):
     seed: int
     options: dict[str, Any]
     path: str | None = None
+    read: dict[str, Any] | None = field(default=None, kw_only=True)
 
     @cached_property
     def wildcards(self) -> dict[str, Any]:

@@ -147,7 +147,8 @@ class RunTable:
         entry = entry or TaskConfig()
         options = self.config.task(task).Options.model_validate(entry.options)
         path = str(entry.path) if entry.path else None
-        return DataNode(task, fold, seed, options.model_dump(mode="json"), path)
+        read = entry.read.model_dump(mode="json", exclude_defaults=True) if entry.read else None
+        return DataNode(task, fold, seed, options.model_dump(mode="json"), path, read=read)
 
     def _is_kept(self, fit: FitNode) -> bool:
         return any(node.own for node in self.evaluations_of(fit))

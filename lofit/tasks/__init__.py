@@ -22,6 +22,7 @@ from lofit.tasks.task import Splits, Task, TaskOptions
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
+    from lofit.tasks.custom.table import Description
 
 __all__ = [
     "Splits",
@@ -55,8 +56,8 @@ def task_folder(name: str) -> Path:
     return _HERE / name
 
 
-def load_task(name: str, path: Path | None = None) -> Task:
-    """Import ``lofit.tasks.<name>.prepare`` and return its TASK, or read a custom task from ``path``.
+def load_task(name: str, path: Path | None = None, read: Description | None = None) -> Task:
+    """Import ``lofit.tasks.<name>.prepare`` and return its TASK, or read a custom task from ``path``, as ``read`` says.
 
     Raises:
         TaskError: there is no such task, or ``path`` holds none.
@@ -65,7 +66,7 @@ def load_task(name: str, path: Path | None = None) -> Task:
     if path is not None:
         from lofit.tasks.custom import custom_task
 
-        return custom_task(name, path)
+        return custom_task(name, path, read)
     task_folder(name)
     return registry.load(f"{__name__}.{name}", "prepare", "TASK", Task)
 

@@ -79,10 +79,10 @@ def test_any_value_of_any_field_gives_a_row_or_one_line(name: str, item: Any, op
         (b'{"prompt": "a", "answer": "b', r"train.jsonl:2: not valid JSON"),
         (b'["prompt"]', r"train.jsonl:2: expected a JSON object"),
         (b'{"prompt": "\xff", "answer": "b"}', r"train.jsonl:2: not UTF-8"),
-        (b'{"prompt": "a", "answer": ""}', r"train.jsonl row 1: field 'answer' must be a non-empty string"),
-        (b'{"prompt": "a", "answer": 3}', r"train.jsonl row 1: field 'answer' must be a non-empty string"),
-        (b'{"prompt": null, "answer": "b"}', r"train.jsonl row 1: field 'prompt' must be a non-empty string"),
-        (b'{"prompt": "a", "answers": [""]}', r"train.jsonl row 1: 'answers' must be non-empty strings"),
+        (b'{"prompt": "a", "answer": ""}', r"train.jsonl row 2: field 'answer' must be a non-empty string"),
+        (b'{"prompt": "a", "answer": 3}', r"train.jsonl row 2: field 'answer' must be a non-empty string"),
+        (b'{"prompt": null, "answer": "b"}', r"train.jsonl row 2: field 'prompt' must be a non-empty string"),
+        (b'{"prompt": "a", "answers": [""]}', r"train.jsonl row 2: 'answers' must be non-empty strings"),
     ],
 )
 def test_a_malformed_line_of_an_own_task_is_named_and_nothing_is_written(

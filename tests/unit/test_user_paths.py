@@ -46,7 +46,7 @@ def model(folder: Path, **config: Any) -> Path:
 
 
 def configured(task_dir: Path, model_dir: Path, k: float = 3, out: Path = Path("out"), **more: Any) -> Config:
-    return train.configuration(task_dir, str(model_dir), ["lofit"], k, 1, out, None, **more)
+    return train.configuration(task_dir, str(model_dir), ["lofit"], k, [1], out, None, **more)
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def test_a_tilde_is_the_home_folder_in_every_path(home: Path) -> None:
     assert own and source.kind == "local"
     found = [made.results, made.resources, made.data_mirror, own.path, source.path]
     assert found == [home / name for name in "rsmtx"]
-    made = train.configuration(Path("~/t"), str(model(home / "x")), ["lora"], 3, 1, Path("~/out"), Path("~/m"))
+    made = train.configuration(Path("~/t"), str(model(home / "x")), ["lora"], 3, [1], Path("~/out"), Path("~/m"))
     assert (made.results, made.resources, made.data_mirror) == (home / "out", home / "out" / "resources", home / "m")
-    made = train.configuration(Path("~/t"), "~/x", ["lora"], 3, 1, Path("out"), None)
+    made = train.configuration(Path("~/t"), "~/x", ["lora"], 3, [1], Path("out"), None)
     assert made.models == ["x"]
     (home / "c.yaml").write_text(yaml.safe_dump(GOOD))
     assert CliRunner().invoke(app, ["plan", "--configfile", "~/c.yaml"]).exit_code == 0

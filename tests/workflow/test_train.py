@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -47,6 +48,27 @@ def test_the_worked_example(tmp_path: Path) -> None:
     assert done.stdout.count("taken from the store out, not computed") == 4  # a ranking, a fit, and two scores
     csv = [pd.read_csv(tmp_path / out / "results.csv", index_col="method").loc["lofit"] for out in ("out", "again")]
     pd.testing.assert_series_equal(*csv)
+
+
+def test_a_csv_file_and_what_goes_on_from_its_results(tmp_path: Path) -> None:
+    moods = {"grand": "positive", "dull": "negative"}
+    rows = [{"text": f"It was {word} {i}.", "mood": mood} for i in range(12) for word, mood in moods.items()]
+    pd.DataFrame(rows).to_csv(tmp_path / "reviews.csv", index=False)
+    columns = ["--data", "reviews.csv", "--prompt", "Review: {text}\nMood:", "--label", "mood"]
+    model = ["--model", str(save_checkpoint(tmp_path / "tiny"))]
+    done = train(tmp_path, *columns, *model, "--method", "lora", "--seed", "1", "--seed", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert (results["status"] == "ok").all()
+    assert sorted(results["seed"][results["method"] == "lora"].unique()) == [1, 2]
+    assert set(results["n_items"]) == {5} and set(results["metric"]) >= {"acc"}
+    [config] = re.findall(r"lofit plan --configfile (\S+)", done.stdout)
+    run = next((tmp_path / "out" / "runs").glob("tiny/reviews/*/seed1/lora-*")).name
+    for command in (["summary"], ["plan"], ["export", "--run", run, "--out", "exported", "--format", "peft"]):
+        again = [sys.executable, "-m", "lofit", *command, "--configfile", config]
+        env = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+        subprocess.run(again, check=True, cwd=tmp_path, env=env, capture_output=True)
+    assert (tmp_path / "exported" / "adapter_model.safetensors").is_file()
 
 
 def test_a_killed_training_leaves_no_process_behind(tmp_path: Path) -> None:

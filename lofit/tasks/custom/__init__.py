@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import ValidationError
 
 from lofit.errors import TaskError
-from lofit.files import read_jsonl
-from lofit.spec.base import Line, UserPath, first_problem
+from lofit.spec.base import first_problem
 from lofit.strict_yaml import read_yaml
 from lofit.tasks.answers import canonical, lowered, same_text
+from lofit.tasks.custom.table import SUFFIXES, Description, labels, read_rows, to_fields
 from lofit.tasks.custom.utils import process_results
 from lofit.tasks.splits import cut_by, normalised, with_ids
 from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
@@ -31,25 +31,12 @@ SEED = "own task"
 """Seed with which validation rows are set aside and wrong answers are drawn; it is fixed, so all runs use the same."""
 
 
-class Description(BaseModel):
-    """Content of a YAML file that describes a task; paths are relative to the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    train: UserPath = Path("train.jsonl")
-    validation: UserPath | None = None
-    test: UserPath = Path("test.jsonl")
-    summary: Line = "custom task"
-    licence: Line = "not stated"
-    max_gen_toks: StrictInt = Field(default=32, ge=1)
-    until: list[str] = ["\n"]
-
-
-def custom_task(name: str, path: Path) -> Task:
-    """Read a task from a folder of JSON lines, or from a YAML file that names them.
+def custom_task(name: str, path: Path, read: Description | None = None) -> Task:
+    """Read a task from a folder of JSON lines, a data file, or a YAML file that describes it.
 
     The folder holds ``train.jsonl``, ``test.jsonl`` and optionally ``validation.jsonl``; without it, a tenth of the
-    training prompts is set aside for validation. The fields of the first training row determine the kind of the task:
+    training prompts is set aside for validation. Of a data file, test rows are set aside, too. The fields of the first
+    training row, or the description, determine the kind of the task:
 
     - ``prompt`` and ``answer`` (or ``answers``): the model generates the answer.
     - ``prompt``, ``choices`` and ``gold``: the model chooses the most probable choice.
@@ -60,22 +47,21 @@ def custom_task(name: str, path: Path) -> Task:
 
     The rows themselves are checked when they are prepared.
 
+    Args:
+        name: name of the task.
+        path: the folder or file.
+        read: the description, unless it is the YAML file.
+
     Raises:
         TaskError: there is no such folder or file, or it does not describe a task.
     """
-    folder, about = _describe(path)
-    validation = about.validation or (Path("validation.jsonl") if (folder / "validation.jsonl").is_file() else None)
-    files = {"train": folder / about.train, "test": folder / about.test}
-    if validation:
-        files["validation"] = folder / validation
-    for file in files.values():
-        if not file.is_file():
-            raise TaskError(f"{path}: no file {file}; a task needs train.jsonl and test.jsonl, or a YAML naming them")
-    kind = _kind(files["train"])
+    folder, about = _describe(path, read)
+    files = _files(path, folder, about)
+    kind = _kind(files["train"], about)
 
     def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Any) -> Splits:
         fetcher.provenance.extend({"kind": "own", "origin": str(file)} for file in files.values())
-        return _prepare(name, kind, files, about.until)
+        return _prepare(name, kind, files, about)
 
     return Task(
         name=name,
@@ -86,7 +72,7 @@ def custom_task(name: str, path: Path) -> Task:
         licence=about.licence,
         Options=TaskOptions,
         prepare=prepare,
-        stratified="stratum" in _first_row(files["test"]),
+        stratified=bool(about.stratum) or "stratum" in _first_row(files.get("test", files["train"])),
         definition=Path(__file__).with_name("generate.yaml" if kind == "generate" else "choose.yaml"),
         overrides={"generation_kwargs": {"until": about.until, "max_gen_toks": about.max_gen_toks, "do_sample": False}}
         if kind == "generate"
@@ -96,51 +82,89 @@ def custom_task(name: str, path: Path) -> Task:
     )
 
 
-def _describe(path: Path) -> tuple[Path, Description]:
+def _describe(path: Path, read: Description | None) -> tuple[Path, Description]:
     """Return the folder to which paths are relative, and the description of the task."""
     if path.is_dir():
-        return path, Description()
+        return path, read or Description()
+    if path.suffix.lower() in SUFFIXES:
+        return path.parent, (read or Description()).model_copy(update={"train": Path(path.name)})
+    if read:
+        raise TaskError(
+            f"{path}: neither a folder nor one of {', '.join(SUFFIXES)}, which `read` describes; remove one"
+        )
     try:
         return path.parent, Description.model_validate(read_yaml(path, TaskError))
     except ValidationError as error:
         raise TaskError(f"{path}: {first_problem(error)}; fix the file") from None
 
 
-def _kind(train: Path) -> Kind:
+def _files(path: Path, folder: Path, about: Description) -> dict[str, Path]:
+    """Return the file of each split; of those that are not named, the one with the usual name if it is there."""
+    files = {"train": folder / about.train}
+    for split, given in (("test", about.test), ("validation", about.validation)):
+        usual = folder / f"{split}.jsonl"
+        if given or (usual.is_file() and path.suffix.lower() not in SUFFIXES):
+            files[split] = folder / given if given else usual
+    for file in files.values():
+        if not file.is_file():
+            raise TaskError(f"{path}: no file {file}; a task needs train.jsonl and test.jsonl, or a YAML naming them")
+    if "test" not in files and path.is_dir() and not about.prompt:
+        raise TaskError(f"{path}: no file {folder / 'test.jsonl'}; add it, or name a single file, whose rows are split")
+    return files
+
+
+def _kind(train: Path, about: Description) -> Kind:
+    if about.prompt:
+        return "choose" if about.label else "generate"
     row = _first_row(train)
     for kind, names in FIELDS.items():
         if set(names) - {"answer"} <= set(row) and (kind != "generate" or {"answer", "answers"} & set(row)):
             return kind
     raise TaskError(
-        f"{train} row 0: needs prompt and answer, or prompt, choices and gold, or prompt, chosen and rejected; found "
-        f"{', '.join(map(str, row)) or 'nothing'}"
+        f"{train} row 1: needs prompt and answer, or prompt, choices and gold, or prompt, chosen and rejected; found "
+        f"{', '.join(map(str, row)) or 'nothing'}; or say what its columns mean (prompt with answer or label)"
     )
 
 
 def _first_row(file: Path) -> Row:
-    rows = read_jsonl(file)
+    rows = read_rows(file)
     return rows[0] if rows and isinstance(rows[0], dict) else {}
 
 
-def _prepare(name: str, kind: Kind, files: dict[str, Path], until: Sequence[str]) -> Splits:
-    splits = ("test", "validation", "train")
-    items = {split: read_jsonl(files[split]) if split in files else [] for split in splits}
-    where = {split: [f"{files[split].name} row {i}" for i in range(len(items[split]))] for split in splits}
-    rows = {
-        split: [_RENDER[kind](*pair) | _belongs(*pair) for pair in zip(items[split], where[split], strict=True)]
-        for split in splits
+def _items(files: dict[str, Path], about: Description) -> dict[str, list[tuple[Row, str]]]:
+    """Return the rows of every split as they are given, each with its place; test rows are set aside if need be."""
+    read = {split: read_rows(files[split]) for split in ("test", "validation", "train") if split in files}
+    where = {split: [f"{files[split].name} row {i + 1}" for i in range(len(rows))] for split, rows in read.items()}
+    chosen_from = labels(read["train"], about, where["train"])
+    items: dict[str, list[tuple[Row, str]]] = {
+        split: list(zip(to_fields(rows, about, where[split], chosen_from), where[split], strict=True))
+        for split, rows in read.items()
     }
+    if "test" not in files:
+        by_prompt = [{"prompt": text_field(row, "prompt", at), "item": (row, at)} for row, at in items["train"]]
+        shares = (1 - about.test_share, about.test_share)
+        items["train"], items["test"] = (
+            [row["item"] for row in part] for part in cut_by(by_prompt, "prompt", shares, f"{SEED} {about.split_seed}")
+        )
+    return items
+
+
+def _prepare(name: str, kind: Kind, files: dict[str, Path], about: Description) -> Splits:
+    splits = ("test", "validation", "train")
+    items = _items(files, about)
+    given = {split: items.get(split, []) for split in splits}
+    rows = {split: [_RENDER[kind](*item) | _belongs(*item) for item in given[split]] for split in splits}
     if kind == "generate":
         for split in splits:
-            for row, item, place in zip(rows[split], items[split], where[split], strict=True):
-                _check_generated(row, _prompt(item, place)[1], until, place)
+            for row, (item, place) in zip(rows[split], given[split], strict=True):
+                _check_generated(row, _prompt(item, place)[1], about.until, place)
         fitted = ("train", "validation")  # test rows are not contrasted
         # Each distinct answer once, so that each right answer of a row excludes at most one candidate.
         pool = {lowered(row["answers"][0]): row["answers"][0] for split in fitted for row in rows[split]}
         candidates = [pool[key] for key in sorted(pool)]
         for split in fitted:
-            at = zip(rows[split], items[split], where[split], strict=True)
-            rows[split] = [row | {"contrast": _contrast(row, item, candidates, place)} for row, item, place in at]
+            pairs = zip(rows[split], given[split], strict=True)
+            rows[split] = [row | {"contrast": _contrast(row, item, candidates, place)} for row, (item, place) in pairs]
     seen: Counter[str] = Counter()
     read = {split: with_ids(name, rows[split], seen) for split in splits}
     if "validation" not in files:

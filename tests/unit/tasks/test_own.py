@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
-from lofit.errors import TaskError
+from lofit.config import parse_config
+from lofit.errors import ConfigError, TaskError
 from lofit.evaluation.harness import RowsTask
 from lofit.files import write_jsonl
+from lofit.plan.table import RunTable
 from lofit.tasks import Task, lm_eval_config, load_task, prepare_task
 from lofit.tasks.custom import custom_task
+from lofit.tasks.custom.table import SUFFIXES, Description
 from lofit.tasks.splits import check_splits
 
 SUMS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(20)]
@@ -107,7 +111,7 @@ def test_rows_may_name_what_they_share_and_of_what_kind_they_are(tmp_path: Path,
     found = [row[task.cluster_field] for row in test]
     assert found == ["page 0", "Grass 1 is", "page 1", "page 1", "page 2"]
     write_jsonl(tmp_path / "colours" / "test.jsonl", [rows[0] | {"cluster": 7}])
-    with pytest.raises(TaskError, match=r"test.jsonl row 0: field 'cluster' must be a non-empty string, found 7"):
+    with pytest.raises(TaskError, match=r"test.jsonl row 1: field 'cluster' must be a non-empty string, found 7"):
         splits(task, file_fetcher)
 
 
@@ -172,7 +176,7 @@ def test_a_fault_in_test_rows_alone_is_found_too(tmp_path: Path, file_fetcher: A
         ("pairs", PAIRS, {"rejected": "Yes. "}),
     ):
         path = folder(tmp_path / name, [rows[0] | change, *rows[1:]], n_test=1)
-        with pytest.raises(TaskError, match=r"test\.jsonl row 0"):
+        with pytest.raises(TaskError, match=r"test\.jsonl row 1"):
             splits(custom_task(name, path), file_fetcher)
 
 
@@ -247,3 +251,134 @@ def test_broken_descriptions_are_one_line(text: str | None, message: str, tmp_pa
     with pytest.raises(TaskError, match=message) as caught:
         custom_task("t", file)
     assert "\n" not in str(caught.value)
+
+
+# --- data files with named columns
+
+REVIEWS = [
+    {"text": f"It was {word}, {i} times.", "mood": mood, "product": f"p{i // 2}", "kind": ("long", "short")[i % 2]}
+    for i, (word, mood) in enumerate([("grand", "positive"), ("dull", "negative"), ("so so", "neutral")] * 8)
+]
+BASE = {"models": "smollm2-135m", "methods": {"base": None}}
+READ = {"prompt": "Review: {text}\nMood:", "label": "mood"}
+
+
+def data_file(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The same rows in the format that a suffix stands for."""
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        write_jsonl(path, rows)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_columns_of_every_kind_of_file(suffix: str, tmp_path: Path, file_fetcher: Any) -> None:
+    file = data_file(tmp_path / f"reviews{suffix}", REVIEWS)
+    task = custom_task("reviews", file, Description(**READ, cluster="product", stratum="kind"))
+    made = splits(task, file_fetcher)
+    assert (task.objective, task.headline, task.stratified, task.files) == ("sft", "acc", True, (file,))
+    assert [len(made.train), len(made.validation), len(made.test)] == [17, 2, 5]
+    rows = {row["prompt"]: row for row in [*made.train, *made.validation, *made.test]}
+    assert set(rows) == {f"Review: {given['text']}\nMood:" for given in REVIEWS}
+    for given in REVIEWS:
+        row = rows[f"Review: {given['text']}\nMood:"]
+        assert row["choices"] == [" negative", " neutral", " positive"]
+        assert row["choices"][row["gold"]] == row["target"] == f" {given['mood']}"
+        assert (row["cluster"], row["stratum"]) == (given["product"], given["kind"])
+
+
+def test_the_draw_of_test_rows_has_a_seed_and_a_share(tmp_path: Path, file_fetcher: Any) -> None:
+    file = data_file(tmp_path / "reviews.csv", REVIEWS)
+
+    def drawn(**more: Any) -> list[str]:
+        return [row["prompt"] for row in splits(custom_task("r", file, Description(**READ, **more)), file_fetcher).test]
+
+    assert drawn() == drawn() != drawn(split_seed=1)
+    assert len(drawn(test_share=0.5)) == 12
+    held_out = data_file(tmp_path / "held_out.tsv", REVIEWS[:3])
+    data_file(file, REVIEWS[3:])
+    assert drawn(test=str(held_out)) == [f"Review: {row['text']}\nMood:" for row in REVIEWS[:3]]
+
+
+def test_answers_are_columns_too_and_numbers_are_texts(tmp_path: Path, file_fetcher: Any) -> None:
+    rows = [{"a": i, "sum of both": 2 * i} for i in range(20)]
+    read = Description(prompt="{{x}} {a}+{a}=", answer="sum of both")
+    made = splits(custom_task("sums", data_file(tmp_path / "sums.parquet", rows), read), file_fetcher)
+    for row in [*made.train, *made.validation, *made.test]:
+        number = int(row["prompt"].removeprefix("{x} ").split("+")[0])
+        assert (row["target"], row["answers"]) == (f" {2 * number}", [str(2 * number)])
+    plain = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(20)]
+    made = splits(custom_task("sums", data_file(tmp_path / "plain.csv", plain)), file_fetcher)
+    assert len(made.train) + len(made.validation) + len(made.test) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "read", "message"),
+    [
+        ("text,mood\na,x\nb\n", READ, "reviews.csv row 2: not the 2 columns of the header"),
+        ("text,mood\na,x\nb,y,z\n", READ, "reviews.csv row 2: not the 2 columns of the header"),
+        ("text,text\na,x\n", READ, "two columns of its header have the same name"),
+        ("text,feeling\na,x\n", READ, "reviews.csv row 1: no column 'mood'; it has: text, feeling"),
+        ("text,mood\na,x\nb,\n", READ, "reviews.csv row 2: column 'mood' is empty"),
+        ("text,mood\na,x\nb,y\n", READ | {"choices": ["x", "z"]}, "row 2: label 'y' is not among the choices x, z"),
+        ('text,mood\na,"x\n', READ, "cannot be read as csv"),
+        ("question,reply\na,x\n", {}, "row 1: needs prompt and answer, .*; found question, reply; or say what"),
+    ],
+)
+def test_wrong_columns_are_one_line(
+    content: str, read: dict[str, Any], message: str, tmp_path: Path, file_fetcher: Any
+) -> None:
+    (tmp_path / "reviews.csv").write_text(content)
+    with pytest.raises(TaskError, match=message):
+        splits(custom_task("reviews", tmp_path / "reviews.csv", Description(**read)), file_fetcher)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        ({"prompt": "x {text}"}, "prompt belongs to an answer or a label"),
+        ({"label": "mood"}, "prompt belongs to an answer or a label"),
+        (READ | {"answer": "mood"}, "answer and label are given"),
+        ({"prompt": "x {text}", "answer": "mood", "choices": ["a", "b"]}, "choices belong to a label"),
+        ({"prompt": "x {text", "label": "mood"}, "double braces"),
+        ({"prompt": "x {text!r}", "label": "mood"}, "without ! or :"),
+        ({"prompt": "x {text:>9}", "label": "mood"}, "without ! or :"),
+        ({"prompt": "no column", "label": "mood"}, "names no column in braces"),
+        ({"promt": "x {text}", "label": "mood"}, "unknown key 'promt'; did you mean 'prompt'"),
+    ],
+)
+def test_wrong_descriptions_are_told_before_anything_is_read(
+    read: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    file = data_file(tmp_path / "reviews.csv", REVIEWS)
+    with pytest.raises(ConfigError, match=message):
+        parse_config(
+            {"models": "smollm2-135m", "methods": {"base": None}, "tasks": {"r": {"path": str(file), "read": read}}}
+        )
+
+
+def test_attributes_of_columns_are_out_of_reach(tmp_path: Path, file_fetcher: Any) -> None:
+    rows = [{"text": f"{i}", "mood": "x"} for i in range(20)]
+    read = Description(prompt="{text.__class__}", label="mood")
+    with pytest.raises(TaskError, match=r"no column 'text\.__class__'"):
+        splits(custom_task("r", data_file(tmp_path / "r.csv", rows), read), file_fetcher)
+
+
+def test_a_description_is_part_of_what_a_split_is(tmp_path: Path) -> None:
+    file = data_file(tmp_path / "reviews.csv", REVIEWS)
+
+    def node(**read: Any) -> Any:
+        tasks = {"r": {"path": str(file), "read": READ | read}}
+        [data] = RunTable(
+            parse_config({"models": "smollm2-135m", "methods": {"base": None}, "tasks": tasks})
+        ).data.values()
+        return data
+
+    assert node().id != node(split_seed=3).id
+    assert node().identity["read"] == READ
