@@ -77,12 +77,11 @@ class LogHandler(LogHandlerBase):
             log = Path(given["log"][0]) if given["log"] else None
             self.jobs[given["jobid"]] = _Job(given["rule_name"], log, dict(given["wildcards"] or {}), time.monotonic())
         elif event == LogEvent.JOB_FINISHED:
-            self._finished(self.jobs.pop(given["job_id"]))
-        elif event == LogEvent.JOB_ERROR:
-            self._failed(self.jobs.pop(given["jobid"]))
-        elif event == LogEvent.GROUP_ERROR:
-            for info in given["job_error_info"]:
-                self._failed(self.jobs.pop(info["jobid"]))
+            if job := self.jobs.get(given["job_id"]):
+                self._finished(job)
+        elif event in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR):
+            for info in given["job_error_info"] if event == LogEvent.GROUP_ERROR else [given]:
+                self._failed(self.jobs.get(info["jobid"]) or _Job(info["rule_name"], None, {}, 0.0))
         elif record.getMessage().startswith("Nothing to be done"):
             self._print("Nothing to do: everything is there.")
         elif record.levelno >= WARNING and not any(said in record.getMessage() for said in _SAID_BY_LINES):

@@ -200,7 +200,7 @@ def test_errors_are_one_line_with_the_log_everywhere(
     shown.says(LogEvent.JOB_FINISHED, job_id=0)
     shown.says(LogEvent.ERROR, "RuleException:\nCalledProcessError", logging.ERROR)
     shown.says(LogEvent.JOB_ERROR, level=logging.ERROR, jobid=1, rule_name="fit", log=[str(log)])
-    shown.says(LogEvent.GROUP_ERROR, level=logging.ERROR, job_error_info=[{"jobid": 2}])
+    shown.says(LogEvent.GROUP_ERROR, level=logging.ERROR, job_error_info=[{"jobid": 2, "rule_name": "fit"}])
     shown.says(LogEvent.ERROR, "WorkflowError:\nDirectory cannot be locked", logging.ERROR)
     shown.says(None, "Exiting because a job execution failed.", logging.ERROR)
     shown.handler.close()
