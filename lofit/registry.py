@@ -1,13 +1,18 @@
-"""Find methods and localizers: a module is registered by being in the folder, with its recipe beside it."""
+"""Find methods and localizers: a module is registered by being in the folder, with its recipe beside it.
+
+Folders of the user (``plugins``) and of installed packages (entry points) are searched like the package's own.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 import traceback
 from collections.abc import Iterable
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,19 +22,79 @@ from lofit.files import short_hash
 T = TypeVar("T")
 
 
-def _folder(package: str) -> Path:
-    return Path(importlib.import_module(package).__file__ or "").parent
+EXTENDED = ("methods", "localizers", "tasks")
+"""Packages of this one to which plugins add modules, by the names of their folders there."""
 
 
+def folders(package: str) -> list[Path]:
+    """Return the folders in which the modules of a package are: its own, and those of plugins."""
+    return [Path(place) for place in importlib.import_module(package).__path__]
+
+
+@cache
 def _file(package: str, name: str) -> Path:
-    return _folder(package) / f"{name}.py"
+    places = folders(package)
+    return next(
+        (place / f"{name}.py" for place in places if (place / f"{name}.py").is_file()), places[0] / f"{name}.py"
+    )
+
+
+def recipe(package: str, name: str) -> Path:
+    """Return the path of the recipe of a module."""
+    return _file(package, name).with_suffix(".yaml")
 
 
 @cache
 def module_names(package: str) -> tuple[str, ...]:
     """Return the sorted names of the modules of ``package`` that have a recipe (``<name>.yaml``) beside them."""
-    folder = _folder(package)
-    return tuple(sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if (folder / f"{m.name}.yaml").is_file()))
+    found = pkgutil.iter_modules([str(place) for place in folders(package)])
+    return tuple(sorted(module.name for module in found if recipe(package, module.name).is_file()))
+
+
+def add_plugins(folder: Path) -> None:
+    """Make known what is in the subfolders ``methods``, ``localizers`` and ``tasks`` of a folder.
+
+    Raises:
+        ConfigError: there are no such subfolders, or something in them has the name of what is known already.
+    """
+    parts = [part for part in EXTENDED if (folder / part).is_dir()]
+    if not parts:
+        raise ConfigError(f"plugins: {folder} has no subfolder {', '.join(EXTENDED)}; add one, or correct the path")
+    for part in parts:
+        _extend(part, folder / part)
+
+
+@cache
+def add_installed() -> None:
+    """Make known what installed packages name in the entry points ``lofit.methods``, ``.localizers`` and ``.tasks``.
+
+    An entry point names a module, or of a task its package; all that is beside it is known then.
+    """
+    for part in EXTENDED:
+        for point in entry_points(group=f"lofit.{part}"):
+            try:
+                found = importlib.util.find_spec(point.module)
+            except ImportError as error:
+                raise ConfigError(f"entry point {point.value} of lofit.{part}: {brief(error)}; reinstall it") from None
+            if not found or not found.origin:
+                raise ConfigError(f"entry point {point.value} of lofit.{part}: there is no such module; reinstall it")
+            place = Path(found.origin).parent
+            _extend(part, place.parent if part == "tasks" else place)
+
+
+def _extend(part: str, place: Path) -> None:
+    package = importlib.import_module(f"lofit.{part}")
+    place = place.resolve()
+    if str(place) in package.__path__:
+        return
+    known = {entry.stem for folder in folders(package.__name__) for entry in folder.iterdir()}
+    for entry in sorted(place.iterdir()):
+        if entry.stem in known and not entry.name.startswith(("_", ".")):
+            raise ConfigError(f"plugins: {entry} has the name of one that is known already; rename it")
+    package.__path__.append(str(place))
+    importlib.invalidate_caches()
+    module_names.cache_clear()
+    _file.cache_clear()
 
 
 def load(package: str, name: str, attribute: str, kind: type[T]) -> T:
@@ -66,11 +131,13 @@ def source_hash(package: str, name: str) -> str:
 
 def unknown_module(kind: str, package: str, name: str) -> str:
     """Return the message for an unknown name; if only its module or only its recipe exists, it says what is missing."""
-    folder = _folder(package)
-    file, recipe = folder / f"{name}.py", folder / f"{name}.yaml"
-    for there, lacking in ((file, recipe), (recipe, file)):
-        if there.is_file():
-            return f"'{name}' is no {kind} yet: {there} is there and {lacking.name} is not; write it beside the other"
+    for folder in folders(package):
+        file, own = folder / f"{name}.py", folder / f"{name}.yaml"
+        for there, lacking in ((file, own), (own, file)):
+            if there.is_file():
+                return (
+                    f"'{name}' is no {kind} yet: {there} is there and {lacking.name} is not; write it beside the other"
+                )
     return unknown(kind, name, module_names(package))
 
 

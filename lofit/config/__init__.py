@@ -1,12 +1,10 @@
 """The configuration: its keys, checks and JSON schema. The keys are defined in this package only."""
 
-from lofit.config.form import LOCALIZERS, METHODS, NAME, Config, LimitsConfig, TaskConfig
+from lofit.config.form import NAME, Config, LimitsConfig, TaskConfig
 from lofit.config.load import load_config, parse_config
 from lofit.config.schema import json_schema
 
 __all__ = [
-    "LOCALIZERS",
-    "METHODS",
     "NAME",
     "Config",
     "LimitsConfig",

@@ -70,8 +70,8 @@ def experiment_problems(config: Config) -> Iterator[str]:
 
 def _score_problems(config: Config, names: list[str] | None, key: str) -> Iterator[str]:
     """Yield a problem if no task in ``names`` (None: all tasks) has scores under the first protocol, which is used."""
-    first = config.protocols[0]
-    if not scored_under(config, first, names or config.tasks):
+    first, known = config.protocols[0], [name for name in names or config.tasks if name in config.tasks]
+    if known and not scored_under(config, first, known):
         yield f"{key}: none of them is scored under '{first}', the first of the protocols; put another one first"
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from lofit import localizers, methods, tasks
+from lofit import localizers, tasks
 from lofit.experiments import ArmConfig, ExperimentConfig, resolved
 from lofit.sources.catalog import ModelEntry, load_catalog
 from lofit.spec.base import Form, HeadCount, HeadsConfig, MethodConfig, OwnFolder, Seed, SharedParams, UserPath
@@ -17,8 +17,6 @@ from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol
 from lofit.tasks.custom.table import Description
 from lofit.tasks.task import Task
 
-METHODS = Path(methods.__file__).parent
-LOCALIZERS = Path(localizers.__file__).parent
 EVERY_HEAD = "all"
 """The localizer that ranks nothing."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
@@ -139,6 +137,9 @@ class Config(Form):
     )
     experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
         default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"
+    )
+    plugins: list[UserPath] = Field(
+        default=[], description="folders with further methods, localizers and tasks (docs/extending.md)"
     )
     data_mirror: UserPath | None = Field(default=None, description="folder with local copies of downloads")
     reuse: list[UserPath] = Field(

@@ -46,10 +46,13 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
         raise ConfigError(
             f"{origin}: expected a mapping of keys such as models, tasks, methods; found {type(raw).__name__}"
         )
+    registry.add_installed()
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(*(f"{origin}: {line}" for line in all_lines(error, Config))) from None
+    for folder in config.plugins:
+        registry.add_plugins(folder)
     if config.device == "auto":
         config = config.model_copy(update={"device": default_device()})
     if found := list(dict.fromkeys(problems(config))):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from lofit import localizers, methods, registry
 from lofit.config import grid
-from lofit.config.form import LOCALIZERS, METHODS, Config
+from lofit.config.form import Config
 from lofit.config.messages import all_lines
 from lofit.config.recipes import resolve
 from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
@@ -61,7 +61,7 @@ def one_method_problems(
         yield f"{key}.heads: this method does not select heads; remove the key"
     if method.localizer:
         yield from _heads_problems(config, entry.heads or HeadsConfig(), method.localizer, f"{key}.heads", planted)
-    yield from _params_problems(config, method.Params, METHODS / name, entry.params, f"{key}.params")
+    yield from _params_problems(config, method.Params, methods.recipe(name), entry.params, f"{key}.params")
     if entry.search:
         yield from _search_problems(config, name, entry, entry.search, f"{key}.search")
 
@@ -134,17 +134,16 @@ def _heads_problems(config: Config, heads: HeadsConfig, default: str, key: str, 
     if localizers.load_localizer(name).planted_only and not planted:
         yield f"{key}.localizer: '{name}' is for experiments of kind planted alone; choose another"
     form = localizers.load_localizer(name).Params
-    yield from _params_problems(config, form, LOCALIZERS / name, heads.params, f"{key}.params")
+    yield from _params_problems(config, form, localizers.recipe(name), heads.params, f"{key}.params")
     yield from head_count_problems(config, heads.k, f"{key}.k")
 
 
 def _params_problems(
-    config: Config, form: type[BaseModel], module: Path, overrides: dict[str, Any], key: str
+    config: Config, form: type[BaseModel], recipe: Path, overrides: dict[str, Any], key: str
 ) -> Iterator[str]:
     for model in config.models:
         for task in config.tasks:
             try:
-                recipe = module.with_suffix(".yaml")
                 form.model_validate(resolve(recipe, form, model, task, config.shared_params, overrides))
             except ValidationError as error:
                 yield from all_lines(error, form, key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lofit import registry
 from lofit.localizers.localizer import Localizer
 
@@ -14,3 +16,8 @@ def localizer_names() -> tuple[str, ...]:
 def load_localizer(name: str) -> Localizer:
     """Return the localizer called ``name``."""
     return registry.load(__name__, name, "LOCALIZER", Localizer)
+
+
+def recipe(name: str) -> Path:
+    """Return the path of the recipe of the localizer called ``name``."""
+    return registry.recipe(__name__, name)

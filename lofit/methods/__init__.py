@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lofit import registry
 from lofit.methods.method import Method
 
@@ -14,3 +16,8 @@ def method_names() -> tuple[str, ...]:
 def load_method(name: str) -> Method:
     """Return the method called ``name``."""
     return registry.load(__name__, name, "METHOD", Method)
+
+
+def recipe(name: str) -> Path:
+    """Return the path of the recipe of the method called ``name``."""
+    return registry.recipe(__name__, name)

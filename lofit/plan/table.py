@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel
 
 from lofit import localizers, methods
-from lofit.config import LOCALIZERS, METHODS, Config, TaskConfig, grid
+from lofit.config import Config, TaskConfig, grid
 from lofit.config.experiments import RANDOM
 from lofit.config.methods import searches_lr
 from lofit.config.recipes import resolve
@@ -199,7 +199,7 @@ class RunTable:
     def localizer_params(self, name: str, model: str, task: str, overrides: dict[str, Any]) -> BaseModel:
         """The hyperparameters of a localizer for a model and task."""
         form, shared = localizers.load_localizer(name).Params, self.config.shared_params
-        return form.model_validate(resolve(LOCALIZERS / f"{name}.yaml", form, model, task, shared, overrides))
+        return form.model_validate(resolve(localizers.recipe(name), form, model, task, shared, overrides))
 
     def localizer_of(self, method: str) -> str:
         """The localizer of a configured method that edits selected heads: the configured one, or its own."""
@@ -234,7 +234,7 @@ class RunTable:
 
     def _params(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Any:
         form, shared = methods.load_method(name).Params, self.config.shared_params
-        return form.model_validate(resolve(METHODS / f"{name}.yaml", form, model, data.task, shared, entry.params))
+        return form.model_validate(resolve(methods.recipe(name), form, model, data.task, shared, entry.params))
 
     def _comparison(self) -> Iterable[FitNode]:
         """Every method on every task, with heads selected on the same split."""

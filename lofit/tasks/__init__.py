@@ -36,13 +36,17 @@ __all__ = [
     "task_names",
 ]
 
-_HERE = Path(__file__).parent
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of all tasks, sorted, without importing them."""
+    return tuple(_task_folders(tuple(__path__)))
 
 
 @cache
-def task_names() -> tuple[str, ...]:
-    """Return the names of all tasks, sorted, without importing them."""
-    return tuple(sorted(path.parent.name for path in _HERE.glob("*/prepare.py")))
+def _task_folders(places: tuple[str, ...]) -> dict[str, Path]:
+    """Tasks by name, in the folders of the package and of plugins."""
+    found = {path.parent.name: path.parent for place in places for path in Path(place).glob("*/prepare.py")}
+    return dict(sorted(found.items()))
 
 
 def task_folder(name: str) -> Path:
@@ -53,7 +57,7 @@ def task_folder(name: str) -> Path:
     """
     if name not in task_names():
         raise TaskError(f"unknown task {name!r}; known tasks: {', '.join(task_names())}")
-    return _HERE / name
+    return _task_folders(tuple(__path__))[name]
 
 
 def load_task(name: str, path: Path | None = None, read: Description | None = None) -> Task:

@@ -150,7 +150,8 @@ def test_an_edited_method_or_localizer_is_another_trigger_and_another_save_point
     assert lofit.ranking
 
     def told() -> list[Any]:
-        registry.source_hash.cache_clear()
+        for known in (registry.source_hash, registry._file):
+            known.cache_clear()
         seen = [FIT.triggers(made, lofit), LOCALIZE.triggers(made, lofit.ranking)]
         return [*seen, save_point_file(made, lofit, tmp_path).name]
 
@@ -159,7 +160,7 @@ def test_an_edited_method_or_localizer_is_another_trigger_and_another_save_point
         (tmp_path / package).mkdir()
         source = (ROOT / "lofit" / package / "lofit.py").read_text()
         (tmp_path / package / "lofit.py").write_text(source + "\nSTEPS = 2\n")
-    monkeypatch.setattr(registry, "_folder", lambda package: tmp_path / package.rpartition(".")[2])
+    monkeypatch.setattr(registry, "folders", lambda package: [tmp_path / package.rpartition(".")[2]])
     assert all(old != new for old, new in zip(before, told(), strict=True))
     monkeypatch.undo()
     assert told() == before

@@ -11,12 +11,11 @@ import torch
 from torch.testing import assert_close
 
 from lofit.activations.reading import reading_vectors
-from lofit.config import METHODS
 from lofit.config.recipes import load_recipe
 from lofit.errors import FitError
 from lofit.files import read_json
 from lofit.interventions import LofitConfig
-from lofit.methods import load_method
+from lofit.methods import load_method, recipe
 from lofit.methods.strength import Edit, choose
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import unpacked
@@ -132,7 +131,7 @@ def test_doing_nothing_is_chosen_when_every_shift_harms() -> None:
 @pytest.mark.parametrize("name", ["iti", "repe"])
 def test_the_published_grid_has_doing_nothing_in_it(name: str) -> None:
     method = load_method(name)
-    (entry,) = load_recipe(METHODS / f"{name}.yaml")
+    (entry,) = load_recipe(recipe(name))
     params = method.Params(**entry.set).model_dump()
     assert 0 in params["alpha" if name == "iti" else "coefficient"]
 
