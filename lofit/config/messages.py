@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from lofit import registry
 
@@ -22,7 +21,7 @@ def all_lines(error: ValidationError, form: type[BaseModel], prefix: str = "") -
     return list(lines.values())
 
 
-def _line(found: ErrorDetails, form: type[BaseModel], prefix: str) -> tuple[str, str]:
+def _line(found: Mapping[str, Any], form: type[BaseModel], prefix: str) -> tuple[str, str]:
     """Return the key of a problem, and the problem in one line."""
     places = zip(("", *found["loc"]), found["loc"], strict=False)
     location = [str(part) for before, part in places if before != "source" or part not in ("hub", "local", "pypi_gguf")]

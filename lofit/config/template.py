@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_core import PydanticUndefined
 
 from lofit.config.form import Config
 from lofit.errors import ConfigError
@@ -60,10 +59,9 @@ def _other_keys(given: dict[str, Any]) -> str:
     for name, field in Config.model_fields.items():
         if name in given:
             continue
-        default = field.get_default(call_default_factory=True)
-        assert default is not PydanticUndefined, f"{name} has no default; every ready configuration gives it"
+        assert not field.is_required(), f"{name} has no default; every ready configuration gives it"
         lines += ["", *(f"# {line}" for line in textwrap.wrap(field.description or "", 100))]
-        value = yaml.safe_dump(_plain(default), sort_keys=False, default_flow_style=True, width=1000)
+        value = yaml.safe_dump(_plain(field.default), sort_keys=False, default_flow_style=True, width=1000)
         lines.append(f"#{name}: {value.splitlines()[0]}")
     return "\n".join(lines) + "\n"
 
