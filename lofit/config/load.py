@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -51,8 +52,11 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(*(f"{origin}: {line}" for line in all_lines(error, Config))) from None
-    for folder in config.plugins:
-        registry.add_plugins(folder)
+    try:
+        for folder in config.plugins:
+            registry.add_plugins(folder)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
     if config.device == "auto":
         config = config.model_copy(update={"device": default_device()})
     if found := list(dict.fromkeys(problems(config))):
@@ -88,7 +92,7 @@ def _name_problems(config: Config) -> Iterator[str]:
         if name not in method_names():
             yield f"methods: {registry.unknown_module('method', methods.__name__, name)}"
     for store in config.reuse:
-        if not store.is_dir():
+        if not os.path.isdir(store):  # of a name that is too long, too
             yield f"reuse: {store} is not a folder; correct it or remove it"
     yield from folder_problems(config)
 
