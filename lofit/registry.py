@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import os
 import pkgutil
 import traceback
 from collections.abc import Iterable
@@ -58,7 +57,7 @@ def add_plugins(folder: Path) -> None:
     Raises:
         ConfigError: there are no such subfolders, or something in them has the name of what is known already.
     """
-    parts = [part for part in EXTENDED if os.path.isdir(folder / part)]
+    parts = [part for part in EXTENDED if (folder / part).is_dir()]
     if not parts:
         raise ConfigError(f"plugins: {folder} has no subfolder {', '.join(EXTENDED)}; add one, or correct the path")
     for part in parts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -92,7 +91,7 @@ def _name_problems(config: Config) -> Iterator[str]:
         if name not in method_names():
             yield f"methods: {registry.unknown_module('method', methods.__name__, name)}"
     for store in config.reuse:
-        if not os.path.isdir(store):  # of a name that is too long, too
+        if not store.is_dir():
             yield f"reuse: {store} is not a folder; correct it or remove it"
     yield from folder_problems(config)
 

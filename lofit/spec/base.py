@@ -30,6 +30,10 @@ HeadCount = Annotated[
 ]
 
 
+_LONGEST_NAME = 255
+"""Bytes of a file's name on Linux."""
+
+
 def _path(path: Path) -> Path:
     try:
         path = expanded(path)
@@ -37,6 +41,8 @@ def _path(path: Path) -> Path:
         raise ValueError(str(error)) from None
     if {"{", "}"} & set(str(path)):
         raise ValueError("braces, which Snakemake takes for a wildcard; rename the folder")
+    if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME:
+        raise ValueError(f"a name of more than {_LONGEST_NAME} bytes, which file systems do not have; correct it")
     return path
 
 

@@ -201,6 +201,7 @@ BROKEN = {
         ["methods.lora.search: 90000 settings, more than 10000"],
     ),
     "unknown key that is a word of the form": (put("hub", {}), ["hub: unknown key 'hub'"]),
+    "name that no file can have": (put("results", "x" * 300), ["results: a name of more than 255 bytes"]),
     "key of two lines": (put("mod\nels", 1), ["mod\\nels", "unknown key"]),
     "value without end": (put("device", "x" * 10**6), ["device", "..."]),
 }
