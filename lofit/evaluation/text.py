@@ -22,8 +22,6 @@ from lofit.progress import track
 
 WINDOW = 256
 """Tokens of a window, prepended special tokens included; a shorter rest at the end of a document is not scored."""
-PROMPTS = 16
-"""Prompts of a task on which a method fitted for another task is compared with the base model."""
 
 
 @torch.no_grad()
@@ -82,28 +80,6 @@ def score_text(
             advance("")
     metrics = {name: mean_of([sample[name] for sample in samples]) for name in ("cross_entropy", "kl")}
     return {"n_items": len(samples), "n_truncated": 0, "metrics": metrics, "task_version": {task: WINDOW}}, samples
-
-
-def score_prompts(
-    model: PreTrainedModel | PeftModel,
-    base: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[dict[str, Any]],
-    task: str,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure how far the predictions within the first :data:`PROMPTS` prompts are from those of the base model.
-
-    The arguments and errors are those of :func:`score_text`; ``rows`` are test rows with ``id`` and ``prompt``.
-
-    Returns:
-        The metric ``kl`` with its number of items, and one sample per window of a prompt.
-    """
-    prompts = [{"id": row["id"], "text": row["prompt"]} for row in rows[:PROMPTS]]
-    scores, samples = score_text(model, base, tokenizer, prompts, task)
-    return (
-        {"kl": scores["metrics"]["kl"] | {"n_items": scores["n_items"]}},
-        [{name: value for name, value in sample.items() if name != "cross_entropy"} for sample in samples],
-    )
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:

@@ -15,7 +15,7 @@ from lofit.errors import FitError, TaskError
 from lofit.evaluation.backends import model_class
 from lofit.evaluation.harness import evaluate
 from lofit.evaluation.judge import judge, rates
-from lofit.evaluation.text import score_prompts, score_text
+from lofit.evaluation.text import score_text
 from lofit.files import read_json, read_jsonl, require, write_json, write_text
 from lofit.methods import load_method
 from lofit.models.adapters import load_fitted, verify
@@ -28,6 +28,9 @@ from lofit.plan.nodes import EvalNode
 from lofit.plan.table import RunTable
 from lofit.spec.protocol import COUNTED, OPEN, PACKED
 from lofit.tasks.truthfulqa.utils import own_answer
+
+PROMPTS = 16
+"""Prompts of a task, for which a method was not fitted, on which it is compared with the base model."""
 
 
 def run(table: RunTable, node: EvalNode, killed: str | None = None) -> None:
@@ -71,14 +74,15 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
     task, meter, ran = config.task(node.data.task), Meter(device), environment(model)
     tokenizer = load_tokenizer(model_dir)
     moved: dict[str, Any] = {}
-    prompts: list[dict[str, Any]] = []
+    compared: list[dict[str, Any]] = []
     if not node.own:
         base = load_model(model_dir, device, dtype) if adapter and not isinstance(model, PeftModel) else None
         if task.plain_text:
             scores, samples = score_text(model, base, tokenizer, read_jsonl(items), task.name)
             return {**scores, **meter.report(), **ran, "backend": PACKED}, samples
         if adapter:
-            moved, prompts = score_prompts(model, base, tokenizer, read_jsonl(items), task.name)
+            prompts = [{"id": row["id"], "text": row["prompt"]} for row in read_jsonl(items)[:PROMPTS]]
+            moved, compared = score_text(model, base, tokenizer, prompts, task.name)
         del base  # make room for the scorer
     n_shots = method.shots(fit.params) if method.shots else 0
     with model_class(node.backend) as made:
@@ -96,8 +100,9 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
         del model  # make room for the judges
         samples = _judged(table, samples, device, dtype)
         scores["metrics"] |= rates(samples)
-    scores["metrics"] |= moved
-    return {**scores, **meter.report(), **ran, "backend": node.backend}, samples + prompts
+    if moved:
+        scores["metrics"]["kl"] = moved["metrics"]["kl"] | {"n_items": moved["n_items"]}
+    return {**scores, **meter.report(), **ran, "backend": node.backend}, samples + compared
 
 
 def _judged(

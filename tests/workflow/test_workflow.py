@@ -192,6 +192,7 @@ def test_an_own_task_is_trained_and_others_are_watched(tmp_path: Path) -> None:
     assert ("base", "colours", "kl") not in results.index and ("lofit", "sums", "kl") not in results.index
     assert results["value"]["lofit", "colours", "kl"] > 0
     assert results["value"]["full", "colours", "kl"] > 0
+    assert results["n_items"]["full", "colours", "kl"] == 6
     moved = pd.read_csv(tmp_path / "results" / "figures" / "disturbance.csv")
     assert set(moved["moved_on"]) == {"plain text", "prompts of other tasks"}
     assert set(moved["scored_on"]) == {"sums", "colours"}

@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model
 
 from lofit.evaluation import text
-from lofit.evaluation.text import score_prompts, score_text
+from lofit.evaluation.text import score_text
 from lofit.interventions import LofitConfig, LoreftConfig
 from tests.checkpoint import byte_tokenizer
 from tests.tiny import tiny_model
@@ -79,13 +79,3 @@ def test_edits_of_prompts_or_answers_take_the_text_for_both() -> None:
     model = get_peft_model(tiny_model("llama", vocab_size=259), LoreftConfig(rank=2, prefix=2, suffix=2))
     result, _ = score_text(model, None, byte_tokenizer(), ROWS, "plain")
     assert result["metrics"]["kl"]["value"] > 0
-
-
-def test_prompts_are_compared_as_texts_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "PROMPTS", 1)
-    rows = [{"id": row["id"], "prompt": row["text"], "answers": ["x"]} for row in ROWS]
-    metrics, samples = score_prompts(edited(), None, byte_tokenizer(), rows, "quiz")
-    whole, [expected, _] = score_text(edited(), None, byte_tokenizer(), ROWS, "quiz")
-    assert [sample["kl"] for sample in samples] == [expected["kl"]] and expected["kl"] > 0
-    assert metrics == {"kl": {"value": expected["kl"], "stderr": None, "n_items": 1}}
-    assert set(whole["metrics"]) - set(metrics) == {"cross_entropy"}
