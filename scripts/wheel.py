@@ -6,7 +6,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SHIPPED = ("Snakefile", "config", "config.yaml", "environment.yml", "examples", "workflow")
+SHIPPED = ("Snakefile", "config", "config.yaml", "docs/extending.md", "environment.yml", "examples", "workflow")
 
 
 class WheelHook(BuildHookInterface[Any]):

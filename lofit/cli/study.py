@@ -38,6 +38,20 @@ def init(
 
 
 @app.command(rich_help_panel=STUDY)
+def new(
+    part: Annotated[Literal["method", "localizer", "task"], typer.Argument(help="What to begin.")],
+    name: Annotated[str, typer.Argument(help="What it is called.")],
+    folder: Annotated[Path, typer.Option(help="Folder of plugins; created if it is missing.")] = Path("plugins"),
+) -> None:
+    """Begin a method, localizer or task of your own: files that work as they stand, to be edited."""
+    from lofit.cli.skeleton import write_skeleton
+
+    for file in write_skeleton(part, name, expanded(folder)):
+        print(file)
+    print(f"Next: edit them, write `plugins: [{folder}]` into a configuration, and name {name} there.")
+
+
+@app.command(rich_help_panel=STUDY)
 def plan(
     configfile: ConfigFile = DEFAULT,
     tflops: Annotated[

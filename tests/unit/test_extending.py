@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 import yaml
 
+from lofit.cli.skeleton import BLOCK
+
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "extending.md"
 COPIED = ("docs", "lofit", "scripts", "tests", "workflow/schemas", "pyproject.toml")
 SCHEMA = Path("workflow", "schemas", "config.schema.yaml")
 RESULTS = Path("run", "results")
-BLOCK = re.compile(r"`(\S+)`(?:, before `([^`]+)`)?:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-"""A file to write, or the lines to insert before the one line of it that begins so."""
 LISTED = re.compile(r"^\| `([^`]+)` \| (?:new|generated|one line added) \|$", re.MULTILINE)
 
 

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from lofit.cli.app import app
+from lofit.cli.skeleton import EXAMPLES, write_skeleton
 from lofit.config import parse_config
 from lofit.errors import ConfigError
 from tests.fitted import tiny_config
-from tests.unit.test_extending import BLOCK, EXAMPLES, REPOSITORY
+from tests.unit.test_extending import REPOSITORY
 
 RUN = """
 import json, sys, yaml
@@ -39,12 +42,8 @@ CONFIG: dict[str, Any] = {
 
 def write_examples(folder: Path) -> Path:
     """The method, the localizer and the task of the page, as plugins."""
-    for section in EXAMPLES.values():
-        for name, before, body in BLOCK.findall(section):
-            if not before and name.startswith(("lofit/methods/", "lofit/localizers/", "lofit/tasks/")):
-                file = folder / name.removeprefix("lofit/")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(body, encoding="utf-8")
+    for part, name in EXAMPLES.items():
+        write_skeleton(part, name, folder)
     return folder
 
 
@@ -106,3 +105,37 @@ def test_what_is_no_plugin_is_one_line(file: str, message: str, tmp_path: Path) 
     config = yaml.safe_load(yaml.safe_dump(tiny_config(tmp_path, {"base": None}, plugins=[str(tmp_path / "mine")])))
     with pytest.raises(ConfigError, match=message):
         parse_config(config)
+
+
+def test_a_skeleton_under_another_name_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part, name in (("method", "mine"), ("localizer", "ours"), ("task", "backwards")):
+        done = CliRunner().invoke(app, ["new", part, name])
+        assert done.exit_code == 0, done.exception
+        assert f"write `plugins: [plugins]` into a configuration, and name {name} there" in done.stdout
+    text = json.dumps({"tasks": CONFIG["tasks"], "methods": CONFIG["methods"]})
+    for old, new in (("scale_only", "mine"), ("last_layers", "ours"), ("reverse", "backwards")):
+        text = text.replace(old, new)
+    given = json.loads(text)
+    tiny_config(tmp_path, given["methods"], tasks=given["tasks"], plugins=["plugins"])
+    ids, _ = told(tmp_path, "run")
+    assert [id.split("/")[1] for id in ids] == ["backwards"] * 2
+    assert ids[1].split("/")[-1].startswith("mine-")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("lora", "'lora' is a method already"), ("a-b", "letters, digits and underscores"), ("../x", "letters, digits")],
+)
+def test_names_that_a_skeleton_cannot_have(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        write_skeleton("method", name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_skeleton_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "mine.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        write_skeleton("method", "mine", tmp_path)
+    assert [file.name for file in (tmp_path / "methods").iterdir()] == ["mine.yaml"]
