@@ -288,7 +288,7 @@ def add(table: RunTable, root: Path, max_bytes: float) -> Iterator[tuple[str, st
             if (folder / ENTRY).is_file():
                 try:
                     size = size_of(folder, _load(own, folder))
-                    too_large = f"left out, {size / 1e9:.1f} GB"
+                    too_large = f"left out, {size / 1e6:,.0f} MB"
                     done = too_large if size > max_bytes else _put(root, own, folder, replace=True)
                 except StoreError as reason:
                     done = f"refused, {reason}"

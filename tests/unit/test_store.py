@@ -314,7 +314,7 @@ def test_what_is_damaged_or_older_is_replaced_and_what_is_large_left_out(
     assert [name for name, what in done.items() if what == "replaced"] == [f"prepare {data.id}", f"fit {node.id}"]
     assert {wrong for _, wrong in store.verify(copied)} == {None}
     done = dict((name, what) for what, name in store.add(finished.table, tmp_path / "small", 1e4))
-    assert done[f"capture {next(iter(finished.table.activations))}"] == "left out, 0.0 GB"
+    assert done[f"capture {next(iter(finished.table.activations))}"] == "left out, 0 MB"
     assert done[f"prepare {data.id}"] == "added"
 
 
