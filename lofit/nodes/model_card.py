@@ -10,13 +10,13 @@ from lofit.files import read_json, write_json, write_text
 from lofit.interventions import Head
 from lofit.interventions.hook import LOREFT
 from lofit.interventions.hook import NAME as LOFIT
-from lofit.plan.nodes import FitNode
+from lofit.plan.nodes import FitNode, ModelNode
 
 _TEXT = """\
 ---
 base_model: {base}
 library_name: {library}
-tags: [lofit, {method}]
+tags: [{tags}]
 ---
 
 # {method} on {task}
@@ -31,11 +31,13 @@ method `{method}`, task `{task}`, fold {fold}, seed {seed}.
 _CHECKPOINT = """\
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained("<this folder>")"""
+model = AutoModelForCausalLM.from_pretrained(".")  # this folder"""
 _ADAPTER = """\
 from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
-model = PeftModel.from_pretrained(base_model, "<this folder>")"""
+base = AutoModelForCausalLM.from_pretrained({base})
+model = PeftModel.from_pretrained(base, ".")  # this folder"""
 _IMPORT = "import lofit  # registers this type of adapter with PEFT; without it loading fails with KeyError\n"
 _SPANS = """
 
@@ -46,14 +48,22 @@ with generation_spans(inputs["attention_mask"]):  # padded on the left
     model.generate(**inputs)"""
 
 
-def _how_to_load(folder: Path) -> str:
+def _how_to_load(folder: Path, node: FitNode) -> str:
     config = folder / "adapter_config.json"
     if not config.is_file():
         return _CHECKPOINT
     settings = read_json(config)
     ours = settings["peft_type"] in (LOFIT, LOREFT)
     at_some_positions = settings["peft_type"] == LOREFT or settings.get("positions", "all") != "all"
-    return (_IMPORT if ours else "") + _ADAPTER + (_SPANS if at_some_positions else "")
+    return (_IMPORT if ours else "") + _ADAPTER.format(base=_base(node)) + (_SPANS if at_some_positions else "")
+
+
+def _base(node: FitNode) -> str:
+    """Arguments with which transformers loads the base model; one that is not on the hub is where a study keeps it."""
+    if node.model_source["kind"] != "hub":
+        return f'"resources/models/{ModelNode(node.model, node.model_source).id}"'
+    revision = node.model_source.get("revision")
+    return f'"{base_name(node)}"' + (f', revision="{revision}"' if revision else "")
 
 
 def base_name(node: FitNode) -> str:
@@ -97,7 +107,8 @@ def write_card(
         revision=f" at revision `{revision}`" if revision else "",
         heads=_heads(node, heads or ()),
         metrics=_metrics(metrics or {}),
-        load=_how_to_load(folder),
+        load=_how_to_load(folder, node),
+        tags=", ".join(dict.fromkeys(["lofit", node.method])),
     )
     write_text(folder / "README.md", text)
 

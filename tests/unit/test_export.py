@@ -131,6 +131,23 @@ def test_an_exported_adapter_has_a_card_and_loads_with_peft(table: RunTable, tmp
     assert [*load_file(tmp_path / "adapter" / "adapter_model.safetensors")]
 
 
+@pytest.mark.parametrize(("method", "form"), [("lofit", "peft"), ("lora", "peft"), ("full", "hf")])
+def test_the_snippet_of_the_card_runs_as_it_stands(
+    table: RunTable, method: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(table, method, tmp_path / "out", form)
+    card = (tmp_path / "out" / "README.md").read_text()
+    [tags] = re.findall(r"^tags: \[(.*)\]$", card, re.MULTILINE)
+    assert tags == ", ".join(dict.fromkeys(["lofit", method]))
+    (tmp_path / "out" / "resources").symlink_to(table.config.resources)  # as in the folder of a study
+    monkeypatch.chdir(tmp_path / "out")
+    [snippet] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(snippet, found)
+    with torch.no_grad():
+        assert torch.equal(found["model"].eval()(TOKENS).logits, fitted_logits(table, method))
+
+
 @pytest.mark.parametrize(
     ("method", "form", "message"),
     [
