@@ -112,12 +112,14 @@ def render(
 
 @app.command(rich_help_panel=RESULTS)
 def compare(
-    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A configured one that was run.")],
-    against: Annotated[str | None, typer.Option(help="Compare with this arm; default: the primary one.")] = None,
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT|main", help="What was run.")],
+    against: Annotated[
+        str | None, typer.Option(help="Compare with this arm or method; default: the primary one, if any.")
+    ] = None,
     every: Annotated[bool, typer.Option("--every-pair", help="Compare every two arms.")] = False,
     configfile: ConfigFile = DEFAULT,
 ) -> None:
-    """Print how far arms of an experiment differ on the same test items, with intervals and tests, as Markdown."""
+    """Print how far arms of an experiment, or the methods, differ on the same items, with tests, as Markdown."""
     from lofit.report import compare as comparing
 
     print(comparing.markdown(*comparing.compare(read_table(configfile), name, against, every_pair=every)))

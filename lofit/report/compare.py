@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from lofit.errors import ConfigError, ReportError
-from lofit.plan.table import RunTable
+from lofit.plan.table import MAIN, RunTable
 from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.differences import Difference, mean_of, paired
 from lofit.report.experiments import arm_rows
 from lofit.report.items import item_scores
+from lofit.report.parts import read_part
 from lofit.report.paths import headline, items_path
 from lofit.report.plain import escape_pipe
+from lofit.report.tables import transferred, variant_names
 from lofit.stats import by_seed, difference_p, holm, paired_sample
 
 KINDS = ("table", "curve", "pareto")
@@ -28,13 +30,13 @@ _PLACE = ["model", "task", "x"]
 def compare(
     table: RunTable, name: str, against: str | None = None, *, every_pair: bool = False
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Compare all arms of an experiment with one, or every two arms.
+    """Compare all arms of an experiment, or all methods of the main comparison, with one, or every two.
 
     If a curve has a single arm, its points are compared with each other.
 
     Args:
         table: the run table of the configuration.
-        name: name of the experiment.
+        name: name of the experiment; or ``main``.
         against: the arm to compare with; None: the experiment's primary arm, or every two arms if it has none.
         every_pair: compare every two arms, although there is a primary one.
 
@@ -46,19 +48,28 @@ def compare(
         ReportError: the experiment has not been run, or there is nothing to compare.
     """
     known = [each for each in table.config.experiments if table.config.experiment(each).kind in KINDS]
-    if name not in known:
-        raise ConfigError(f"no experiment '{name}' with scores; this configuration has: {', '.join(known) or 'none'}")
-    rows = by_place(headline_rows(arm_rows(table, name), headline(table)))
+    if name not in (MAIN, *known):
+        raise ConfigError(f"no experiment '{name}' with scores; this configuration has: {', '.join([MAIN, *known])}")
+    primary = None if name == MAIN else table.config.experiment(name).primary
+    rows = by_place(headline_rows(_main_rows(table) if name == MAIN else arm_rows(table, name), headline(table)))
     arms = list(rows["variant"].unique())
     if against is not None and against not in arms:
-        raise ConfigError(f"experiments.{name} has no results of an arm '{against}', but of: {', '.join(arms)}")
-    if against is None and not every_pair and (primary := table.config.experiment(name).primary) in arms:
+        raise ConfigError(f"{name} has no results of '{against}', but of: {', '.join(arms)}")
+    if against is None and not every_pair and primary in arms:
         against = primary
     absent = absences(rows)
     found = pairs(rows, pd.read_parquet(items_path(table, name)), against)
     if found.empty:
-        raise ReportError(f"experiments.{name}: no two of its runs can be compared" + "".join(f"; {n}" for n in absent))
+        raise ReportError(f"{name}: no two of its runs can be compared" + "".join(f"; {n}" for n in absent))
     return found, absent
+
+
+def _main_rows(table: RunTable) -> pd.DataFrame:
+    """Results of the configured methods on the task they were fitted for, under the first protocol, as experiments'."""
+    results, _ = read_part(table, MAIN)
+    own = (results["protocol"] == table.config.protocols[0]) & results["task"].isin(headline(table))
+    rows = results[own & ~transferred(results)]
+    return rows.assign(variant=variant_names(rows), x=np.nan)
 
 
 def by_place(rows: pd.DataFrame) -> pd.DataFrame:

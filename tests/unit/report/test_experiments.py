@@ -148,6 +148,10 @@ def test_arms_are_compared_on_the_items_of_their_runs(table: RunTable) -> None:
     assert (found["items"] == 6).all()
     assert compare(table, "data_efficiency")[0]["x"].tolist() == [4, 8]
     assert compare(table, "head_fraction")[0][["arm", "against"]].to_numpy().tolist() == [["0.1", "0.25"]]
+    methods, _ = compare(table, "main", against="base")
+    scores = comparison(table, "paper").set_index("method")["listops.percent"]
+    assert list(methods["arm"]) == [name for name in scores.index if name != "base"]
+    assert methods["difference"].to_numpy() == pytest.approx((scores[methods["arm"]] - scores["base"]).to_numpy())
     file = table.config.results.parent / "config.yaml"
     result = CliRunner().invoke(app, ["compare", "peft", "--against", "base", "--configfile", str(file)])
     assert result.exit_code == 0, result.output
@@ -157,9 +161,9 @@ def test_arms_are_compared_on_the_items_of_their_runs(table: RunTable) -> None:
 @pytest.mark.parametrize(
     ("name", "against", "message"),
     [
-        ("layers", None, "no experiment 'layers' with scores; this configuration has: peft, head_selection"),
+        ("layers", None, "no experiment 'layers' with scores; this configuration has: main, peft, head_selection"),
         ("pefd", None, "no experiment 'pefd' with scores"),
-        ("peft", "lofit", r"experiments\.peft has no results of an arm 'lofit', but of: base, LoFiT, LoRA"),
+        ("peft", "lofit", "peft has no results of 'lofit', but of: base, LoFiT, LoRA"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_one_clear_line(
