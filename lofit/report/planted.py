@@ -20,7 +20,8 @@ from lofit.report.tables import MISSING
 from lofit.stats import seed_interval
 
 SETTING = ["model", "task", "damage", "targets", "n_train", "k"]
-ORACLE = "oracle"
+ORACLE, RANDOM = "oracle", "random"
+"""Arms with which others are compared."""
 _RECALL_LEGEND = (
     "k heads of the model were damaged, drawn among those whose damage alone raises the loss by three standard "
     "errors. Recall: share of them among the k heads that are ranked first; chance: that of random heads. "
@@ -32,7 +33,8 @@ _LOSS_LEGEND = (
     "Loss on held-out rows, in nats per answer token, of the damaged model before and after the method was "
     "fitted on as many heads as were damaged. Dense: KL from the intact model; sparse: -log p of its greedy "
     "text. Undone: share of the rise that the damage caused which the fit took away; 100% is the intact model. "
-    "Means over draws of the damaged heads, with 95% t-intervals over draws; nothing was chosen on these rows."
+    "Over random: the same less that of random heads of the same draw, in percentage points. Means over draws of the "
+    "damaged heads, with 95% t-intervals over draws; nothing was chosen on these rows."
 )
 
 
@@ -68,7 +70,8 @@ def losses(table: RunTable, name: str) -> pd.DataFrame:
     """Return the validation losses of every fit: one row per run.
 
     Returns:
-        :data:`SETTING`, ``draw``, ``arm``, ``before``, ``after``, ``undone`` (fraction) and ``note``.
+        :data:`SETTING`, ``draw``, ``arm``, ``before``, ``after``, ``undone`` (fraction), ``over_random`` (difference to
+        the fraction of random heads of the same draw; NaN without them) and ``note``.
     """
     records = []
     for run in table.planted[name]:
@@ -82,7 +85,16 @@ def losses(table: RunTable, name: str) -> pd.DataFrame:
         goal = 0.0 if run.plant.targets == "dense" else planted["loss"]["intact"]
         undone = (before - after) / (before - goal) if before > goal else np.nan
         records.append(_where(run) | {"before": before, "after": after, "undone": undone, "note": ""})
-    return pd.DataFrame(records, columns=[*SETTING, "draw", "arm", "before", "after", "undone", "note"])
+    return over_random(pd.DataFrame(records, columns=[*SETTING, "draw", "arm", "before", "after", "undone", "note"]))
+
+
+def over_random(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add ``over_random`` to :func:`losses`: what an arm undid less what random heads of the same draw did."""
+    place = [*SETTING, "draw"]
+    random = frame.loc[frame["arm"] == RANDOM, [*place, "undone"]].rename(columns={"undone": "by_chance"})
+    frame = frame.merge(random, on=place, how="left")
+    difference = (frame["undone"] - frame["by_chance"]).where(frame["arm"] != RANDOM)
+    return frame.assign(over_random=difference).drop(columns="by_chance")
 
 
 def _why_lost(table: RunTable, run: PlantedRun) -> str:
@@ -121,11 +133,12 @@ def write(table: RunTable, output: Output) -> None:
     stem = table.drawn / output.id
     name = output.name.removesuffix("_loss") if output.name not in table.planted else output.name
     if name != output.name:
-        frame = averaged(losses(table, name), [*SETTING, "arm"], ["before", "after", "undone"])
+        frame = averaged(losses(table, name), [*SETTING, "arm"], ["before", "after", "undone", "over_random"])
         shown = {
             "before": _text(frame, "before"),
             "after": _text(frame, "after"),
             "undone": _text(frame, "undone", 100),
+            "over random": _text(frame, "over_random", 100),
         }
         legend = _LOSS_LEGEND
     else:

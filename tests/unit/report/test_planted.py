@@ -19,7 +19,7 @@ from lofit.plan.kinds import EFFECTS, FETCH, FIT, KINDS, PLANT, PREPARE, counts
 from lofit.plan.table import RunTable
 from lofit.rankings.ranking import rank_heads, read_ranking
 from lofit.rankings.recall import normalised_area, recall_curve
-from lofit.report.planted import averaged
+from lofit.report.planted import SETTING, averaged, over_random
 from tests.fitted import run, run_nodes, tiny_config
 
 BRIEF = {"lr": 0.01, "epochs": 1}
@@ -122,6 +122,13 @@ def test_losses_are_those_of_the_fits(table: RunTable) -> None:
             assert before == pytest.approx(
                 PLANT.read_report(table, run_.plant)["loss"]["damaged"], abs=0.01
             )  # initial values
+
+
+def test_what_selected_heads_undo_is_compared_with_random_ones_draw_by_draw() -> None:
+    keys = {name: "x" for name in SETTING}
+    lines = [(0, "random", 0.5), (0, "lofit", 0.7), (1, "random", 0.2), (1, "lofit", 0.6), (2, "lofit", 0.9)]
+    frame = over_random(pd.DataFrame([keys | {"draw": draw, "arm": arm, "undone": v} for draw, arm, v in lines]))
+    assert frame["over_random"].tolist() == pytest.approx([np.nan, 0.2, np.nan, 0.4, np.nan], nan_ok=True)
 
 
 def test_recall_and_area_by_hand() -> None:
