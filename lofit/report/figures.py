@@ -246,7 +246,8 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
 def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[str]) -> list[Path]:
     """Draw recall of planted heads against the number of heads, as ``<stem>.pdf``, ``.png`` and ``.csv``.
 
-    There is one panel for each combination of the columns ``setting``. Random heads are a dashed line.
+    There is one panel for each combination of the columns ``setting``, of which its title has those that differ. Random
+    heads are a dashed line.
 
     Args:
         frame: columns ``setting``, ``arm``, ``n``, ``recall``, ``recall_low``, ``recall_high``, ``chance``, ``draws``.
@@ -255,10 +256,11 @@ def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[st
         setting: what tells panels apart.
     """
     panels, arms = list(frame.groupby(setting, sort=False)), list(dict.fromkeys(frame["arm"]))
+    told = [name for name in setting if frame[name].nunique() > 1]
     drawn: dict[str, Any] = {}
     with figure_style():
         figure, grid = _grid(max(1, len(panels)), title)
-        for axes, (key, panel) in zip(grid, panels, strict=False):
+        for axes, (_, panel) in zip(grid, panels, strict=False):
             for arm, line in panel.groupby("arm", sort=False):
                 look = LINES[arms.index(str(arm)) % len(LINES)]
                 style = {**look, "marker": "none", "label": str(arm), "linewidth": 1.2}
@@ -267,7 +269,7 @@ def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[st
             [drawn["chance"]] = axes.plot(chance["n"], 100 * chance["chance"], color="0.5", linestyle="--", lw=0.8)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-            axes.set_title(", ".join(f"{name} {value}" for name, value in zip(setting[2:], key[2:], strict=True)))
+            axes.set_title(", ".join(f"{name} {panel[name].iloc[0]}" for name in told))
             axes.set_xlabel("heads, best first")
             axes.set_ylabel("planted heads among them (%)")
             axes.grid(alpha=0.25, linewidth=0.5)

@@ -20,7 +20,7 @@ from lofit.report.tables import MISSING
 from lofit.stats import seed_interval
 
 SETTING = ["model", "task", "damage", "targets", "n_train", "k"]
-ORACLE, RANDOM = "oracle", "random"
+ORACLE, RANDOM, TRUTH = "oracle", "random", "planted"
 """Arms with which others are compared."""
 _RECALL_LEGEND = (
     "k heads of the model were damaged, drawn among those whose damage alone raises the loss by three standard "
@@ -144,7 +144,8 @@ def write(table: RunTable, output: Output) -> None:
     else:
         every = curves(table, name)
         if output.kind == "figure":
-            means = averaged(every.dropna(subset=["n"]), [*SETTING, "arm", "n"], ["recall", "chance"])
+            ranked = every[every["n"].notna() & ~every["arm"].isin([TRUTH, RANDOM])]  # these need no line
+            means = averaged(ranked, [*SETTING, "arm", "n"], ["recall", "chance"])
             draw_recall(means, stem, title=output.title, setting=SETTING)
             return
         at_k = every[every["n"].isna() | (every["n"] == every["k"])]
