@@ -85,14 +85,21 @@ def take(store: Store, configfile: ConfigFile = DEFAULT) -> None:
     Then `lofit render`, `lofit compare` and `lofit summary` work on them. Nodes that are there already stay.
     """
     from lofit.report.parts import collect_results
+    from lofit.report.paths import part_inputs
 
     table = read_table(configfile)
     taken, missing = _plan().take_all(table, _existing(store))
-    for node in missing:
+    for node in missing[:5]:
         print(f"not in the store: {node}")
+    if len(missing) > 5:
+        print(f"... and {len(missing) - 5} more")
     print(f"{taken} taken, {len(missing)} missing")
     for part in table.parts():
-        collect_results(table, part)
+        needed = [path for paths in part_inputs(table, part).values() for path in paths]
+        if lost := [path for path in needed if not path.exists()]:
+            print(f"scores of '{part}' are not gathered: {len(lost)} files are missing; `lofit run` goes on from here")
+        else:
+            collect_results(table, part)
 
 
 @stores.command()
