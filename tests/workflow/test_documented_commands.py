@@ -209,8 +209,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunTable]:
         "progress": False,
     }
     shutil.copy(folder / "config" / "laptop.yaml", folder / "config" / "their.yaml")
-    for command in (command for command in COMMANDS if command.startswith("lofit compare ")):
-        name, file = re.findall(r"compare (\S+) .*--configfile (\S+)", command)[0]
+    for name, file in re.findall(r"^lofit compare (\S+) .*--configfile (\S+)", "\n".join(COMMANDS), re.MULTILINE):
         labels = load_config(folder / file).experiment(name).arms
         made = {label: {"method": "base"} if n == 0 else arms["lofit"] for n, label in enumerate(labels)}
         config["experiments"][name] = {"kind": "table", "arms": made}
@@ -258,7 +257,9 @@ def test_it_works(command: str, tools: Path, fresh: Path, request: pytest.Fixtur
     how, _ = policy(command)
     if verb := _mentioned(command):
         usage = execute(f"lofit {verb} --help", fresh, tools)
-        assert [option for option in re.findall(r" (--[a-z-]+)", command) if option not in usage] == []
+        assert [
+            option for option in re.findall(r" (--[a-z-]+)", command.partition(" -- ")[0]) if option not in usage
+        ] == []
     elif how == CHECKED:
         check(command, tools)
         if image := re.match(r"docker run .* lofit (-.*)", command):  # whose entry point is snakemake
