@@ -33,10 +33,8 @@ def folders(package: str) -> list[Path]:
 
 @cache
 def _file(package: str, name: str) -> Path:
-    places = folders(package)
-    return next(
-        (place / f"{name}.py" for place in places if (place / f"{name}.py").is_file()), places[0] / f"{name}.py"
-    )
+    files = [place / f"{name}.py" for place in folders(package)]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def recipe(package: str, name: str) -> Path:
@@ -68,7 +66,7 @@ def add_plugins(folder: Path) -> None:
 def add_installed() -> None:
     """Make known what installed packages name in the entry points ``lofit.methods``, ``.localizers`` and ``.tasks``.
 
-    An entry point names a module, or of a task its package; all that is beside it is known then.
+    An entry point names a module, of a task its package or its ``prepare``; all that is beside it is known then.
     """
     for part in EXTENDED:
         for point in entry_points(group=f"lofit.{part}"):

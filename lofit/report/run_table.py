@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from rich.console import Console
@@ -82,14 +82,15 @@ def print_plan(table: RunTable, configfile: Path, tflops: float | None, verbose:
 
 def _by_place(table: RunTable, rate: float) -> dict[tuple[str, str], tuple[int, int, float]]:
     """Number of fits and of evaluations, and hours of all nodes, by model and the task that they are for."""
-    fits, evaluations, hours = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    fits, evaluations = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    hours = defaultdict[tuple[str, str], float](float)
     for kind in KINDS:
         for node in kind.nodes(table).values() if kind.runs_model else ():
             place = node.model, (node.fit.data if isinstance(node, EvalNode) else node.data).task
             fits[place] += kind is FIT
             evaluations[place] += kind is EVALUATE
             cost = node_cost(table, node)
-            hours[place] += cost.hours(rate) if cost else 0  # type: ignore[assignment]
+            hours[place] += cost.hours(rate) if cost else 0
     return {place: (fits[place], evaluations[place], hours[place]) for place in hours}
 
 

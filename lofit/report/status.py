@@ -81,20 +81,20 @@ def hours_left(table: RunTable, states: list[NodeState]) -> float | None:
     That is their estimate (``lofit plan``) times what done nodes of their kind took over the estimate for these, or of
     all kinds where none of it is done.
     """
-    rate, took, expected = RATES[table.config.device], Counter[str](), Counter[str]()
-    rest: defaultdict[str, float] = defaultdict(float)
+    rate = RATES[table.config.device]
+    took, expected, rest = (defaultdict[str, float](float) for _ in range(3))
     for at in states:
         if not at.kind.runs_model or not (cost := node_cost(table, at.node)):
             continue
         if at.seconds:
-            took[at.kind.name] += at.seconds / 3600  # type: ignore[assignment]
-            expected[at.kind.name] += cost.hours(rate)  # type: ignore[assignment]
+            took[at.kind.name] += at.seconds / 3600
+            expected[at.kind.name] += cost.hours(rate)
         elif at.state != "failed":
             rest[at.kind.name] += cost.hours(rate)
     if not took:
         return None
-    every = took.total() / expected.total()
-    return sum(hours * (took[kind] / expected[kind] if took[kind] else every) for kind, hours in rest.items())
+    every = sum(took.values()) / sum(expected.values())
+    return sum(hours * (took[kind] / expected[kind] if kind in took else every) for kind, hours in rest.items())
 
 
 def print_status(table: RunTable) -> None:
