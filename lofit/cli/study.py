@@ -137,6 +137,8 @@ def train(
     model: Annotated[str, typer.Option(help="Name of the catalogue, or a transformers folder.")] = "smollm2-135m",
     k: Annotated[float, typer.Option(help="Heads to edit: how many (1 or more), or which share of them.")] = 0.10,
     seed: Annotated[list[int] | None, typer.Option(help="Seed of training; as often as wanted. Default: 42.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Prompts are messages, worded by the chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="Message of the system before them; with --chat.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("results/train"),
     data_mirror: Annotated[Path | None, typer.Option(help="Folder that stands in for the network.")] = None,
     overlap: Annotated[
@@ -156,7 +158,7 @@ def train(
     columns["test"] = str(test.absolute()) if test else None
     read = {key: value for key, value in columns.items() if value}
     given = trainer.configuration(
-        data, model, method, k, seed or [42], out, data_mirror, overlap, reuse or (), read=read
+        data, model, method, k, seed or [42], out, data_mirror, overlap, reuse or (), read, chat, system
     )
     made = trainer.RunTable(given)
     trainer.fetch(made)

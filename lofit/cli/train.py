@@ -25,6 +25,7 @@ from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from lofit.sources.catalog import load_catalog
 from lofit.sources.models import is_current, model_size
+from lofit.spec.protocol import PAPER, with_chat
 from lofit.tasks import task_names
 
 
@@ -39,6 +40,8 @@ def configuration(
     overlap: Literal["refuse", "replace", "keep"] = "refuse",
     reuse: Sequence[Path] = (),
     read: Mapping[str, Any] | None = None,
+    chat: bool = False,
+    system: str | None = None,
 ) -> Config:
     """The configuration of methods, and the base model, on a custom task.
 
@@ -53,6 +56,8 @@ def configuration(
         overlap: what is done with prompts that training rows share with validation or test.
         reuse: stores that nodes are taken from.
         read: what the columns of a data file mean (``read`` of a task).
+        chat: whether prompts are messages that the chat template words.
+        system: message of the system before them.
 
     Raises:
         ConfigError: the model is unknown, its folder holds none, or the number of heads is none.
@@ -68,6 +73,8 @@ def configuration(
         "models": [model],
         "tasks": {name: task},
         "methods": {"base": None} | {method: _with_heads(method, k) for method in methods},
+        "protocols": [with_chat(PAPER) if chat else PAPER],
+        "system": system,
         "lr_grid": None,
         "seeds": list(seeds),
         "results": str(out),

@@ -13,7 +13,7 @@ from lofit.sources.catalog import ModelEntry, load_catalog
 from lofit.spec.base import Form, HeadCount, HeadsConfig, MethodConfig, OwnFolder, Seed, SharedParams, UserPath
 from lofit.spec.hyperparameters import ComputeParams
 from lofit.spec.precision import DTYPES, Dtype
-from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol
+from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol, in_chat
 from lofit.tasks.custom.table import Description
 from lofit.tasks.task import Task
 
@@ -99,7 +99,13 @@ class Config(Form):
         default=[42], min_length=1, description="of the draw of training rows, and of training; one run for each"
     )
     protocols: list[Protocol] = Field(
-        default=[PAPER], min_length=1, description="how a method is scored on its own task; each has tables of its own"
+        default=[PAPER],
+        min_length=1,
+        description="how a method is scored on its own task; each has tables of its own. With -chat, prompts are "
+        "messages that the chat template words, in training, activations and scoring alike",
+    )
+    system: str | None = Field(
+        default=None, min_length=1, description="message of the system, under protocols with -chat"
     )
     judges: JudgesConfig | None = Field(
         default=None, description="for the protocol open; null: answers are compared with reference answers only"
@@ -178,6 +184,11 @@ class Config(Form):
     def model_entry(self, name: str) -> ModelEntry:
         """Return the source and size of a configured model."""
         return self.model_sources.get(name) or load_catalog()[name]
+
+    @property
+    def chat(self) -> dict[str, Any] | None:
+        """The ``system`` message of the chat that every prompt is part of; None if there is no chat."""
+        return {"system": self.system} if in_chat(self.protocols[0]) else None
 
     @property
     def all_models(self) -> list[str]:

@@ -10,7 +10,7 @@ from lofit import registry, tasks
 from lofit.config.form import Config, TaskConfig
 from lofit.config.messages import all_lines, repeated
 from lofit.errors import TaskError
-from lofit.spec.protocol import OPEN, Protocol
+from lofit.spec.protocol import OPEN, PAPER, Protocol, in_chat, scoring, with_chat
 
 
 def task_problems(config: Config) -> Iterator[str]:
@@ -27,14 +27,18 @@ def task_problems(config: Config) -> Iterator[str]:
         return
     for name in [name for name in config.retention if name in config.tasks]:
         yield from _same_task_problems(name, config.retention[name] or TaskConfig(), config.tasks[name] or TaskConfig())
-    if config.judges and OPEN not in config.protocols:
+    if len(set(map(in_chat, config.protocols))) > 1:
+        yield "protocols: methods are fitted with the chat template or without; put those with -chat in another file"
+    if config.system and not config.chat:
+        yield "system: read under protocols with -chat only; add -chat to the protocols, or remove the key"
+    if config.judges and OPEN not in map(scoring, config.protocols):
         yield "judges: they read open answers only; add 'open' to protocols, or remove the key"
     for name in config.tasks:
         if not any(config.task(name).headline_under(protocol) for protocol in config.protocols):
-            yield f"protocols: {name} is scored under 'paper' only; add it, or remove the task"
+            yield f"protocols: {name} is scored under '{_paper(config)}' only; add it, or remove the task"
     for protocol in config.protocols:
         if not scored_under(config, protocol, config.tasks):
-            hint = "add truthfulqa, or remove it" if protocol == OPEN else "remove it, or add a task that is"
+            hint = "add truthfulqa, or remove it" if scoring(protocol) == OPEN else "remove it, or add a task that is"
             yield f"protocols: none of the tasks is scored under '{protocol}'; {hint}"
     for key in ("suite", "retention"):
         if getattr(config, key) and "base" not in config.methods:
@@ -42,6 +46,10 @@ def task_problems(config: Config) -> Iterator[str]:
     for name in config.suite or []:
         if name not in config.tasks:
             yield f"suite: {registry.unknown('task', name, config.tasks)}"
+
+
+def _paper(config: Config) -> Protocol:
+    return with_chat(PAPER) if config.chat else PAPER
 
 
 def scored_under(config: Config, protocol: Protocol, names: Iterable[str]) -> bool:

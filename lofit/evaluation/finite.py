@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from lofit.errors import FitError
 from lofit.evaluation.window import check_answers, check_room
+from lofit.models.chat import rendered
 from lofit.models.encoding import check_ids, encode, token_ids
 from lofit.models.loading import vocabulary_of
 
@@ -67,6 +68,10 @@ class TrainingEncoding(TemplateLM):
             ids, _offsets = token_ids(self.tokenizer, string)
         check_ids(ids, self.vocabulary, shown(string))
         return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Word messages as training does: see :func:`lofit.models.chat.rendered`."""
+        return rendered(self.tokenizer, chat_history, asks=add_generation_prompt)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         text = encode(self.tokenizer, context, continuation, shown(context))

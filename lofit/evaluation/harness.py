@@ -17,7 +17,8 @@ from lm_eval.tasks.manager import load_yaml
 from lofit.evaluation.lm import LocalizedLM
 from lofit.evaluation.window import cut_items
 from lofit.files import read_jsonl
-from lofit.spec.protocol import OPEN, PAPER, Protocol
+from lofit.models.chat import in_chat
+from lofit.spec.protocol import HARNESS, OPEN, PAPER, Protocol, scoring
 from lofit.tasks import Task, lm_eval_config
 from lofit.tasks.answers import by_length, same_text, tied, wins
 
@@ -72,6 +73,7 @@ def evaluate(
     protocol: Protocol = PAPER,
     shots: Sequence[dict[str, Any]] = (),
     model_class: Callable[..., LM] | None = None,
+    chat: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score ``model`` on the JSON lines in ``items``.
 
@@ -84,6 +86,7 @@ def evaluate(
         protocol: ``paper`` and ``open`` for the task folder's own lm-eval definitions, ``harness`` for lm-eval's.
         shots: training rows to put, with their answers, in front of every prompt, in this order.
         model_class: creates lm-eval's model from the arguments of ``HFLM``; None for :class:`LocalizedLM`.
+        chat: the ``system`` message, if prompts are messages of a chat; examples are then part of the user's.
 
     Returns:
         ``{"n_items", "n_truncated", "n_ties", "n_unreachable", "metrics": {name: {"value", "stderr"}},
@@ -92,13 +95,18 @@ def evaluate(
         the left. ``n_ties`` counts items in which different choices share the best score. ``n_unreachable`` counts
         items with no answer that could be generated: all are too long, or contain a stop string or a special token.
     """
-    rows, make_lm = read_jsonl(items), model_class or LocalizedLM
-    if protocol == PAPER:
-        tasks = [RowsTask(lm_eval_config(task), {"test": _after_examples(task, rows, shots) if shots else rows})]
-    elif protocol == OPEN:
-        tasks = [RowsTask(lm_eval_config(task, task.open_definition), {"test": rows})]
-    else:
+    rows, make_lm, protocol = read_jsonl(items), model_class or LocalizedLM, scoring(protocol)
+    by_template: dict[str, Any] = {}
+    if protocol == HARNESS:
         tasks = stock_tasks(task, rows, items.with_name("train.jsonl"))
+        if chat:
+            by_template = {"apply_chat_template": True, "system_instruction": chat["system"]}
+    else:
+        definition = lm_eval_config(task, task.open_definition if protocol == OPEN else None)
+        shown = _after_examples(task, rows, shots) if shots else rows
+        if chat:
+            shown, definition = in_chat(shown, tokenizer, **chat), definition | {"target_delimiter": ""}
+        tasks = [RowsTask(definition, {"test": shown})]
     lm: Any = make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
     # lm-eval asks git for the commit of the working folder; outside a repository, git prints an error to the terminal.
     lm_eval.evaluator.get_git_commit_hash = lambda: None
@@ -108,6 +116,7 @@ def evaluate(
         task_manager=TaskManager(include_defaults=False),
         log_samples=True,
         bootstrap_iters=1000,  # means get their analytic standard error; 0 would drop it
+        **by_template,
         verbosity="WARNING",
     )
     samples: list[dict[str, Any]] = []

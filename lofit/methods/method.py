@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel
 
 from lofit.spec.precision import Quantized
-from lofit.spec.protocol import OPEN, PACKED, PAPER, Backend, Protocol
+from lofit.spec.protocol import OPEN, PACKED, PAPER, Backend, Protocol, in_chat, scoring
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -91,9 +91,12 @@ class Method:
     def scored_under(self, protocol: Protocol) -> bool:
         """Whether the method is scored under a protocol.
 
-        Few-shot examples are added to prompts of ``paper`` only, and a scorer takes no prompts of ``open``.
+        Few-shot examples are added to prompts of ``paper`` only, and a scorer takes no prompts of ``open`` nor of a
+        chat.
         """
-        return protocol == PAPER or not (self.shots or (protocol == OPEN and self.scorer))
+        if self.scorer and (in_chat(protocol) or scoring(protocol) == OPEN):
+            return False
+        return scoring(protocol) == PAPER or not self.shots
 
 
 def trains(adapter: Callable[[Any, FitContext], PeftConfig]) -> Callable[[FitContext, Any], Fitted]:

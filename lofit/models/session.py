@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lofit.files import read_jsonl, require
+from lofit.models.chat import in_chat
 from lofit.models.damage import Planted
 from lofit.models.loading import load_model, load_tokenizer, pick_device, pick_dtype, vocabulary_of
 from lofit.spec.hyperparameters import ComputeParams
@@ -74,8 +75,11 @@ def open_session(
     progress: bool = True,
     compute: ComputeParams | None = None,
     save_to: Path | None = None,
+    chat: Mapping[str, Any] | None = None,
 ) -> Session:
     """Load model, tokenizer and the training and validation rows of one split.
+
+    ``chat`` has the ``system`` message if prompts are messages of a chat (:func:`lofit.models.chat.in_chat`).
 
     Raises:
         LofitError: the model or the split is missing, or cannot be loaded.
@@ -86,9 +90,12 @@ def open_session(
         for split in ("train", "validation")
     }
     require(model_dir / "config.json", f"node fetch {model_dir.name}")
+    tokenizer = load_tokenizer(model_dir)
+    if chat:
+        rows = {split: in_chat(given, tokenizer, **chat) for split, given in rows.items()}
     return Session(
         model=load_model(model_dir, target, pick_dtype(dtype, target)),
-        tokenizer=load_tokenizer(model_dir),
+        tokenizer=tokenizer,
         objective=objective,
         train=rows["train"],
         validation=rows["validation"],

@@ -59,6 +59,7 @@ def session_of(
         progress=table.config.progress,
         compute=table.config.training,
         save_to=save_to,
+        chat=node.data.chat,
     )
     if planted:
         session.planted = Planted(session.model, Damage.load(table.folder(node.data) / "damage.safetensors"))

@@ -19,6 +19,7 @@ from lofit.evaluation.text import score_text
 from lofit.files import read_json, read_jsonl, require, write_json, write_text
 from lofit.methods import load_method
 from lofit.models.adapters import load_fitted, verify
+from lofit.models.chat import in_chat
 from lofit.models.loading import Precision, load_model, load_tokenizer, pick_device, pick_dtype
 from lofit.models.meter import Meter, environment
 from lofit.nodes.limits import limited
@@ -26,7 +27,7 @@ from lofit.nodes.status import record_failure
 from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import EvalNode
 from lofit.plan.table import RunTable
-from lofit.spec.protocol import COUNTED, OPEN, PACKED
+from lofit.spec.protocol import COUNTED, OPEN, PACKED, scoring
 from lofit.tasks.truthfulqa.utils import own_answer
 
 PROMPTS = 16
@@ -81,7 +82,9 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
             scores, samples = score_text(model, base, tokenizer, read_jsonl(items), task.name)
             return {**scores, **meter.report(), **ran, "backend": PACKED}, samples
         if adapter:
-            prompts = [{"id": row["id"], "text": row["prompt"]} for row in read_jsonl(items)[:PROMPTS]]
+            first = read_jsonl(items)[:PROMPTS]
+            first = in_chat(first, tokenizer, **node.data.chat) if node.data.chat else first
+            prompts = [{"id": row["id"], "text": row["prompt"]} for row in first]
             moved, compared = score_text(model, base, tokenizer, prompts, task.name)
         del base  # make room for the scorer
     n_shots = method.shots(fit.params) if method.shots else 0
@@ -95,8 +98,9 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
             protocol=node.protocol,
             shots=draw_shots(table.folder(fit.data) / "train.jsonl", n_shots, fit.seed),
             model_class=partial(method.scorer, fit.params) if method.scorer else made,
+            chat=node.data.chat,
         )
-    if node.protocol == OPEN and config.judges:
+    if scoring(node.protocol) == OPEN and config.judges:
         del model  # make room for the judges
         samples = _judged(table, samples, device, dtype)
         scores["metrics"] |= rates(samples)

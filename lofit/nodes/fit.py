@@ -91,7 +91,9 @@ def _metric(table: RunTable, node: FitNode) -> Metric | None:
 
     def metric(model: Any, tokenizer: Any) -> float:
         with without_progress():
-            scores, _ = evaluate(model, tokenizer, task, rows, batch_size=table.config.eval_batch_size)
+            scores, _ = evaluate(
+                model, tokenizer, task, rows, batch_size=table.config.eval_batch_size, chat=node.data.chat
+            )
         value: float = scores["metrics"][task.headline]["value"]
         return value
 

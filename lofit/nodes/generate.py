@@ -11,10 +11,10 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from peft import PeftModel
 
-from lofit.errors import TaskError
 from lofit.evaluation.lm import LocalizedLM
 from lofit.methods import load_method
 from lofit.models.adapters import load_fitted
+from lofit.models.chat import chat_prompt
 from lofit.models.loading import load_model, load_tokenizer, pick_device, pick_dtype
 from lofit.nodes.export import fitted_report
 from lofit.plan.nodes import FitNode
@@ -31,7 +31,8 @@ def generator(table: RunTable, node: FitNode, n_tokens: int, *, chat: bool) -> C
         table: the run table of the configuration.
         node: the fit.
         n_tokens: most tokens to generate.
-        chat: whether prompts are messages of a user, which the tokenizer's chat template words.
+        chat: whether prompts are messages of a user, which the tokenizer's chat template words. They are for what was
+            fitted on such prompts, with its system message.
 
     Raises:
         FitError: there is nothing fitted, or the fit failed.
@@ -43,17 +44,14 @@ def generator(table: RunTable, node: FitNode, n_tokens: int, *, chat: bool) -> C
     device, model_dir = pick_device(table.config.device), table.model_dir(node.model)
     dtype, method = pick_dtype(node.dtype, device), load_method(node.method)
     tokenizer = load_tokenizer(model_dir)
-    if chat and not tokenizer.chat_template:
-        raise TaskError(f"{node.model}: its tokenizer has no chat template; leave out --chat")
+    fitted_on = node.data.chat
+    chat, system = chat or bool(fitted_on), (fitted_on or {}).get("system")
     model: Any = load_fitted(model_dir, table.folder(node) / "adapter", device, dtype)
     shared = isinstance(model, PeftModel) and not method.scorer
     base = model if shared else load_model(model_dir, device, dtype)
 
     def worded(prompt: str) -> str:
-        if not chat:
-            return prompt
-        messages = [{"role": "user", "content": prompt}]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return chat_prompt(tokenizer, prompt, system) if chat else prompt
 
     def texts(lm: Any, prompts: Sequence[str]) -> list[str]:
         settings = {"until": [], "max_gen_toks": n_tokens, "do_sample": False}

@@ -31,7 +31,7 @@ from lofit.plan.nodes import (
 from lofit.plan.table import RunTable
 from lofit.registry import source_hash
 from lofit.sources.models import model_files, state
-from lofit.spec.protocol import HARNESS, OPEN
+from lofit.spec.protocol import HARNESS, OPEN, scoring
 
 Inputs = dict[str, list[Path]]
 """Files that a node reads, by what they are."""
@@ -163,9 +163,9 @@ def _scoring(table: RunTable, node: EvalNode) -> Inputs:
     found = {"model": _model(table, node.model), "data": _data(table, node.data, "test")}
     if method.fit:
         found["fit"] = FIT.outputs(table, node.fit)
-    if node.protocol == OPEN and judges:
+    if scoring(node.protocol) == OPEN and judges:
         found["judges"] = _model(table, judges.truth, judges.info)
-    if node.protocol == HARNESS or method.shots:
+    if scoring(node.protocol) == HARNESS or method.shots:
         found["examples"] = _data(table, node.data, "train")
     return found
 

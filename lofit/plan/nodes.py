@@ -79,7 +79,7 @@ class ModelNode(Node):
 
 @dataclass(frozen=True)
 class DataNode(Node):
-    """The split of one task for one fold and seed."""
+    """The split of one task for one fold and seed, and whether its prompts are read as messages of a chat."""
 
     PATTERN = "{task}/fold{fold}/seed{seed}-{hash}"
     FOLDER = "resources", "tasks"
@@ -90,6 +90,7 @@ class DataNode(Node):
     options: dict[str, Any]
     path: str | None = None
     read: dict[str, Any] | None = field(default=None, kw_only=True)
+    chat: dict[str, Any] | None = field(default=None, kw_only=True)
 
     @cached_property
     def wildcards(self) -> dict[str, Any]:
@@ -101,6 +102,8 @@ class _OnTask(Node):
     """A node that stands on the split of a task, and passes on what that is."""
 
     data: Any
+    chat: ClassVar[None] = None
+    """Prompts of the rows that it writes are worded already."""
 
     @property
     def task(self) -> str:

@@ -133,10 +133,11 @@ def coverage(table: RunTable) -> dict[str, tuple[int, int]]:
 def matching_runs(table: RunTable) -> list[tuple[Published, list[FitNode]]]:
     """The published values that a configuration has runs for, with those runs; a mean needs all its tasks.
 
-    Where a method is run on several numbers of heads, each has the value as its counterpart.
+    Where a method is run on several numbers of heads, each has the value as its counterpart. Published values are of
+    prompts without a chat template.
     """
-    found = []
-    for row in published():
+    found: list[tuple[Published, list[FitNode]]] = []
+    for row in published() if not table.config.chat else ():
         if row.metrics[0] in NO_COUNTERPART:
             continue
         if row.artefact == MAIN:

@@ -12,7 +12,7 @@ from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import ActivationsNode, EvalNode, FitNode, ModelNode, Node, PlantNode
 from lofit.plan.table import RunTable
 from lofit.sources.source import PypiGgufModel
-from lofit.spec.protocol import OPEN, VLLM
+from lofit.spec.protocol import OPEN, VLLM, scoring
 
 UNKNOWN_BILLIONS = 8.0
 """Assumed of a model whose entry does not say ``billions``: more than most that are fitted on one device."""
@@ -65,7 +65,7 @@ def _computing_mb(table: RunTable, node: ComputingNode) -> float:
     """On a GPU the weights pass through host memory, the rest stays on the GPU."""
     config, fit = table.config, node.fit if isinstance(node, EvalNode) else node
     models = [fit.model]
-    if isinstance(node, EvalNode) and node.protocol == OPEN and config.judges:
+    if isinstance(node, EvalNode) and scoring(node.protocol) == OPEN and config.judges:
         models += [config.judges.truth, config.judges.info]  # loaded one after the other
     billions = max(_billions(config, model) for model in models)
     needed = START_MB + _copies(table, node) * 1000 * billions * WEIGHT_BYTES[fit.dtype]

@@ -10,7 +10,7 @@ from lofit.methods import load_method
 from lofit.plan.kinds import CAPTURE, EVALUATE, FIT, LOCALIZE
 from lofit.plan.nodes import FitNode, LocalizeNode, Node
 from lofit.plan.table import ALL, RunTable
-from lofit.spec.protocol import JUDGED, OPEN, Protocol
+from lofit.spec.protocol import JUDGED, OPEN, Protocol, scoring
 
 N = TypeVar("N", bound=Node)
 
@@ -58,5 +58,5 @@ def headline(table: RunTable, protocol: Protocol | None = None) -> dict[str, str
     """
     protocol = protocol or table.config.protocols[0]
     found = {name: table.config.task(name).headline_under(protocol) for name in table.config.tasks}
-    judged = protocol == OPEN and table.config.judges
+    judged = scoring(protocol) == OPEN and table.config.judges
     return {name: JUDGED[-1] if judged else metric for name, metric in found.items() if metric}

@@ -1,8 +1,9 @@
-"""Scoring protocols and backends: columns of every result, never mixed in one table."""
+"""Protocols and backends: columns of every result, never mixed in one table."""
 
-from typing import Literal
+from typing import Literal, cast
 
-Protocol = Literal["paper", "harness", "open"]
+Protocol = Literal["paper", "harness", "open", "paper-chat", "harness-chat", "open-chat"]
+"""How prompts are worded and answers scored."""
 
 PAPER: Protocol = "paper"
 """Prompts and scoring of the tasks' own folders, which follow the LoFiT paper where it has the task."""
@@ -12,6 +13,23 @@ HARNESS: Protocol = "harness"
 
 OPEN: Protocol = "open"
 """The model generates its answer, which is compared with reference answers and read by judges if any are configured."""
+
+_CHAT = "-chat"
+
+
+def in_chat(protocol: Protocol) -> bool:
+    """Return whether prompts are messages of a user, worded by the chat template, in training as in scoring."""
+    return protocol.endswith(_CHAT)
+
+
+def scoring(protocol: Protocol) -> Protocol:
+    """Return the protocol without the chat template, which has the same prompts and scores alike."""
+    return cast(Protocol, protocol.removesuffix(_CHAT))
+
+
+def with_chat(protocol: Protocol) -> Protocol:
+    """Return the protocol with the chat template."""
+    return cast(Protocol, scoring(protocol) + _CHAT)
 
 
 def table_name(protocol: Protocol) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lofit.errors import TaskError
-from lofit.spec.protocol import HARNESS, OPEN, Protocol
+from lofit.spec.protocol import HARNESS, OPEN, Protocol, scoring
 
 if TYPE_CHECKING:
     from lofit.sources.fetcher import Fetcher
@@ -130,9 +130,9 @@ class Task:
 
     def headline_under(self, protocol: Protocol) -> str | None:
         """Return the metric shown in the tables of a protocol; None if the task is not scored under it."""
-        if protocol == HARNESS:
+        if scoring(protocol) == HARNESS:
             return self.harness.headline if self.harness else None
-        if protocol == OPEN:
+        if scoring(protocol) == OPEN:
             return "rouge1_acc" if self.open_definition else None
         return self.headline
 

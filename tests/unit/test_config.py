@@ -52,6 +52,8 @@ BROKEN = {
     "unknown localizer": (put("methods/lofit/heads/localizer", "itti"), ["methods.lofit.heads.localizer", "lofit"]),
     "unknown task option": (put("tasks/listops/options/n_trian", 3), ["tasks.listops.options.n_trian", "n_train"]),
     "unknown hyperparameter": (put("methods/lofit/params/learning_rate", 1), ["methods.lofit.params", "unknown key"]),
+    "with and without the chat template": (put("protocols", ["paper", "open-chat"]), ["protocols", "another file"]),
+    "a system message that nobody reads": (put("system", "Be brief."), ["system", "add -chat"]),
     "wrong type": (put("seeds", "forty-two"), ["seeds.0", "valid integer"]),
     "wrong hyperparameter": (put("methods/lofit/params/lr", -1), ["methods.lofit.params.lr", "greater than 0"]),
     "too many heads": (put("methods/lofit/heads/k", [271]), ["methods.lofit.heads.k", "270 heads", "smaller"]),
@@ -101,7 +103,7 @@ BROKEN = {
         {**put("retention", {"wikitext": None}), "backend": "hf"},
         ["retention.wikitext", "backend packed"],
     ),
-    "unknown protocol": (put("protocols", ["lm-eval"]), ["protocols", "'paper', 'harness' or 'open'"]),
+    "unknown protocol": (put("protocols", ["lm-eval"]), ["protocols", "'paper', 'harness', 'open', 'paper-chat'"]),
     "task without a protocol": (put("protocols", ["harness"]), ["protocols: listops is scored under 'paper' only"]),
     "open answers of tasks without": (
         put("protocols", ["paper", "open"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -55,13 +56,19 @@ def test_a_csv_file_and_what_goes_on_from_its_results(tmp_path: Path) -> None:
     rows = [{"text": f"It was {word} {i}.", "mood": mood} for i in range(12) for word, mood in moods.items()]
     pd.DataFrame(rows).to_csv(tmp_path / "reviews.csv", index=False)
     columns = ["--data", "reviews.csv", "--prompt", "Review: {text}\nMood:", "--label", "mood"]
-    model = ["--model", str(save_checkpoint(tmp_path / "tiny"))]
+    (save_checkpoint(tmp_path / "tiny") / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    )
+    model = ["--model", str(tmp_path / "tiny"), "--chat", "--system", "Be brief."]
     done = train(tmp_path, *columns, *model, "--method", "lora", "--seed", "1", "--seed", "2")
     assert done.returncode == 0, done.stderr[-3000:]
     results = pd.read_parquet(tmp_path / "out" / "results.parquet")
     assert (results["status"] == "ok").all()
     assert sorted(results["seed"][results["method"] == "lora"].unique()) == [1, 2]
     assert set(results["n_items"]) == {5} and set(results["metric"]) >= {"acc"}
+    assert set(results["protocol"]) == {"paper-chat"}
+    sample = json.loads(next((tmp_path / "out").glob("runs/**/samples.jsonl")).read_text().splitlines()[0])
+    assert sample["arguments"][0][0].startswith("Be brief.\nReview: It was ")
     [config] = re.findall(r"lofit plan --configfile (\S+)", done.stdout)
     run = next((tmp_path / "out" / "runs").glob("tiny/reviews/*/seed1/lora-*")).name
     for command in (["summary"], ["plan"], ["export", "--run", run, "--out", "exported", "--format", "peft"]):
