@@ -126,6 +126,23 @@ def compare(
 
 
 @app.command(rich_help_panel=RESULTS)
+def show(
+    name: Annotated[str, typer.Argument(metavar="TABLE", help="A main table, or an experiment with scores.")],
+    row: Annotated[str, typer.Argument(help="A method or arm as the table has it, or a unique part of its name.")],
+    column: Annotated[str, typer.Argument(help="A task.")],
+    model: Annotated[str | None, typer.Option(help="A model, if the table has several.")] = None,
+    items: Annotated[int, typer.Option(min=0, help="Test items of each run to show.")] = 3,
+    only: Annotated[Literal["all", "right", "wrong"], typer.Option(help="Which items to show.")] = "all",
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Print what is behind one cell of a table: runs, seeds, settings, and items with what was answered."""
+    from lofit.report.show import show as lines
+
+    for line in lines(read_table(configfile), name, row, column, model, items, only):
+        print(line)
+
+
+@app.command(rich_help_panel=RESULTS)
 def lens(
     run: RunId,
     k: Annotated[int, typer.Option("-k", min=1, help="Tokens of each head.")] = 10,

@@ -19,6 +19,7 @@ from lofit.report.parts import read_part
 from lofit.report.paths import headline, items_path
 from lofit.report.plain import escape_pipe
 from lofit.report.tables import transferred, variant_names
+from lofit.spec.protocol import Protocol
 from lofit.stats import by_seed, difference_p, holm, paired_sample
 
 KINDS = ("table", "curve", "pareto")
@@ -51,7 +52,11 @@ def compare(
     if name not in (MAIN, *known):
         raise ConfigError(f"no experiment '{name}' with scores; this configuration has: {', '.join([MAIN, *known])}")
     primary = None if name == MAIN else table.config.experiment(name).primary
-    rows = by_place(headline_rows(_main_rows(table) if name == MAIN else arm_rows(table, name), headline(table)))
+    rows = by_place(
+        headline_rows(
+            main_rows(table, table.config.protocols[0]) if name == MAIN else arm_rows(table, name), headline(table)
+        )
+    )
     arms = list(rows["variant"].unique())
     if against is not None and against not in arms:
         raise ConfigError(f"{name} has no results of '{against}', but of: {', '.join(arms)}")
@@ -64,10 +69,11 @@ def compare(
     return found, absent
 
 
-def _main_rows(table: RunTable) -> pd.DataFrame:
-    """Results of the configured methods on the task they were fitted for, under the first protocol, as experiments'."""
+def main_rows(table: RunTable, protocol: Protocol) -> pd.DataFrame:
+    """Return results of the configured methods on the task they were fitted for, under a protocol, as experiments'."""
     results, _ = read_part(table, MAIN)
-    own = (results["protocol"] == table.config.protocols[0]) & results["task"].isin(headline(table))
+    own = (results["protocol"] == protocol) & (results["task"] == results["eval_task"])
+    own &= results["task"].isin(headline(table, protocol))
     rows = results[own & ~transferred(results)]
     return rows.assign(variant=variant_names(rows), x=np.nan)
 

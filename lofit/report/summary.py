@@ -39,11 +39,11 @@ def print_summary(table: RunTable, configfile: Path) -> None:
             pass
         Console(markup=False, emoji=False, highlight=False).print(table.note)
     print_results(table)
-    option = f"--configfile {shlex.quote(str(configfile))}"
+    file = shlex.quote(str(configfile))
     Console(markup=False, emoji=False, highlight=False).print(
         f"\nNext: edit {configfile} (models, tasks, methods, seeds), see what would run, and run it again:\n"
-        f"  lofit plan {option}\n"
-        f"  snakemake --cores 2 {option}\n"
+        f"  lofit plan --configfile {file}\n"
+        f"  lofit run {file}\n"
         "Only what changed is computed.",
         soft_wrap=True,
     )

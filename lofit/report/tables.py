@@ -214,7 +214,7 @@ def _line(runs: pd.DataFrame, of_line: pd.DataFrame) -> dict[str, Any]:
     notes = []
     for cell in of_line.to_dict("records"):
         task = cell["task"]
-        line[task] = _cell_text(cell)
+        line[task] = cell_text(cell)
         line |= {f"{task}.{name}": cell[name] for name in _NUMBERS}
         if cell["note"]:
             notes.append(f"{task}: {cell['note']}")
@@ -229,7 +229,8 @@ def remarks(rows: pd.DataFrame) -> list[str]:
     return [f"{counts[name]:,} of {total:,} items {said}" for name, said in COUNTED.items() if counts[name]]
 
 
-def _cell_text(cell: Mapping[Any, Any]) -> str:
+def cell_text(cell: Mapping[Any, Any]) -> str:
+    """Return what a table shows of one line of :func:`cells`: percent with its interval, or why there is none."""
     if cell["status"] in ("failed", "missing"):
         return FAILED if cell["status"] == "failed" else MISSING
     known = not math.isnan(cell["percent_low"])

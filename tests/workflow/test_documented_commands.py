@@ -52,6 +52,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
 """Program to what is done with its commands, and why they are not run as they stand."""
 HELP = {
     "run": "tests/unit/test_study.py and tests/workflow/test_wheel.py run it",
+    "show": "tests/unit/report/test_page.py runs it on a table of its own",
     "train": "tests/workflow/test_train.py runs it whole",
     "mark-failed": "tests/faults/test_mark_failed.py runs it whole",
     "store": "tests/unit/test_store.py and tests/workflow/test_workflow.py run its verbs whole",
@@ -106,7 +107,7 @@ def documented() -> list[tuple[str, str]]:
         hints = re.findall(r"(?<!`)`((?:lofit|snakemake|make) [^`{}\n]+)`(?!`)", file.read_text(encoding="utf-8"))
         found += [(str(file.relative_to(REPOSITORY)), hint) for hint in hints]
     page = (REPOSITORY / "lofit" / "report" / "page.html.j2").read_text(encoding="utf-8")
-    found += [("lofit/report/page.html.j2", line) for line in re.findall(r"<pre>(snakemake .*)</pre>", page)]
+    found += [("lofit/report/page.html.j2", line) for line in re.findall(r"<pre>((?:lofit|snakemake) .*)</pre>", page)]
     usage = (REPOSITORY / "Makefile").read_text(encoding="utf-8").split("\n\n")[0]
     return found + [("Makefile", target) for target in re.findall(r"\bmake [a-z-]+", usage)]
 

@@ -15,12 +15,14 @@ import pytest
 from matplotlib.image import imread
 
 from lofit.config import load_config
-from lofit.errors import ReportError
+from lofit.errors import ConfigError, ReportError
+from lofit.files import read_jsonl
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from lofit.report.page import write_report
 from lofit.report.parts import collect_results
+from lofit.report.show import show
 from tests.fitted import fitted_table, tiny_config, write_outputs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -166,3 +168,44 @@ def browse(folder: Path, *arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def test_what_is_behind_a_cell(table: RunTable) -> None:
+    """Value and interval of the table itself, every run of both seeds, and its items with prompt and answer."""
+    lines = list(show(table, "main", "lofit", "listops", n_items=2))
+    shown = (table.config.results / "tables" / "main.md").read_text()
+    value = re.search(r"listops, tiny: (\S+ \[\S+ \S+\])", lines[0])
+    assert value and value[1] in shown.replace("**", "")
+    runs = [fit for fit in table.comparison.values() if fit.method == "lofit"]
+    assert [line for line in lines if line.startswith("## ")] == [
+        f"## seed {fit.seed}, fold 0: {fit.id}" for fit in runs
+    ]
+    text = "\n".join(lines)
+    for fit in runs:
+        assert f"files: {table.folder(fit)}" in text
+        samples = read_jsonl(
+            next(table.folder(node) for node in table.evaluations.values() if node.fit.id == fit.id) / "samples.jsonl"
+        )
+        for sample in samples[:2]:
+            asked, answer = sample["arguments"][0][0], sample["filtered_resps"][0]
+            assert f"### {sample['doc']['id']}: exact_match" in text and asked in text
+            assert f"right: {sample['doc']['answers'][0]}\nanswered: {answer}" in text
+    wrong = "\n".join(show(table, "main", "lofit", "listops", n_items=6, which="wrong"))
+    assert wrong.count("exact_match 0\n") == 0 and wrong.count(": exact_match 0") == wrong.count("### ")
+
+
+def test_what_is_behind_a_search_a_failure_and_a_point_of_a_curve(table: RunTable) -> None:
+    searched = "\n".join(show(table, "main", "red", "listops"))
+    assert 'chosen: {"lr": 0.0' in searched and 'of: [{"lr": 0.001}, {"lr": 0.01}]' in searched
+    failed = "\n".join(show(table, "main", "lora", "listops"))
+    assert "failed (exact_match, paper)" in failed and "lower the learning rate" in failed
+    point = next(iter(show(table, "head_fraction", "LoFiT at 0.25", "listops")))
+    assert point.startswith("head_fraction, LoFiT at 0.25, listops, tiny: ")
+    for asked, said in (
+        (("nain", "lofit", "listops"), "unknown table 'nain'; did you mean 'main'?"),
+        (("main", "lofti", "listops"), "unknown row 'lofti'"),
+        (("main", "lo", "listops"), "'lo' is part of several names: lofit (3 heads), lora; give one whole"),
+        (("main", "lofit", "siqa"), "unknown column 'siqa'; choose from: listops"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            list(show(table, *asked))

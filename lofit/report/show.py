@@ -1,0 +1,147 @@
+"""What is behind one cell of a table: runs, seeds, items, answers and configuration (``lofit show``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import pandas as pd
+
+from lofit import registry
+from lofit.config.results import snapshot_path
+from lofit.errors import ConfigError
+from lofit.files import read_jsonl
+from lofit.methods import load_method
+from lofit.plan.kinds import kind_of
+from lofit.plan.nodes import EvalNode, TunedNode
+from lofit.plan.table import MAIN, RunTable
+from lofit.report.cells import headline_rows
+from lofit.report.compare import KINDS, main_rows
+from lofit.report.experiments import arm_rows
+from lofit.report.parts import read_part
+from lofit.report.paths import headline
+from lofit.report.tables import cell_text, cells
+from lofit.spec.protocol import table_name
+
+Which = Literal["all", "right", "wrong"]
+
+
+def show(
+    table: RunTable, name: str, row: str, column: str, model: str | None = None, n_items: int = 3, which: Which = "all"
+) -> Iterator[str]:
+    """Yield lines of Markdown on a cell: its value, the runs behind it, and items with what was answered.
+
+    Args:
+        table: the run table of the configuration.
+        name: a main table, or an experiment with scores.
+        row: the method or arm, as the table calls it, or a part of that which no other has.
+        column: the task, or such a part.
+        model: the model, or such a part; it can be left out if the table has one.
+        n_items: test items of each run to show.
+        which: items to show: those with the best score of the metric, those without, or all.
+
+    Raises:
+        ConfigError: there is no such table, row, column or model, or several.
+        ReportError: the table has not been made.
+    """
+    rows, metrics = _rows(table, name)
+    task = _one("column", column, rows["task"])
+    rows = rows[rows["task"] == task]
+    found = _one("model", model, rows["model"]) if model else None
+    if found is None and rows["model"].nunique() > 1:
+        raise ConfigError(f"{name} has several models; give --model: {', '.join(rows['model'].unique())}")
+    rows = rows[rows["model"] == found] if found else rows
+    variant = _one("row", row, rows["variant"])
+    part = MAIN if name not in table.experiments else name
+    _, items = read_part(table, part)
+    [cell] = (
+        entry
+        for entry in cells(headline_rows(rows, metrics), {task: metrics[task]}, items).to_dict("records")
+        if entry["method"] == variant
+    )
+    runs = rows[rows["variant"] == variant]
+    first = runs.iloc[0]
+    yield f"{name}, {variant}, {task}, {first['model']}: {cell_text(cell)} ({metrics[task]}, {first['protocol']})"
+    if cell["note"]:
+        yield cell["note"]
+    yield f"configuration: {snapshot_path(table.config)}\n"
+    evaluations = {
+        node.fit.id: node for node in table.part(part).values() if node.own and node.protocol == first["protocol"]
+    }
+    for run_id, of_run in runs.groupby("run_id", sort=False):
+        yield from _run(table, evaluations[str(run_id)], of_run, metrics[task], n_items, which)
+
+
+def _rows(table: RunTable, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Results behind a table, with ``variant`` (what its rows are called), and the metric of every task."""
+    protocols = {table_name(protocol): protocol for protocol in table.config.protocols}
+    if name in protocols:
+        return main_rows(table, protocols[name]), headline(table, protocols[name])
+    known = [each for each in table.experiments if table.config.experiment(each).kind in KINDS]
+    if name not in known:
+        raise ConfigError(registry.unknown("table", name, [*protocols, *known]))
+    rows = arm_rows(table, name)
+    places = zip(rows["variant"], rows["x"].astype(float), strict=True)
+    labels = [arm if pd.isna(x) else f"{arm} at {x:g}" for arm, x in places]
+    return rows.assign(variant=labels), headline(table)
+
+
+def _one(what: str, asked: str, names: Iterable[str]) -> str:
+    """The name that ``asked`` is, or is a part of."""
+    known = list(dict.fromkeys(map(str, names)))
+    found = [asked] if asked in known else [name for name in known if asked in name]
+    if len(found) > 1:
+        raise ConfigError(f"'{asked}' is part of several names: {', '.join(found)}; give one whole")
+    if not found:
+        raise ConfigError(registry.unknown(what, asked, known))
+    return found[0]
+
+
+def _run(
+    table: RunTable, node: EvalNode, of_run: pd.DataFrame, metric: str, n_items: int, which: Which
+) -> Iterator[str]:
+    fit, scored = node.fit, of_run[of_run["metric"] == metric]
+    yield f"## seed {fit.seed}, fold {fit.data.fold}: {fit.id}"
+    yield f"files: {table.folder(fit)}"
+    if load_method(fit.method).fit:
+        report = kind_of(fit).read_report(table, fit)
+        told = {"chosen": report.get("chosen"), "heads": report.get("heads"), "seconds": report.get("seconds")}
+        if isinstance(fit, TunedNode):
+            told["of"] = [entry["point"] for entry in report["search"]]
+        else:
+            told = {"params": fit.params.model_dump(mode="json"), **told}
+        yield from (f"{name}: {json.dumps(value)}" for name, value in told.items() if value)
+    if scored.empty:
+        yield f"{of_run['status'].iloc[0]}\n"
+        return
+    yield f"{metric} {scored['value'].iloc[0]:.4f} on {int(scored['n_items'].iloc[0])} items\n"
+    samples = read_jsonl(table.folder(node) / "samples.jsonl")
+    samples = [sample for sample in samples if metric.split(".")[-1] in sample or metric in sample]
+    best = max((_score(sample, metric) for sample in samples), default=0.0)
+    kept = [sample for sample in samples if which == "all" or (_score(sample, metric) == best) == (which == "right")]
+    for sample in kept[:n_items]:
+        yield from _item(sample, metric)
+
+
+def _score(sample: Mapping[str, Any], metric: str) -> float:
+    """The score of one item; the metric of several definitions of lm-eval has the definition in front."""
+    return float(sample[metric] if metric in sample else sample[metric.split(".")[-1]])
+
+
+def _item(sample: Mapping[str, Any], metric: str) -> Iterator[str]:
+    """Lines on one test item: what was asked, what is right, and what was answered."""
+    yield f"### {sample['doc'].get('id', sample['doc_id'])}: {metric} {_score(sample, metric):g}"
+    answers = sample["filtered_resps"]
+    asked = list(dict.fromkeys(str(context) for context, _ in sample["arguments"]))
+    yield "\n".join(asked)
+    if isinstance(answers[0], str):
+        yield f"right: {' | '.join(map(str, sample['doc'].get('answers', [sample['target']])))}"
+        yield f"answered: {answers[0]}\n"
+        return
+    labels = sample["doc"].get("labels")
+    for at, ((_, choice), (log_likelihood, _)) in enumerate(zip(sample["arguments"], answers, strict=True)):
+        right = labels[at] if labels else str(sample["target"]) in (str(at), str(choice).strip())
+        shown = asked[at] if len(asked) > 1 else str(choice)
+        yield f"{float(log_likelihood):10.3f} nats {'right' if right else '     '} {shown.strip()}"
+    yield ""
