@@ -10,7 +10,7 @@ from pydantic import Field, StrictBool, StrictInt
 from lofit import localizers, tasks
 from lofit.experiments import ArmConfig, ExperimentConfig, resolved
 from lofit.sources.catalog import ModelEntry, load_catalog
-from lofit.spec.base import Form, HeadCount, HeadsConfig, MethodConfig, OwnFolder, Seed, SharedParams, UserPath
+from lofit.spec.base import Form, HeadCount, HeadsConfig, InputPath, MethodConfig, OwnFolder, Seed, SharedParams
 from lofit.spec.hyperparameters import ComputeParams
 from lofit.spec.precision import DTYPES, Dtype
 from lofit.spec.protocol import PACKED, PAPER, Backend, Protocol, in_chat
@@ -26,7 +26,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 class TaskConfig(Form):
     """One task: which folds, its options, and where it is if it does not come with the package."""
 
-    path: UserPath | None = Field(
+    path: InputPath | None = Field(
         default=None,
         description="for a custom task: a folder of JSON lines; a CSV, TSV, Parquet, JSON or JSON lines file; or a "
         "YAML file with the keys of `read`",
@@ -144,11 +144,11 @@ class Config(Form):
     experiments: dict[Annotated[str, Field(pattern=NAME)], ExperimentConfig | None] = Field(
         default={}, description="the package's (docs/experiments.md), or your own; runs they share exist once"
     )
-    plugins: list[UserPath] = Field(
+    plugins: list[InputPath] = Field(
         default=[], description="folders with further methods, localizers and tasks (docs/extending.md)"
     )
-    data_mirror: UserPath | None = Field(default=None, description="folder with local copies of downloads")
-    reuse: list[UserPath] = Field(
+    data_mirror: InputPath | None = Field(default=None, description="folder with local copies of downloads")
+    reuse: list[InputPath] = Field(
         default=[], description="stores, or results folders, from which nodes are taken that they hold"
     )
     results: OwnFolder = Field(default=Path("results"), description="folder of everything that is computed")
@@ -203,17 +203,25 @@ class Config(Form):
     def experiment(self, name: str) -> ExperimentConfig:
         """Return a configured experiment; keys that the configuration omits come from the experiment of that name.
 
-        On planted heads, every localizer is an arm, beside those that are given.
+        Configured hyperparameters of a method hold for its arms too. On planted heads, every localizer is an arm,
+        beside those that are given.
         """
         spec = resolved(name, self.experiments[name])
+        arms = {label: self._with_params(arm) for label, arm in (spec.arms or {}).items()}
+        spec = spec.model_copy(update={"arms": arms or None})
         if spec.kind != "planted":
             return spec
         ranking = {
-            found: ArmConfig(method="lofit", heads=HeadsConfig(localizer=found))
+            found: self._with_params(ArmConfig(method="lofit", heads=HeadsConfig(localizer=found)))
             for found in localizers.localizer_names()
             if found != EVERY_HEAD
         }
-        return spec.model_copy(update={"arms": ranking | (spec.arms or {})})
+        return spec.model_copy(update={"arms": ranking | arms})
+
+    def _with_params(self, arm: ArmConfig) -> ArmConfig:
+        """An arm with the configured hyperparameters of its method, which its own override."""
+        method = self.methods.get(arm.method)
+        return arm.model_copy(update={"params": (method.params if method else {}) | arm.params})
 
     def task(self, name: str) -> Task:
         """Return a task as its options have it, given its name under ``tasks`` or ``retention``."""

@@ -34,7 +34,9 @@ def load_config(path: Path) -> Config:
 
 
 def parse_config(raw: Any, origin: str = "config") -> Config:
-    """Check a configuration given as a mapping; ``origin`` names it in errors.
+    """Check a configuration given as a mapping; ``origin`` is its file, which errors name.
+
+    What it reads is looked for beside that file first, then in the working folder; what it writes is in the latter.
 
     ``device: auto`` is replaced by the device of this machine. The precision follows from the device, and node ids
     depend on the precision, so one configuration never runs partly on CPU and partly on GPU.
@@ -48,7 +50,7 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
         )
     registry.add_installed()
     try:
-        config = Config.model_validate(raw)
+        config = Config.model_validate(raw, context={"folder": Path(origin).parent})
     except ValidationError as error:
         raise ConfigError(*(f"{origin}: {line}" for line in all_lines(error, Config))) from None
     try:

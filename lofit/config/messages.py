@@ -47,8 +47,9 @@ _SHORT.maxstring = _SHORT.maxother = 80
 def _form_at(form: type[BaseModel], location: list[str]) -> type[BaseModel]:
     """Return the pydantic model at ``location`` in a configuration; mapping keys and list indices are skipped."""
     for part in location:
-        if part in form.model_fields:
-            form = next(_forms_in(form.model_fields[part].annotation), form)
+        fields = {field.alias or name: field for name, field in form.model_fields.items()}
+        if part in fields:
+            form = next(_forms_in(fields[part].annotation), form)
     return form
 
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictInt, ValidationError
+from pydantic import ConfigDict, Field, StrictInt, ValidationError
 
 from lofit.errors import ConfigError
 from lofit.spec.base import Form, HeadCount, Line, MethodConfig, Seed, first_problem
@@ -74,6 +74,8 @@ class PlantedConfig(Form):
 class ExperimentConfig(Form):
     """One experiment; what is left out is taken from an experiment that comes with the package."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     like: str | None = Field(
         default=None, description="the package's experiment that gives what is left out; null: that of this name"
     )
@@ -83,7 +85,17 @@ class ExperimentConfig(Form):
     seeds: list[Seed] | None = Field(
         default=None, min_length=1, description="of the configured seeds; null: all of them"
     )
-    arms: dict[Line, ArmConfig] | None = Field(default=None, min_length=1, description="what is compared, by name")
+    arms: dict[Line, ArmConfig] | None = Field(
+        default=None,
+        min_length=1,
+        description="what is compared, by name; `params` of a method hold for its arms too, unless they have their own",
+    )
+    further_arms: dict[Line, ArmConfig] | None = Field(
+        default=None,
+        alias="arms+",
+        min_length=1,
+        description="arms beside those, or instead of those of the same names",
+    )
     primary: Line | None = Field(
         default=None,
         description="the arm that the experiment compares all others with: its one family of tests; the others explore",
@@ -128,9 +140,10 @@ def resolved(name: str, given: ExperimentConfig | None) -> ExperimentConfig:
     """Fill in the keys that an experiment leaves out from the package's experiment that it is like, if there is one.
 
     If an axis (``k`` or ``n_train``) is given, it replaces the package's axis, even if that is the other one. The
-    package's primary arm holds if it is among the arms.
+    package's primary arm holds if it is among the arms. Further arms are then among the arms.
     """
     values = (given or ExperimentConfig()).model_dump(exclude_none=True)
+    further = values.pop("arms+", {})
     if (like := values.get("like", name)) in builtin_names():
         defaults = _builtin(like)
         if {"k", "n_train"} & values.keys():
@@ -138,4 +151,6 @@ def resolved(name: str, given: ExperimentConfig | None) -> ExperimentConfig:
         if defaults.get("primary") not in values.get("arms", defaults["arms"]):
             defaults = {key: value for key, value in defaults.items() if key != "primary"}
         values = defaults | values
+    if further:
+        values["arms"] = values.get("arms", {}) | further
     return ExperimentConfig.model_validate(values)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from lofit.spec.base import UserPath
+from lofit.spec.base import InputPath
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -93,7 +93,7 @@ class LocalModel(_Spec):
     """A transformers folder (config.json and safetensors weights) on this machine."""
 
     kind: Literal["local"] = "local"
-    path: UserPath
+    path: InputPath
 
 
 class PypiGgufModel(_Spec):

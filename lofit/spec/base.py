@@ -16,6 +16,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -48,6 +49,15 @@ def _path(path: Path) -> Path:
 
 UserPath = Annotated[Path, AfterValidator(_path)]
 """A path that the user writes; ``~`` is expanded."""
+
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    folder: Path | None = (info.context or {}).get("folder")
+    return folder / path if folder and (folder / path).exists() else path
+
+
+InputPath = Annotated[UserPath, AfterValidator(_beside)]
+"""A path that is read: beside the configuration file if it is there, otherwise from the working folder."""
 
 
 def _folder_to_fill(path: Path) -> Path:

@@ -121,6 +121,28 @@ def test_paths_that_lead_nowhere_are_one_line(name: str, remedy: str, home: Path
     assert sorted(path.name for path in Path().iterdir()) == ["m", "t"]
 
 
+def test_what_a_configuration_reads_may_be_beside_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any working folder; what is not beside it is looked for there, where results are written too."""
+    work = Path.cwd()
+    task(work / "study" / "sums")
+    model(work / "model")
+    given = put("tasks", {"sums": {"path": "sums"}}) | {
+        "models": ["tiny"],
+        "model_sources": {"tiny": {"source": {"kind": "local", "path": "model"}, "n_layers": 3, "n_heads": 4}},
+    }
+    (work / "study" / "config.yaml").write_text(yaml.safe_dump(given))
+    config = load_config(Path("study/config.yaml"))
+    sums = config.tasks["sums"]
+    assert sums and sums.path == Path("study/sums")
+    assert config.model_entry("tiny").source.model_dump()["path"] == Path("model")
+    assert config.results == Path("results")
+    write_snapshot(config)
+    [again] = Path("results/plan").glob("*.yaml")
+    assert load_config(again).tasks == config.tasks
+    monkeypatch.chdir(work / "study")
+    assert (load_config(Path("config.yaml")).tasks["sums"] or sums).path == Path("sums")
+
+
 def test_a_working_folder_that_was_removed_is_one_line(home: Path) -> None:
     Path.cwd().rmdir()
     with pytest.raises(LofitError, match="x: the working folder is not there any more; change to another"):

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -348,7 +349,27 @@ def test_an_experiment_may_be_like_another_under_a_name_of_its_own(tmp_path: Pat
     assert {arm.x for arm in RunTable(config).experiments["few"]} == {4, 8}
 
 
+def test_arms_are_added_and_have_the_hyperparameters_of_their_method(tmp_path: Path) -> None:
+    """What an arm says itself counts more than what its method says."""
+    methods = METHODS | {"lora": {"params": {"lr": 0.02, "epochs": 1}}}
+    more = {"r 2": {"method": "lora", "params": {"rank": 2}}, "slow": {"method": "lora", "params": {"lr": 0.001}}}
+    config = parse_config(tiny_config(tmp_path, methods, experiments={"peft": {"arms+": more}}))
+    assert list(config.experiment("peft").arms or ()) == ["base", "LoFiT (10%)", "LoRA", "RED", "LoReFT", *more]
+    assert config.experiment("peft").primary == "LoFiT (10%)"
+    table = RunTable(config)
+    runs = {arm.label: arm.fit for arm in table.experiments["peft"]}
+    assert runs["LoRA"].id in table.comparison, "the same run as in the main comparison"
+    rates = {label: runs[label].params.model_dump()["lr"] for label in ("LoRA", "r 2", "slow")}
+    assert rates == {"LoRA": 0.02, "r 2": 0.02, "slow": 0.001}
+    assert runs["slow"].params.model_dump()["epochs"] == 1
+    assert parse_config(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
 BROKEN = {
+    "arms that are added": (
+        {"peft": {"arms+": {"x": {"method": "lora", "parms": {}}}}},
+        "experiments.peft.arms+.x.parms: unknown key 'parms'; did you mean 'params'?",
+    ),
     "like an unknown one": ({"x": {"like": "pefft"}}, "experiments.x.like: unknown experiment 'pefft'; did you"),
     "unknown experiment": ({"pefft": None}, "experiments.pefft: not one of the package's"),
     "unknown method": (
