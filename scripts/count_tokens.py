@@ -10,7 +10,6 @@ what they had.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +23,9 @@ from lofit.config import parse_config
 from lofit.errors import LofitError
 from lofit.files import read_jsonl, write_text
 from lofit.plan.table import RunTable
-from lofit.tasks import lm_eval_config, load_task, task_names
+from lofit.tasks import load_task, task_names
+from lofit.tasks.sizes import SPLITS, measured
+from lofit.tasks.task import Splits
 
 TARGET = Path(__file__).parents[1] / "lofit" / "tasks" / "sizes.yaml"
 HEAD = """\
@@ -35,19 +36,6 @@ HEAD = """\
 # Mean tokens were counted with SmolLM2's tokenizer on what a mirror for development has of the data, unless `tokens`
 # says how else they were found.
 """
-SPLITS = ("train", "validation", "test")
-
-
-def new_tokens(name: str) -> int:
-    """Tokens generated per item at most, as the task's definition says."""
-    return int(lm_eval_config(load_task(name))["generation_kwargs"]["max_gen_toks"])
-
-
-def training_texts(row: dict[str, Any]) -> list[str]:
-    """The texts of a training row."""
-    if "chosen" in row:
-        return [row["train_prompt"] + row["chosen"], row["train_prompt"] + row["rejected"]]
-    return [row["prompt"] + row["target"]]
 
 
 def count(name: str, tokenizer: Any, mirror: Path | None, folder: Path) -> dict[str, Any]:
@@ -62,23 +50,8 @@ def count(name: str, tokenizer: Any, mirror: Path | None, folder: Path) -> dict[
     table = RunTable(parse_config(config))
     data = next(data for data in table.data.values() if data.task == name)
     prepare.run(table, data)
-    splits = {split: read_jsonl(table.folder(data) / f"{split}.jsonl") for split in SPLITS}
-
-    def tokens(text: str) -> int:
-        return len(tokenizer(text)["input_ids"])
-
-    def item(row: dict[str, Any]) -> int:
-        if "text" in row:
-            return 2 * tokens(row["text"])
-        answers = [tokens(f" {choice}") for choice in row.get("choices", [])]
-        return tokens(row["prompt"]) + (sum(answers) if answers else new_tokens(name))
-
-    found: dict[str, Any] = {split: len(rows) for split, rows in splits.items()}
-    rows = splits["train"]
-    if rows:
-        found["row_tokens"] = round(statistics.fmean(sum(map(tokens, training_texts(row))) for row in rows), 1)
-    found["item_tokens"] = round(statistics.fmean(map(item, splits["test"])), 1)
-    return found
+    splits = Splits(**{split: read_jsonl(table.folder(data) / f"{split}.jsonl") for split in SPLITS})
+    return measured(task, splits, lambda text: len(tokenizer(text)["input_ids"]))
 
 
 def updated(known: dict[str, Any], counted: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +16,10 @@ from lofit.cluster.process import set_up_computing
 from lofit.errors import ConfigError
 from lofit.files import expanded, shipped
 from lofit.registry import unknown
+
+if TYPE_CHECKING:
+    from lofit.config import Config
+    from lofit.plan.table import RunTable
 
 Configuration = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="Configuration file.")]
 Names = list[str] | None
@@ -58,6 +63,9 @@ def plan(
         float | None, typer.Option(min=0, help="Sustained TFLOP/s of one device, for the hours; default: see below.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="List every run as well.")] = False,
+    models: Annotated[Names, typer.Option("--model", help="Runs of this model alone; as often as wanted.")] = None,
+    tasks: Annotated[Names, typer.Option("--task", help="Runs on this task alone; as often as wanted.")] = None,
+    methods: Annotated[Names, typer.Option("--method", help="Runs of this method alone; as often as wanted.")] = None,
 ) -> None:
     """Check a configuration and print its size, about what it costs, and what it makes. Downloads nothing.
 
@@ -66,7 +74,10 @@ def plan(
     """
     from lofit.report.run_table import print_plan
 
-    print_plan(read_table(configfile), configfile, tflops, verbose)
+    table = read_table(configfile)
+    if asked := _asked(table.config, models, tasks, methods):
+        table = type(table)(table.config, asked)
+    print_plan(table, configfile, tflops, verbose)
 
 
 @app.command(context_settings={"allow_extra_args": True}, rich_help_panel=STUDY)
@@ -93,7 +104,7 @@ def run(
     tasks or methods is scored and not drawn.
     """
     table = read_table(config)
-    targets = [str(path) for path in _targets(table, only, {"model": models, "task": tasks, "method": methods})]
+    targets = [str(path) for path in _targets(table, only, _asked(table.config, models, tasks, methods))]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(shipped("Snakefile")), "--logger", "lofit"]
     command += ["--cores", str(cores or "all"), "--configfile", str(expanded(config))]
     command += ["--workflow-profile", str(shipped("profiles") / "default")]
@@ -168,12 +179,32 @@ def train(
     print_summary(made, snapshot_path(made.config))
 
 
-def _targets(table: Any, only: Names, kept: dict[str, Names]) -> list[Path]:
+def _asked(config: Config, models: Names, tasks: Names, methods: Names) -> Callable[[Any], bool] | None:
+    """Whether an evaluation, or a node on planted heads, is of what was asked for; None if nothing was."""
+    given: dict[str, tuple[Names, Any]] = {
+        "model": (models, config.models),
+        "task": (tasks, config.tasks),
+        "method": (methods, config.methods),
+    }
+    asked = {what: (names, known) for what, (names, known) in given.items() if names}
+    for what, (names, known) in asked.items():
+        for name in names or ():
+            if name not in known:
+                raise ConfigError(f"--{what}: {unknown(what, name, known)}")
+
+    def keep(node: Any) -> bool:
+        of = getattr(node, "fit", node)
+        own = {"model": of.model, "task": of.data.task, "method": getattr(of, "method", None)}
+        return all(own[what] in (names or ()) for what, (names, _) in asked.items())
+
+    return keep if asked else None
+
+
+def _targets(table: RunTable, only: Names, asked: Callable[[Any], bool] | None) -> list[Path]:
     """Files that were asked for; none if that is all of them."""
     from lofit.plan.kinds import EVALUATE
     from lofit.report.outputs import named
 
-    asked = {what: names for what, names in kept.items() if names}
     if only and asked:
         raise ConfigError("--only names outputs, which have their own runs; give it without --model, --task, --method")
     found: list[Path] = []
@@ -182,18 +213,7 @@ def _targets(table: Any, only: Names, kept: dict[str, Names]) -> list[Path]:
             found.append(Path(name))
         else:
             found += [output.path(table.drawn) for output in named(table, name)]
-    config = table.config
-    choices: dict[str, Any] = {"model": config.models, "task": config.tasks, "method": config.methods}
-    for what, names in asked.items():
-        for name in names or ():
-            if name not in choices[what]:
-                raise ConfigError(f"--{what}: {unknown(what, name, choices[what])}")
-    if asked:
-        for node in table.evaluations.values():
-            own = {"model": node.model, "task": node.fit.data.task, "method": node.fit.method}
-            if all(own[what] in (names or ()) for what, names in asked.items()):
-                found.append(EVALUATE.report(table, node))
-    return found
+    return found + [EVALUATE.report(table, node) for node in table.evaluations.values() if asked and asked(node)]
 
 
 def _profile(name: str) -> Path:

@@ -11,6 +11,7 @@ from lofit.config.form import Config, TaskConfig
 from lofit.config.messages import all_lines, repeated
 from lofit.errors import TaskError
 from lofit.spec.protocol import OPEN, PAPER, Protocol, in_chat, scoring, with_chat
+from lofit.tasks.sizes import too_many
 
 
 def task_problems(config: Config) -> Iterator[str]:
@@ -80,6 +81,7 @@ def _one_task_problems(key: str, name: str, entry: TaskConfig, *, to_train: bool
         yield f"{key}.folds: fold {twice} is given twice; remove one"
     try:
         options = task.Options.model_validate(entry.options)
+        yield from (f"{key}.options.{option}: {problem}" for option, problem in too_many(task, options))
         if not task.plain_text:
             tasks.check_definition(options.configured(task))
     except ValidationError as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lofit import methods
 from lofit.plan.kinds import KINDS, counts
@@ -24,7 +23,12 @@ from lofit.plan.nodes import (
     TunedNode,
 )
 from lofit.plan.table import RunTable
+from lofit.sources.fetcher import Fetcher
 from lofit.spec.hyperparameters import TrainParams
+from lofit.tasks import TaskOptions, load_task
+from lofit.tasks.custom.table import Description
+from lofit.tasks.sizes import measured, task_sizes
+from lofit.tasks.splits import check_splits
 
 RATES = {"cpu": 0.157, "cuda": 125.0}
 """Sustained TFLOP/s by configured device. CPU: 90% of the 174 GFLOP/s of matrix products of two cores, as measured for
@@ -40,6 +44,9 @@ BYTES = 2
 GB_PER_SECOND = 1.0
 """At which weights are read, an assumption."""
 
+CHARACTERS = 4
+"""Of a token of English, a rule of thumb, by which custom tasks are measured."""
+
 FORWARD = 2
 """Operations per parameter and token of a forward pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
 FROZEN = 4
@@ -50,13 +57,6 @@ FULL = 6
 
 ComputingNode = ActivationsNode | EffectsNode | PlantNode | LocalizeNode | FitNode | EvalNode
 """A node that runs a model."""
-
-
-@cache
-def task_sizes() -> dict[str, dict[str, Any]]:
-    """Rows and mean tokens of every task, and where they are from (``lofit/tasks/sizes.yaml``)."""
-    found: dict[str, dict[str, Any]] = yaml.safe_load(files("lofit.tasks").joinpath("sizes.yaml").read_text("utf-8"))
-    return found
 
 
 @dataclass
@@ -138,12 +138,27 @@ def _reading(task: Mapping[str, float]) -> float:
 
 def _sizes(data: DataNode | EffectsNode | PlantNode) -> dict[str, Any] | None:
     """Rows and tokens of one split: all, or fewer rows where the configuration says so."""
-    known = task_sizes().get(data.task)
-    if known is None or data.path:
+    known = _of_files(data.task, data.path, json.dumps(_read(data))) if data.path else task_sizes().get(data.task)
+    if known is None:
         return None
     asked = {split: data.options.get(f"n_{split}") for split in ("train", "validation", "test")}
     # A number that is asked for may be more than there are under the task's defaults.
     return {**known, **{split: number for split, number in asked.items() if number}}
+
+
+def _read(data: DataNode | EffectsNode | PlantNode) -> dict[str, Any] | None:
+    """What the columns of a custom task's file mean."""
+    return data.read if isinstance(data, DataNode) else _read(data.data)
+
+
+@cache
+def _of_files(name: str, path: str, read: str) -> dict[str, Any]:
+    """Rows and tokens of a custom task, whose files are here; nothing is fetched."""
+    given = json.loads(read)
+    task = load_task(name, Path(path), Description.model_validate(given) if given else None)
+    splits = task.prepare(TaskOptions(), 0, 0, Fetcher(Path(), None))
+    check_splits(task, splits)
+    return measured(task, splits, lambda text: len(text) // CHARACTERS)
 
 
 def _training(node: LocalizeNode | FitNode, task: Mapping[str, float]) -> float:

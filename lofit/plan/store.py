@@ -195,6 +195,19 @@ def _copy(root: Path, source: Path, target: Path, entry: Entry) -> None:
         write_json(target / ENTRY, entry.model_dump(mode="json"))
 
 
+def held(table: RunTable) -> dict[str, int]:
+    """Return how many nodes of a configuration each store of ``reuse`` may have, by their ids and identities alone."""
+    found: dict[str, int] = Counter()
+    for kind in STORED.values():
+        for node in kind.nodes(table).values():
+            for root in table.config.reuse:
+                with contextlib.suppress(StoreError, OSError):
+                    if _load(root, _place(root, kind, node.id)).identity == node.identity:
+                        found[str(root)] += 1
+                        break
+    return found
+
+
 def take(
     table: RunTable, kind: NodeKind, node: Node, stores: Sequence[Path] | None = None, *, failed: bool = False
 ) -> Path | None:

@@ -12,6 +12,7 @@ from lofit.plan.estimate import RATES, costs, node_cost
 from lofit.plan.kinds import EVALUATE, FIT, KINDS
 from lofit.plan.nodes import EvalNode
 from lofit.plan.published import coverage, published
+from lofit.plan.store import held
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from lofit.report.paths import results_path
@@ -52,6 +53,10 @@ def print_plan(table: RunTable, configfile: Path, tflops: float | None, verbose:
     console.print(f"{configfile}: {nodes:,} nodes; about {_time(total)}{device} at {rate:g} TFLOP/s")
     lost = f"; not counted, since their size is not known: {', '.join(unknown)}" if unknown else ""
     console.print(f"An upper estimate, with starting nodes and reading weights (lofit/plan/estimate.py){lost}.")
+    if there := sum(kind.report(table, node).is_file() for kind in KINDS for node in kind.nodes(table).values()):
+        console.print(f"{there:,} of them have a result already; `lofit status` says more.")
+    for store, number in held(table).items():
+        console.print(f"{number:,} are in the store {store}.")
     sizes = Table()
     for column in ("kind of node", "nodes", "PFLOP", "time"):
         sizes.add_column(column, justify="left" if column == "kind of node" else "right")

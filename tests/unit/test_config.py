@@ -51,6 +51,10 @@ BROKEN = {
     "unknown method": (put("methods/loffit", {}), ["methods", "did you mean 'lofit'?"]),
     "unknown localizer": (put("methods/lofit/heads/localizer", "itti"), ["methods.lofit.heads.localizer", "lofit"]),
     "unknown task option": (put("tasks/listops/options/n_trian", 3), ["tasks.listops.options.n_trian", "n_train"]),
+    "more rows than there are": (
+        put("tasks/mquake", {"options": {"n_train": 500}}),
+        ["tasks.mquake.options.n_train", "500 rows asked for, of about 134"],
+    ),
     "unknown hyperparameter": (put("methods/lofit/params/learning_rate", 1), ["methods.lofit.params", "unknown key"]),
     "with and without the chat template": (put("protocols", ["paper", "open-chat"]), ["protocols", "another file"]),
     "a system message that nobody reads": (put("system", "Be brief."), ["system", "add -chat"]),

@@ -6,16 +6,20 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from lofit.cli.app import app
 from lofit.config import load_config, parse_config
-from lofit.plan.estimate import FORKED_SECONDS, START_SECONDS, Cost, costs, task_sizes
+from lofit.plan.estimate import FORKED_SECONDS, START_SECONDS, Cost, costs
 from lofit.plan.kinds import counts
 from lofit.plan.table import RunTable
 from lofit.sources.catalog import load_catalog
+from lofit.sources.fetcher import Fetcher
 from lofit.tasks import load_task, task_names
+from lofit.tasks.custom.table import Description
+from lofit.tasks.sizes import task_sizes
 
 REPOSITORY = Path(__file__).parents[2]
 OFFICIAL = {
@@ -93,6 +97,24 @@ def test_what_is_not_known_is_named() -> None:
 def test_sizes_of_the_catalogue_and_of_all_tasks_are_known() -> None:
     assert all(entry.billions for entry in load_catalog().values())
     assert set(task_names()) == set(task_sizes())
+
+
+def test_rows_of_own_files_are_counted(tmp_path: Path) -> None:
+    """A fifth of 40 rows is the test split, a tenth of the others is set aside; a token is 4 characters."""
+    rows = [{"text": f"a text that is numbered {i:02}", "mood": "good" if i % 2 else "bad"} for i in range(40)]
+    pd.DataFrame(rows).to_csv(tmp_path / "own.csv", index=False)
+    read = {"prompt": "{text}", "label": "mood"}
+    task = {"path": str(tmp_path / "own.csv"), "read": read}
+    made = found({"lora": {"params": {"epochs": 1}}}, tasks={"own": task})
+    split = load_task("own", Path(task["path"]), Description.model_validate(read)).prepare(
+        None, 0, 0, Fetcher(tmp_path, None)
+    )
+    sizes = {name: len(getattr(split, name)) for name in ("train", "validation", "test")}
+    assert sizes == {"train": 29, "validation": 3, "test": 8}
+    tokens = made["evaluate"].operations / (6.74e9 * 2 * 8)
+    assert tokens == pytest.approx((len(rows[0]["text"]) // 4) + 2)  # prompt, and two choices of 4 or 5 characters
+    fewer = found({"lora": {"params": {"epochs": 1}}}, tasks={"own": task | {"options": {"n_test": 4}}})
+    assert fewer["evaluate"].operations == pytest.approx(made["evaluate"].operations / 2)
 
 
 @pytest.mark.parametrize("name", task_sizes())

@@ -70,10 +70,10 @@ def run_example() -> None:
     from lofit.config import parse_config
     from lofit.localizers import localizer_names
     from lofit.methods import method_names
-    from lofit.plan.estimate import task_sizes
     from lofit.plan.kinds import FETCH, PREPARE
     from lofit.plan.table import RunTable
     from lofit.tasks import load_task, task_names
+    from lofit.tasks.sizes import task_sizes
     from tests.fitted import run, run_nodes, tiny_config
 
     assert Path(lofit.__file__).is_relative_to(Path.cwd())

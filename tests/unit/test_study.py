@@ -25,6 +25,7 @@ from lofit.errors import ConfigError, ReportError
 from lofit.files import only_writer, read_json, write_json
 from lofit.nodes import module_of
 from lofit.plan.kinds import EVALUATE, FETCH, FIT, LOCALIZE, PREPARE
+from lofit.plan.store import recorded
 from lofit.plan.table import RunTable
 from lofit.report.partial import draw, of_what_is_there
 from lofit.report.status import hours_left, node_states, print_status, read_folder
@@ -46,6 +47,35 @@ def test_a_template_explains_every_key_and_changes_none(name: str, tmp_path: Pat
     for data in (task["path"] for task in given["tasks"].values() if task and "path" in task):
         assert (tmp_path / data / "train.jsonl").is_file()
     assert parse_config(yaml.safe_load(commented)) == parse_config(given)
+
+
+def test_a_plan_of_a_part_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    given = tiny_config(tmp_path, METHODS)
+
+    def planned(*options: str) -> str:
+        done = CliRunner().invoke(app, ["plan", *options])
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.output
+
+    assert "config.yaml: 8 nodes" in planned()  # model, split, ranking, two fits and three evaluations
+    assert "config.yaml: 4 nodes" in planned("--method", "lora")
+    assert "have a result" not in planned()
+    with pytest.raises(ConfigError, match="--task: unknown task 'listop'; did you mean 'listops'"):
+        planned("--task", "listop")
+    made = RunTable(parse_config(given))
+    run_nodes(made, FETCH)
+    for kind in (PREPARE, LOCALIZE, FIT):
+        for node in kind.nodes(made).values():
+            with recorded(made, kind, node):
+                module_of(kind).run(made, node)
+    assert "5 of them have a result already" in planned()
+    again = given | {"results": str(tmp_path / "again"), "reuse": [str(tmp_path / "results")]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(again))
+    shown = planned()
+    assert "2 of them have a result already" in shown and f"3 are in the store {tmp_path}/results" in shown
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 from pydantic import ValidationError
 
 from lofit.errors import TaskError
-from lofit.plan.estimate import task_sizes
 from lofit.tasks import Splits, Task, TaskOptions, load_task, prepare_task, task_folder, task_names
+from lofit.tasks.sizes import task_sizes
 from lofit.tasks.splits import draw, normalised, similar_texts
 
 NAMES = task_names()
