@@ -28,16 +28,23 @@ def expected(configfile: ConfigFile = DEFAULT) -> None:
     print_expected(read_table(configfile))
 
 
+Form = Annotated[
+    Literal["hf", "peft", "steered", "gguf"],
+    typer.Option(
+        "--format",
+        help="hf: a plain checkpoint with the edit folded in; peft: the adapter; steered: vectors for lm-eval's model "
+        "of that name; gguf: a control vector for llama.cpp.",
+    ),
+]
+
+
 @app.command(rich_help_panel=USE)
 def export(
     run: RunId,
     out: Annotated[
         Path, typer.Option(help="Folder to write: a new one, an empty one, or an earlier export, which is replaced.")
     ],
-    form: Annotated[
-        Literal["hf", "peft"],
-        typer.Option("--format", help="hf: a plain checkpoint with the edit folded in; peft: the adapter."),
-    ] = "hf",
+    form: Form = "hf",
     configfile: ConfigFile = DEFAULT,
 ) -> None:
     """Write a fitted run as a folder for use elsewhere, with a model card."""
@@ -47,6 +54,22 @@ def export(
 
     write_export(table, table.find(table.fits, run), expanded(out), form)
     print(f"{run}: {out}")
+
+
+@app.command(rich_help_panel=USE)
+def push(
+    run: RunId,
+    repo: Annotated[str, typer.Option(help="Model repository, as owner/name; it is created if it is not there.")],
+    form: Form = "peft",
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    configfile: ConfigFile = DEFAULT,
+) -> None:
+    """Upload a fitted run, as `lofit export` writes it, to the Hugging Face hub. HF_TOKEN has to allow it."""
+    table = read_table(configfile)
+    set_up_computing(table.config.threads, offline=False)
+    from lofit.nodes.export import push as upload
+
+    print(upload(table, table.find(table.fits, run), repo, form, private=private))
 
 
 @app.command(rich_help_panel=USE)

@@ -7,19 +7,19 @@ import os
 import sys
 
 
-def set_up_computing(threads: int) -> None:
-    """Set the number of CPU threads and deterministic algorithms, and turn off network access.
+def set_up_computing(threads: int, *, offline: bool = True) -> None:
+    """Set the number of CPU threads and deterministic algorithms, and turn off access to the hub.
 
     Call this before torch is imported.
     """
     os.environ.update(
         OMP_NUM_THREADS=str(threads),
         TOKENIZERS_PARALLELISM="false",
-        HF_HUB_OFFLINE="1",  # models and data are local by now
-        HF_DATASETS_OFFLINE="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         CUBLAS_WORKSPACE_CONFIG=":4096:8",
     )
+    if offline:  # models and data are local by now
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     # PEFT imports bitsandbytes if it is installed, which then warns about kernels that it did not find.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch

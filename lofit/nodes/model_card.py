@@ -10,6 +10,7 @@ from lofit.files import read_json, write_json, write_text
 from lofit.interventions import Head
 from lofit.interventions.hook import LOREFT
 from lofit.interventions.hook import NAME as LOFIT
+from lofit.interventions.tuner.steering import CONTROL_VECTOR, STEERED
 from lofit.plan.nodes import FitNode, ModelNode
 
 _TEXT = """\
@@ -24,7 +25,7 @@ tags: [{tags}]
 {kind} of `{base}`{revision}, fitted with LoFiT Bench:
 method `{method}`, task `{task}`, fold {fold}, seed {seed}.
 {heads}{metrics}
-```python
+```{language}
 {load}
 ```
 """
@@ -38,6 +39,12 @@ from transformers import AutoModelForCausalLM
 
 base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, ".")  # this folder"""
+_STEERED = """\
+# lm-evaluation-harness, in this folder; its hook adds the vectors wherever modules of these names compute
+lm_eval run --model steered --model_args pretrained={base},steer_path={file} --tasks <tasks>"""
+_CONTROL_VECTOR = """\
+# llama.cpp, in this folder, with {base} as a GGUF file
+llama-cli -m model.gguf --control-vector {file}"""
 _IMPORT = "import lofit  # registers this type of adapter with PEFT; without it loading fails with KeyError\n"
 _SPANS = """
 
@@ -49,6 +56,10 @@ with generation_spans(inputs["attention_mask"]):  # padded on the left
 
 
 def _how_to_load(folder: Path, node: FitNode) -> str:
+    if (folder / STEERED).is_file():
+        return _STEERED.format(base=_base(node).partition(",")[0].strip('"'), file=STEERED)
+    if (folder / CONTROL_VECTOR).is_file():
+        return _CONTROL_VECTOR.format(base=base_name(node), file=CONTROL_VECTOR)
     config = folder / "adapter_config.json"
     if not config.is_file():
         return _CHECKPOINT
@@ -103,10 +114,11 @@ def write_card(
         task=node.data.task,
         fold=node.data.fold,
         seed=node.own_seed,
-        kind="Adapter" if is_adapter else "Checkpoint",
+        kind="Checkpoint" if (folder / "config.json").is_file() else "Adapter" if is_adapter else "Vectors",
         revision=f" at revision `{revision}`" if revision else "",
         heads=_heads(node, heads or ()),
         metrics=_metrics(metrics or {}),
+        language="bash" if any((folder / name).is_file() for name in (STEERED, CONTROL_VECTOR)) else "python",
         load=_how_to_load(folder, node),
         tags=", ".join(dict.fromkeys(["lofit", node.method])),
     )

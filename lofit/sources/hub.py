@@ -1,4 +1,4 @@
-"""Fetch models and datasets from the Hugging Face hub, at a pinned revision.
+"""Fetch models and datasets from the Hugging Face hub, at a pinned revision, and upload fitted models.
 
 Model files stay in the cache of the hub client (HF_HOME), so a model that is already there is not downloaded again.
 Every failure becomes one line; lofit/errors.py removes access tokens from messages.
@@ -68,6 +68,29 @@ def fetch_hub_rows(spec: HubDataset, cache: Path) -> tuple[list[dict[str, Any]],
             )
         rows = [dict(row) for row in builder.as_dataset(split=spec.split)]
     return rows, str(builder.hash)
+
+
+def push_folder(folder: Path, repo: str, *, private: bool) -> str:
+    """Upload a folder to a model repository, which is created if there is none, and return the URL of the commit.
+
+    Raises:
+        SourceError: the hub cannot be reached, or the token may not write there.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with _one_line_errors("model", repo, "main"):
+        try:
+            api = HfApi()
+            api.create_repo(repo, private=private, exist_ok=True)
+            made = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Fitted with LoFiT Bench")
+        except HfHubHTTPError as error:
+            if (status := error.response.status_code) in (401, 403):
+                raise SourceError(
+                    f"model {repo}: access denied (HTTP {status}); set HF_TOKEN to a token that may write there"
+                ) from None
+            raise
+    return str(made.commit_url)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lm_eval.models.hf_steered import SteeredModel
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,6 +31,7 @@ from lofit.plan.table import RunTable
 from lofit.tasks import task_folder
 from tests.fitted import find, fitted_table, tiny_config
 from tests.tiny import tiny_tokens
+from tests.unit.sources.test_hub import MODEL_SHA, TOKEN, Hub
 
 REPOSITORY = Path(__file__).parents[2]
 TOKENS = tiny_tokens()
@@ -112,6 +114,44 @@ def test_the_edits_are_not_the_base_model(table: RunTable) -> None:
         assert not torch.equal(fitted_logits(table, method), plain), method
 
 
+def test_a_run_is_pushed_to_the_hub_as_it_is_exported(table: RunTable, tmp_path: Path) -> None:
+    hub = Hub()
+    hub.gated.add("owner/theirs")
+    config = str(table.config.results.parent / "config.yaml")
+
+    def push(repo: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lofit", "push", "--run", find(table, "lofit").id, "--repo", repo]
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": TOKEN}
+        return subprocess.run(
+            [*command, "--configfile", config], capture_output=True, text=True, env=env, check=False, cwd=REPOSITORY
+        )
+
+    done, refused = push("owner/mine"), push("owner/theirs")
+    hub.close()
+    assert done.stdout == f"{hub.url}/owner/mine/commit/{MODEL_SHA}\n", done.stderr
+    export(table, "lofit", tmp_path / "out", "peft")
+    pushed = hub.files["models", "owner/mine"]
+    assert pushed == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert refused.returncode == 1
+    assert "access denied (HTTP 403); set HF_TOKEN to a token that may write there" in refused.stderr
+    assert TOKEN not in done.stdout + done.stderr + refused.stdout + refused.stderr
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+
+
+def test_lm_evals_steered_model_computes_the_same(table: RunTable, tmp_path: Path) -> None:
+    for method in ("lofit", "repe", "iti"):
+        export(table, method, tmp_path / method, "steered")
+        steered: Any = SteeredModel(
+            str(table.model_dir("tiny")), str(tmp_path / method / "steering.pt"), device="cpu", batch_size=1
+        )
+        expected = fitted_logits(table, method)
+        torch.testing.assert_close(steered.forward(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
+    card = (tmp_path / "lofit" / "README.md").read_text()
+    assert "Vectors of `tiny`" in card and "lm_eval run --model steered --model_args pretrained=resources/" in card
+    torch.load(tmp_path / "lofit" / "steering.pt", weights_only=True)  # tensors and plain values, no code
+
+
 def test_an_exported_adapter_has_a_card_and_loads_with_peft(table: RunTable, tmp_path: Path) -> None:
     export(table, "lofit", tmp_path / "adapter", "peft")
     base = AutoModelForCausalLM.from_pretrained(table.model_dir("tiny"))
@@ -154,6 +194,11 @@ def test_the_snippet_of_the_card_runs_as_it_stands(
         ("bitfit", "hf", "no bias"),
         ("base", "hf", "base fits nothing"),
         ("full", "peft", "there is no adapter; use --format hf"),
+        ("full", "steered", "there is no adapter; use --format hf"),
+        ("red", "steered", "the edit scales, which adding a vector cannot"),
+        ("lora", "steered", "which has no vectors on heads"),
+        ("repe", "gguf", "output of layer 0"),
+        ("lofit", "gguf", "this edit is made elsewhere in them"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(

@@ -48,9 +48,12 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "scontrol": (CHECKED, "needs SLURM"),
     "sbatch": (CHECKED, "needs SLURM"),
     "grep": (RUN, ""),
+    "lm_eval": (CHECKED, "needs a model; tests/unit/test_export.py loads what is exported with it"),
+    "llama-cli": (CHECKED, "not installed; tests/unit/interventions/test_steering.py adds vectors as it does"),
 }
 """Program to what is done with its commands, and why they are not run as they stand."""
 HELP = {
+    "push": "tests/unit/test_export.py uploads to a stand-in",
     "run": "tests/unit/test_study.py and tests/workflow/test_wheel.py run it",
     "show": "tests/unit/report/test_page.py runs it on a table of its own",
     "train": "tests/workflow/test_train.py runs it whole",

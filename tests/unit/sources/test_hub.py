@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -101,6 +102,15 @@ class Hub:
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         parts = path.strip("/").split("/")
         api = parts[0] == "api"
+        if path == "/api/validate-yaml":  # of a model card
+            return 200, {"Content-Type": "application/json"}, b'{"errors": [], "warnings": []}'
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            if repo in self.gated:
+                return 403, {"X-Error-Message": "you may not write here"}, b""
+            self.add("models", repo, MODEL_SHA, {})
+            return 200, {"Content-Type": "application/json"}, json.dumps({"url": f"{self.url}/{repo}"}).encode()
         kind = "datasets" if "datasets" in parts[:2] else "models"
         parts = parts[2:] if api else parts[1 if kind == "datasets" else 0 :]
         repo, verb, rest = "/".join(parts[:2]), parts[2] if len(parts) > 2 else "revision", parts[3:] or ["main"]
@@ -114,7 +124,15 @@ class Hub:
         if verb == "resolve":
             return self._file(method, repo, commit, name, files)
         reply: Any = {"id": repo, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
-        if verb == "tree":
+        if verb == "preupload":
+            wanted = [file["path"] for file in json.loads(body)["files"]]
+            reply = {"files": [{"path": file, "uploadMode": "regular", "shouldIgnore": False} for file in wanted]}
+        elif verb == "commit":
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            reply = {"commitUrl": f"{self.url}/{repo}/commit/{commit}", "commitOid": commit}
+        elif verb == "tree":
             reply = [self._entry(file, files[file]) for file in files if file.startswith(name)]
         elif verb == "paths-info":
             wanted = json.loads(body)["paths"]
