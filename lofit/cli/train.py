@@ -18,7 +18,7 @@ from lofit.files import expanded
 from lofit.methods import load_method, method_names
 from lofit.node_server.client import REUSE
 from lofit.node_server.client import VARIABLE as NODE_SERVER
-from lofit.nodes import module_of
+from lofit.nodes import module_of, prepare
 from lofit.plan.kinds import FETCH, KINDS, PREPARE
 from lofit.plan.store import recorded
 from lofit.plan.table import RunTable
@@ -108,8 +108,10 @@ def _model_source(folder: Path) -> dict[str, Any]:
 
 def fetch(table: RunTable) -> None:
     """Prepare the data, and fetch the models that are not there yet, or have changed since."""
+    for data in table.data.values():
+        prepare.check(table, data)  # before anything is written or downloaded
     write_snapshot(table.config)
-    for data in table.data.values():  # before anything is downloaded
+    for data in table.data.values():
         with recorded(table, PREPARE, data):
             module_of(PREPARE).run(table, data)  # own files may have changed
     for model in table.models.values():

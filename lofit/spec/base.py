@@ -53,7 +53,11 @@ UserPath = Annotated[Path, AfterValidator(_path)]
 
 def _beside(path: Path, info: ValidationInfo) -> Path:
     folder: Path | None = (info.context or {}).get("folder")
-    return folder / path if folder and (folder / path).exists() else path
+    if not folder or path.is_absolute() or not (folder / path).exists():
+        return path
+    # However the file was named, the path is the same: it is part of what nodes are called.
+    place, here = Path(os.path.abspath(folder / path)), Path.cwd()
+    return place.relative_to(here) if place.is_relative_to(here) else place
 
 
 InputPath = Annotated[UserPath, AfterValidator(_beside)]

@@ -17,7 +17,7 @@ import yaml
 from lofit import registry
 from lofit.errors import TaskError, brief
 from lofit.files import atomic_path, write_json, write_jsonl
-from lofit.tasks.splits import check_splits, draw_splits
+from lofit.tasks.splits import Draw, check_splits, draw_splits
 from lofit.tasks.task import Splits, Task, TaskOptions
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "Task",
     "TaskOptions",
     "check_definition",
+    "drawn_splits",
     "lm_eval_config",
     "load_task",
     "prepare_task",
@@ -122,11 +123,10 @@ def lm_eval_config(task: Task, definition: Path | None = None) -> dict[str, Any]
     return loaded | dict(task.overrides) | {"task": f"lofit_{task.name}"}
 
 
-def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher: Fetcher, destination: Path) -> None:
-    """Write the splits of one task, fold and seed to a folder, atomically.
-
-    The folder holds ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` and ``manifest.json`` (options, counts,
-    drawn indices, ids of rows left out because they overlap with a later split, provenance, sha256 of the three files).
+def drawn_splits(
+    task: Task, options: TaskOptions, fold: int, seed: int, fetcher: Fetcher
+) -> tuple[Splits, dict[str, Draw]]:
+    """Return all rows of one task and fold, checked, and those that are drawn of each split.
 
     Raises:
         TaskError: the fold is unknown, rows are malformed or too few, ids are repeated, or splits overlap although the
@@ -135,7 +135,6 @@ def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher
     """
     if fold not in task.folds:
         raise TaskError(f"task {task.name}: no fold {fold}; choose from {', '.join(map(str, task.folds))}")
-    known = len(fetcher.provenance)
     splits = task.prepare(options, fold, seed, fetcher)
     check_splits(task, splits)
     draws = draw_splits(task, options, seed, splits)
@@ -145,6 +144,20 @@ def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher
                 f"task {task.name}: every {split} row shares its {task.overlap_key} with a later split, so none is "
                 "left; give others, or set overlap to keep"
             )
+    return splits, draws
+
+
+def prepare_task(task: Task, options: TaskOptions, fold: int, seed: int, fetcher: Fetcher, destination: Path) -> None:
+    """Write the splits of one task, fold and seed to a folder, atomically.
+
+    The folder holds ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` and ``manifest.json`` (options, counts,
+    drawn indices, ids of rows left out because they overlap with a later split, provenance, sha256 of the three files).
+
+    Raises:
+        LofitError: as of :func:`drawn_splits`.
+    """
+    known = len(fetcher.provenance)
+    splits, draws = drawn_splits(task, options, fold, seed, fetcher)
     with atomic_path(destination) as part:
         part.mkdir()
         counts, digests, excluded, indices = {}, {}, {}, {}

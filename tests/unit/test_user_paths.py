@@ -139,6 +139,10 @@ def test_what_a_configuration_reads_may_be_beside_it(home: Path, monkeypatch: py
     write_snapshot(config)
     [again] = Path("results/plan").glob("*.yaml")
     assert load_config(again).tasks == config.tasks
+    assert load_config(work / "study" / "config.yaml").tasks == config.tasks  # as Snakemake names it
+    monkeypatch.chdir(work / "model")
+    elsewhere = [load_config(place / "study" / "config.yaml").tasks for place in (Path(".."), work)]
+    assert elsewhere[0] == elsewhere[1] != config.tasks
     monkeypatch.chdir(work / "study")
     assert (load_config(Path("config.yaml")).tasks["sums"] or sums).path == Path("sums")
 
