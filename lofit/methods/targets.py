@@ -70,34 +70,37 @@ def pattern(paths: Sequence[str]) -> str:
 
 
 class Layers:
-    """The linear maps in the layers of a language model, by path.
+    """The linear maps in the layers of a language model, or the norms, by path.
 
     Raises:
         EditError: the model is not a decoder-only ``transformers`` model, or its layers cannot be found.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, norms: bool = False) -> None:
         from lofit.interventions.tuner.sites import language_layers, linear_features
 
-        self.kind = type(model).__name__
+        def fits(module: Any) -> bool:
+            return "Norm" in type(module).__name__ if norms else bool(linear_features(module))
+
+        self.kind, self.what = type(model).__name__, "norm" if norms else "linear map"
         self.families = (model.config.get_text_config().model_type, model.config.model_type)
         self._everything = [path for path, _ in model.named_modules()]
         self._lists = {
             layers: [
                 f"{layers}.{path}"
                 for path, module in blocks.named_modules()
-                if linear_features(module) and "cross" not in path  # cross-attention reads no text
+                if fits(module) and "cross" not in path  # cross-attention reads no text
             ]
             for layers, blocks in language_layers(model)
         }
         self.paths = [path for paths in self._lists.values() for path in paths]
         if not self.paths:
             raise EditError(
-                f"{self.kind} has no list of num_hidden_layers layers with linear maps; this family cannot be adapted"
+                f"{self.kind} has no list of num_hidden_layers layers with {self.what}s; this family cannot be adapted"
             )
 
     def find(self, name: str) -> list[str]:
-        """Return the paths of the linear maps with a name."""
+        """Return the paths of the modules with a name."""
         return [path for path in self.paths if f".{path}".endswith(f".{name}")]
 
     def choose(self, known: Mapping[str, Any], candidates: Sequence[Sequence[str]]) -> list[str]:
@@ -109,14 +112,14 @@ class Layers:
         return []
 
     def targets(self, names: Sequence[str]) -> Targets:
-        """Select the linear maps with these names.
+        """Select the modules with these names.
 
         Raises:
             EditError: there is none with one of the names, or several language models have them.
         """
         for name in names:
             if not self.find(name):
-                raise EditError(f"target_modules: {self.kind} has no linear map '{name}' in its layers; {self.remedy}")
+                raise EditError(f"target_modules: {self.kind} has no {self.what} '{name}' in its layers; {self.remedy}")
         paths = sorted({path for name in names for path in self.find(name)})
         owners = [layers for layers, inside in self._lists.items() if not {*paths}.isdisjoint(inside)]
         if len(owners) > 1:

@@ -40,7 +40,8 @@ def first_trained_layer(model: Any) -> int:
     layers = decoder_layers(model)
     if layers is None or getattr(model.config.get_text_config(), "num_kv_shared_layers", None):
         return 0
-    layer_of = {id(p): number for number, layer in enumerate(layers) for p in layer.parameters()}
+    # A parameter that several layers share is of the first of them.
+    layer_of = {id(p): number for number, layer in reversed([*enumerate(layers)]) for p in layer.parameters()}
     return min((layer_of.get(id(p), 0) for p in model.parameters() if p.requires_grad), default=0)
 
 

@@ -185,7 +185,7 @@ def train(
     config: PeftConfig | None,
     params: TrainParams | FitParams,
     title: str,
-    penalty: Callable[[PeftModel], Penalty] | None = None,
+    begin: Callable[[PeftModel], Penalty | None] | None = None,
 ) -> Fitted:
     """Fit an adapter, or all weights of the model, on the session's training rows.
 
@@ -202,8 +202,8 @@ def train(
         config: the adapter to train; None trains the model itself.
         params: hyperparameters.
         title: title of the progress bar.
-        penalty: called once with the fresh adapter model; the value of the penalty that it returns is added to the loss
-            of every step.
+        begin: called once with the fresh adapter model, whose values it may set; the value of the penalty that it
+            returns, if any, is added to the loss of every step.
 
     Raises:
         TaskError: there are no training rows, or a row lacks a training field.
@@ -231,7 +231,7 @@ def train(
     compute = session.compute
     memory, disk = compute.prefix_memory_gb * GB, compute.prefix_disk_gb * GB
     forward.keep_prefix([*rows, *validation.rows], params.batch_size, memory, disk)
-    extra = penalty(model) if penalty else None  # type: ignore[arg-type]
+    extra = begin(model) if begin else None  # type: ignore[arg-type]
     with with_compute_options(model, compute):
         texts = [[text.ids for text in row] for row in [*rows, *validation.rows]]
         start = fingerprint(effect.base, texts, session.metric is None)
@@ -259,7 +259,7 @@ def wrap(session: Session, config: PeftConfig) -> PeftModel:
             model = get_peft_model(session.model, config)
         except EditError:
             raise
-        except (TypeError, ValueError) as error:
+        except (NotImplementedError, TypeError, ValueError) as error:
             family = type(session.model).__name__
             raise EditError(f"{type(config).__name__} does not fit {family}: {error}") from None
     return model.eval()

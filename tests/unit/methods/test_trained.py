@@ -10,20 +10,26 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from peft import LoraConfig, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
 
 from lofit import methods
-from lofit.errors import EditError
-from lofit.interventions import head_norms, parameter_counts
-from lofit.methods import load_method, method_names
+from lofit.config import parse_config
+from lofit.errors import ConfigError, EditError
+from lofit.interventions import export_merged, head_norms, parameter_counts
+from lofit.methods import load_method, method_names, peft
 from lofit.models.adapters import load_fitted
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import unpacked
 from lofit.spec.hyperparameters import TrainParams
+from lofit.training.cached_prefix import first_trained_layer
 from tests.by_hand import edited
 from tests.checkpoint import save_checkpoint
 from tests.sessions import fit_context, session
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_tokens
+from tests.unit.test_config import GOOD
 
 L, H, D, d, KV, F = 3, 4, 32, 8, 16, 48  # layers, heads, hidden, head dimension, key-value width, feed-forward width
 # Values stored for the tiny Llama, by the formulas of docs/methods.md.
@@ -39,6 +45,22 @@ STORED = {
     "vera": L * ((256 + D) + (256 + KV)),
     "ia3": L * (KV + KV + F),
     "bitfit": L * (D + KV + KV + D + F + F + D),
+    "peft": L * 4 * ((D + D) + (D + KV)),
+    "pissa": 2 * L * 8 * ((D + D) + (D + KV)),
+    "rslora": L * 8 * ((D + D) + (D + KV)),
+    "oft": L * 2 * (D * (8 - 1) // 2),
+    "boft": L * (2 * D * 4 + D + KV),
+    "hra": L * 2 * 8 * D,
+    "miss": L * 8 * (D + KV),
+    "randlora": L * (8 * 4 + 8 * D + 4 * 4 + 4 * KV),
+    "shira": 3 * L * 8 * ((D + D) + (D + KV)),  # with row and column of every value
+    "c3a": L * (D * D + D * KV) // 16,
+    "road": L * (D + KV),
+    "ln_tuning": L * 2 * D,
+    "fourierft": L * 2 * 20,
+    "hira": L * 8 * ((D + D) + (D + KV)),
+    "lily": L * (2 * 4 * D + 2 * 4 * (D + KV) + 2 * 2 * 4),  # what layers share is written with each of them
+    "beft": L * KV,
     "full": sum(p.numel() for p in tiny_model("llama", vocab_size=259).parameters()),
 }
 TRAINED = [
@@ -53,10 +75,38 @@ def test_every_counted_method_is_tested_here() -> None:
     assert set(STORED) <= set(TRAINED)
 
 
+VALUES = {
+    "pissa": STORED["pissa"] // 2,
+    "jola": STORED["jola"] + 2 * L * H,  # its gates are not stored
+    "shira": STORED["shira"] // 3,
+    "lily": 2 * (2 * 4 * D) + 2 * 4 * (D + KV) + L * 2 * 2 * 4,
+}
+"""Values that are trained, where they are not all that is stored."""
+SMALL: dict[str, dict[str, Any]] = {
+    "peft": {"peft_type": "LORA", "r": 4},
+    "oft": {"oft_block_size": 8},
+    "miss": {"r": 8},
+    "randlora": {"r": 4},
+    "c3a": {"block_size": 16},
+    "road": {"group_size": 8},
+    "fourierft": {"n_frequency": 20},
+    "lily": {"r": 4},
+}
+"""What in the configuration of a type of PEFT is smaller here, for a tiny model."""
+
+
+PEFT = [name for name in TRAINED if name == "pissa" or issubclass(load_method(name).Params, peft.Params)]
+LINEAR_ALONE = ("beft", "boft", "c3a", "hra", "lily", "miss", "oft", "road", "shira")
+"""Types that PEFT makes for linear layers alone, which GPT-2 writes otherwise."""
+
+
 def fit(name: str, opened: Any, **changes: Any) -> Any:
     method = load_method(name)
     assert method.fit is not None
     values = {"lr": 0.02, "epochs": 6, "batch_size": 4} | changes
+    if small := SMALL.get(name):
+        default = method.Params.model_fields["config"].default
+        values["config"] = (default if isinstance(default, dict) else {}) | small
     return method.fit(fit_context(opened), method.Params(**values))
 
 
@@ -68,7 +118,7 @@ def test_it_learns_and_repeats_itself_and_counts_as_its_formula(name: str, tmp_p
     assert fitted.record["train_loss"] == again.record["train_loss"]
     stored = STORED[name] if name == "full" else parameter_counts(fitted.model)["stored"]
     assert stored == STORED.get(name, stored)
-    assert fitted.record["trained_params"] == stored + 2 * L * H * (name == "jola")
+    assert fitted.record["trained_params"] == VALUES.get(name, stored)
     # Read back on the model from disk, it computes the same.
     save_checkpoint(tmp_path / "model", max_position_embeddings=128)
     fitted.model.save_pretrained(tmp_path / "fitted")
@@ -83,9 +133,123 @@ def test_it_learns_and_repeats_itself_and_counts_as_its_formula(name: str, tmp_p
 @pytest.mark.parametrize("name", sorted(set(TRAINED) - {"full", "bitfit"}))
 @pytest.mark.parametrize("family", ["gpt2", "gemma", "qwen2", "phi", "olmo2"])
 def test_it_acts_on_other_families(name: str, family: str) -> None:
+    if family == "gpt2" and name in LINEAR_ALONE:
+        with pytest.raises(EditError, match=r"does not fit GPT2LMHeadModel: .*Conv1D"):
+            fit(name, session(family))
+        return
     fitted = fit(name, opened := session(family), epochs=2)  # fit ends with a check that the edit is live
     assert fitted.record["train_loss"]
     assert opened.model is not None
+
+
+@pytest.mark.parametrize("name", PEFT)
+def test_a_type_of_peft_switched_off_is_the_base_and_merged_computes_the_same(name: str, tmp_path: Path) -> None:
+    tokens, base = tiny_tokens(), session().model
+    fitted = fit(name, session()).model
+    with torch.no_grad():
+        with fitted.disable_adapter():
+            assert torch.equal(fitted(tokens).logits, base(tokens).logits)
+        expected = fitted(tokens).logits
+        assert not torch.allclose(expected, base(tokens).logits, atol=1e-4)
+        if not load_method(name).foldable:
+            with pytest.raises(EditError):
+                export_merged(fitted, tmp_path / "out")
+            return
+        export_merged(fitted, tmp_path / "out")
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+        torch.testing.assert_close(plain(tokens).logits, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"r": 8}, "peft_type must be one of BEFT, BOFT"),
+        ({"peft_type": "LORRA"}, "peft_type must be one of"),
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type PREFIX_TUNING does not fit: it does not wrap modules of the model"),
+        ({"peft_type": "ADALORA"}, "ranks or masks change while it trains"),
+        ({"peft_type": "LORA", "lora_alfa": 8}, "unknown field of LORA 'lora_alfa'; did you mean 'lora_alpha'"),
+        ({"peft_type": "LORA", "target_modules": ["q_proj"]}, "'target_modules' is not part of it"),
+        ({"peft_type": "LORA", "init_lora_weights": "pissa"}, "'pissa' changes the base model"),
+        ({"peft_type": "LOHA", "module_dropout": 0.1}, "drawn outside the seeds of a run; leave it at 0"),
+    ],
+)
+def test_what_is_wrong_with_a_type_of_peft_is_told_before_anything_runs(config: Any, message: str) -> None:
+    given = GOOD | {"methods": {"base": None, "peft": {"params": {"config": config}}}}
+    with pytest.raises(ConfigError, match=rf"methods\.peft\.params\.config: .*{message}"):
+        parse_config(given)
+
+
+def test_pissa_starts_as_pefts_does() -> None:
+    """The same function, and the same gradients of the trained factors, without changing the weights."""
+    from lofit.methods.pissa import _begin
+
+    tokens, models = tiny_tokens(), []
+    for config in (LoraConfig(r=4, lora_alpha=4, init_lora_weights="pissa"), LoraConfig(r=8, lora_alpha=8)):
+        models.append(get_peft_model(session().model, config).eval())
+    _begin(models[1], rank=4)
+    for model in models:
+        model(tokens).logits.square().mean().backward()
+    theirs, ours = (dict(model.named_parameters()) for model in models)
+    assert_close(models[1](tokens).logits, models[0](tokens).logits, rtol=1e-4, atol=1e-5)
+    for name, factor in theirs.items():
+        if factor.grad is not None:
+            mine, gradient = ours[name], factor.grad
+            first, rest = (mine.grad[:4], mine.grad[4:]) if "lora_A" in name else (mine.grad[:, :4], mine.grad[:, 4:])
+            assert_close(first, gradient, rtol=1e-3, atol=1e-6)
+            assert not rest.any()
+
+
+OTHER_TYPES: dict[str, dict[str, Any]] = {
+    **{kind: {} for kind in ("DEFT", "DELORA", "FROD", "GLORA", "GRALORA", "LOHA", "LOKR", "OSF", "PEANUT")},
+    **{kind: {} for kind in ("PVERA", "SUPERTUNING", "TINYLORA")},
+    "PSOFT": {"r": 8},
+    "UNILORA": {"r": 2, "theta_d_length": 64},
+    "VBLORA": {"vector_length": 16, "num_vectors": 8, "topk": 2},
+    "WAVEFT": {"n_frequency": 20},
+}
+"""Types of PEFT that no method of this suite is made of, with what has to be smaller here."""
+
+
+def test_every_type_of_peft_is_tried_or_refused() -> None:
+    methods_of = [
+        load_method(name).Params.model_fields["config"].default for name in PEFT if name not in ("peft", "pissa")
+    ]
+    ours = {config["peft_type"] for config in methods_of} | {"IA3", "VERA"}
+    kinds = {str(getattr(kind, "value", kind)) for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    assert kinds == ours | set(OTHER_TYPES) | set(peft.REFUSED)
+    assert not (ours | set(OTHER_TYPES)) & set(peft.REFUSED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+def test_other_types_of_peft_learn_repeat_themselves_and_are_read_back(kind: str, tmp_path: Path) -> None:
+    config, tokens, base = {"peft_type": kind, **OTHER_TYPES[kind]}, tiny_tokens(), session().model
+    method = load_method("peft")
+    assert method.fit
+    params = method.Params(lr=0.02, epochs=3, batch_size=4, config=config)
+    fitted, again = (method.fit(fit_context(session()), params) for _ in range(2))
+    losses = fitted.record["validation_loss"]
+    assert losses[-1] < losses[0]
+    assert fitted.record["train_loss"] == again.record["train_loss"]
+    assert first_trained_layer(fitted.model) == 0
+    save_checkpoint(tmp_path / "model", max_position_embeddings=128)
+    fitted.model.save_pretrained(tmp_path / "fitted")
+    read = load_fitted(tmp_path / "model", tmp_path / "fitted", torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        assert torch.equal(read(tokens).logits, fitted.model(tokens).logits)
+        with fitted.model.disable_adapter():
+            assert torch.equal(fitted.model(tokens).logits, base(tokens).logits)
+
+
+def test_a_type_of_peft_is_configured_where_it_is_named() -> None:
+    opened = session()
+    config = {"peft_type": "LOHA", "r": 2, "alpha": 4}
+    method = load_method("peft")
+    assert method.fit
+    params = method.Params(lr=0.02, epochs=1, config=config, target_modules=("o_proj",))
+    fitted = method.fit(fit_context(opened), params)
+    assert {key.split(".")[-3] for key in fitted.model.state_dict() if "hada_" in key} == {"o_proj"}
+    assert (fitted.model.peft_config["default"].r, fitted.model.peft_config["default"].alpha) == (2, 4)
 
 
 def test_red_leaves_one_on_a_bfloat16_base() -> None:

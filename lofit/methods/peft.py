@@ -1,0 +1,146 @@
+"""Any adapter of the installed PEFT, by PEFT's own configuration, in the loop, budget and scorer of the others."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, create_model, field_validator
+
+from lofit.errors import EditError, brief
+from lofit.methods.method import Method, trains
+from lofit.methods.targets import QUERY_VALUE, Layers, TargetParams, Targets
+from lofit.registry import unknown
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+    from lofit.training.context import FitContext
+
+SEEDS = ("projection_prng_key", "random_seed", "random_loc_seed", "projection_seed", "proj_seed", "generator_seed")
+"""Fields by which types of PEFT seed what they draw; they get the seed of the run."""
+_AS_IT_TRAINS = "its ranks or masks change while it trains, which this training loop does not do"
+_ELSEWHERE = "it does not wrap modules of the model"
+REFUSED = {
+    **dict.fromkeys(("ADALORA", "ADAMSS"), _AS_IT_TRAINS),
+    **dict.fromkeys(("POLY", "XLORA", "SHADOW", "TRAINABLE_TOKENS"), "it takes inputs that no task here has"),
+    **dict.fromkeys(("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING"), _ELSEWHERE),
+    **dict.fromkeys(("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"), _ELSEWHERE),
+    **dict.fromkeys(("LOFIT", "LOREFT"), "methods of this suite make it: lofit, red, loreft and others"),
+}
+"""Types that do not fit, and why."""
+_INITIAL = (True, False, "gaussian", "orthogonal")
+"""Initial values of LoRA that leave the base model as it is; of the others, ``pissa`` is a method here."""
+_OWN_DROPOUT = ("module_dropout", "rank_dropout", "boft_dropout")
+"""Dropout that PEFT draws itself, from a generator that no seed of the run reaches."""
+
+
+class Params(TargetParams):
+    """Hyperparameters of a type of PEFT."""
+
+    config: dict[str, Any] = Field(
+        description="`peft_type`, and fields of PEFT's configuration of that type that are not to be its defaults; "
+        "modules are named by target_modules, beside it"
+    )
+
+    @field_validator("config")
+    @classmethod
+    def _known(cls, given: dict[str, Any]) -> dict[str, Any]:
+        known = {entry.name for entry in fields(_form(given))}
+        if reason := REFUSED.get(str(given["peft_type"])):
+            raise ValueError(f"peft_type {given['peft_type']} does not fit: {reason}; choose another")
+        for name, value in given.items():
+            if name in ("target_modules", "exclude_modules", "task_type"):
+                raise ValueError(f"'{name}' is not part of it; name target_modules beside it, or leave it out")
+            if name not in known:
+                raise ValueError(unknown(f"field of {given['peft_type']}", name, known))
+            if name == "init_lora_weights" and value not in _INITIAL:
+                raise ValueError(f"init_lora_weights {value!r} changes the base model, or reads data; leave it out")
+            if name in _OWN_DROPOUT and value:
+                raise ValueError(f"'{name}' is drawn outside the seeds of a run; leave it at 0")
+        return given
+
+
+def _form(given: dict[str, Any]) -> Any:
+    """PEFT's class of a configuration."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it tells what it did not find
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    forms = {str(getattr(kind, "value", kind)): form for kind, form in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if given.get("peft_type") not in forms:
+        raise ValueError(f"peft_type must be one of {', '.join(sorted(set(forms) - set(REFUSED)))}")
+    return forms[given["peft_type"]]
+
+
+def adapter(params: Params, context: FitContext) -> PeftConfig:
+    """Configure a type of PEFT on modules of the language model alone.
+
+    Raises:
+        EditError: the model lacks the modules, or PEFT refuses the configuration.
+    """
+    given, form = dict(params.config), _form(params.config)
+    kind, known = given.pop("peft_type"), {entry.name for entry in fields(form)}
+    targets = _targets(kind, params, context)
+    drawn = {name: context.seed for name in SEEDS if name in known}
+    if "save_projection" in known:
+        drawn["save_projection"] = False  # it is drawn again from the seed
+    try:
+        made: PeftConfig = form(
+            task_type="CAUSAL_LM",
+            **(targets.by_name if "exclude_modules" in known else targets.by_pattern),
+            **(drawn | given),
+        )
+    except (TypeError, ValueError) as error:
+        raise EditError(f"config: PEFT refuses it ({brief(error)}); correct it") from None
+    return made
+
+
+def _targets(kind: str, params: Params, context: FitContext) -> Targets:
+    """Modules that the configuration names, or PEFT's choice for the family; for norms, all of those in the layers."""
+    from peft.utils import constants
+
+    if kind == "LN_TUNING":
+        norms = Layers(context.session.model, norms=True)
+        return norms.targets(params.target_modules or sorted({path.rpartition(".")[2] for path in norms.paths}))
+    known = getattr(constants, f"TRANSFORMERS_MODELS_TO_{kind}_TARGET_MODULES_MAPPING", {})
+    return Layers(context.session.model).pick(params.target_modules, known, QUERY_VALUE, "query and value projection")
+
+
+def preset(
+    name: str,
+    config: dict[str, Any],
+    *,
+    summary: str,
+    source: str,
+    learns: str,
+    parameters: str,
+    deviations: str = "none known",
+    foldable: bool = True,
+) -> Method:
+    """Return the method that is a type of PEFT in one configuration; see :class:`Method` for the arguments."""
+    own = create_model(f"{name.title()}Params", __base__=Params, config=(dict[str, Any], config), __module__=__name__)
+    own.__doc__ = f"Hyperparameters of {name}."
+    return Method(
+        name=name,
+        summary=summary,
+        source=source,
+        Params=own,
+        learns=learns,
+        parameters=parameters,
+        deviations=deviations,
+        foldable=foldable,
+        fit=trains(adapter),
+    )
+
+
+METHOD = Method(
+    name="peft",
+    summary="any adapter of PEFT, by its own configuration",
+    source="the configuration; huggingface/peft",
+    Params=Params,
+    learns="what the configured type learns, by gradient",
+    parameters="those of the configured type",
+    deviations="types that need more than a training loop, and prompt learning, are refused",
+    fit=trains(adapter),
+)
