@@ -54,7 +54,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
 """Program to what is done with its commands, and why they are not run as they stand."""
 HELP = {
     "push": "tests/unit/test_export.py uploads to a stand-in",
-    "run": "tests/unit/test_study.py and tests/workflow/test_wheel.py run it",
+    "run": "tests/unit/test_study.py and tests/users run it",
     "show": "tests/unit/report/test_page.py runs it on a table of its own",
     "train": "tests/workflow/test_train.py runs it whole",
     "mark-failed": "tests/faults/test_mark_failed.py runs it whole",
