@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lofit.interventions.tuner.config import LofitConfig
     from lofit.interventions.tuner.fold import export_merged
     from lofit.interventions.tuner.model import LofitModel
-    from lofit.interventions.tuner.parameters import head_norms, parameter_counts, set_offsets
+    from lofit.interventions.tuner.parameters import head_norms, parameter_counts, set_vectors
     from lofit.interventions.tuner.sites import Site, find_site
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "head_norms",
     "parameter_counts",
     "register",
-    "set_offsets",
+    "set_vectors",
 ]
 
 Head = tuple[int, int]
@@ -49,7 +49,7 @@ _MODULES = {
     "find_site": "tuner.sites",
     "head_norms": "tuner.parameters",
     "parameter_counts": "tuner.parameters",
-    "set_offsets": "tuner.parameters",
+    "set_vectors": "tuner.parameters",
 }
 
 

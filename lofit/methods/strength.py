@@ -1,15 +1,15 @@
-"""Choose the hyperparameters of an estimated edit on validation: the same rule for ITI and RepE."""
+"""Choose the hyperparameters of an estimated edit on validation: the same rule for all of them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lofit.errors import FitError
-from lofit.interventions import LofitConfig, set_offsets
+from lofit.interventions import LofitConfig, set_vectors
 from lofit.models.meter import Meter
 from lofit.models.session import Session
 from lofit.progress import track
@@ -17,13 +17,14 @@ from lofit.spec.hyperparameters import LossParams
 from lofit.training.trainer import EffectCheck, Fitted, Validation, wrap
 
 Edit = tuple[LofitConfig, dict[tuple[int, int], np.ndarray]]
-"""Configuration of an adapter with offsets, and the vectors to put into it by (layer, head) or (layer, 0)."""
+"""Configuration of an adapter with scaling factors or offsets, and the vectors to put into it by (layer, head) or
+(layer, 0)."""
 
 
 def choose(
     session: Session,
     params: LossParams,
-    grid: dict[str, Sequence[Any]],
+    grid: Mapping[str, Sequence[Any]],
     edit: Callable[..., Edit],
     title: str,
 ) -> Fitted:
@@ -56,9 +57,7 @@ def choose(
     tried: list[dict[str, Any]] = []
     with track(title, len(points), session.progress) as advance:
         for point in points:
-            config, offsets = edit(**point)
-            model = wrap(session, config)
-            set_offsets(model, offsets)
+            model, _ = _edited(session, edit(**point))
             try:
                 loss = validation.loss(validation.forward(model))
             except FitError:
@@ -72,12 +71,18 @@ def choose(
         raise FitError("no strength of the edit gives a finite validation loss; lower the values of the grid")
     best = min(finite, key=lambda entry: entry["validation_loss"])
     chosen = {name: best[name] for name in grid}
-    config, offsets = edit(**chosen)
-    model = wrap(session, config)
-    set_offsets(model, offsets)
-    if any(np.any(vector) for vector in offsets.values()):
+    model, changes = _edited(session, edit(**chosen))
+    if changes:
         effect.check(model)
     model.requires_grad_(False)  # PEFT turns gradients on when a disabled adapter is enabled again
     record = {"grid": tried, "chosen": chosen} | meter.report()
     after = validation.measure(validation.forward(model))
     return Fitted(model, record | {f"validation_{name}": [value, after[name]] for name, value in before.items()})
+
+
+def _edited(session: Session, edit: Edit) -> tuple[Any, bool]:
+    """Return the session's model with an edit, and whether that changes anything."""
+    config, vectors = edit
+    model = wrap(session, config)
+    set_vectors(model, vectors, "scale" if config.scale else "offset")
+    return model, any(np.any(vector) for vector in vectors.values())

@@ -48,24 +48,28 @@ def parameter_counts(model: nn.Module, foldable: bool = True) -> dict[str, int]:
 
 
 @torch.no_grad()
-def set_offsets(peft_model: PeftModel, offsets: Mapping[tuple[int, int], np.ndarray]) -> None:
-    """Set the offset vectors of the active LOFIT adapter in place.
+def set_vectors(
+    peft_model: PeftModel, vectors: Mapping[tuple[int, int], np.ndarray], which: Literal["scale", "offset"] = "offset"
+) -> None:
+    """Set the offset vectors, or the scaling factors, of the active LOFIT adapter in place.
 
     Args:
-        peft_model: a model with one active adapter that has offsets.
-        offsets: (layer, head) to the vector of that head, or (layer, 0) to that of a whole layer output; float
+        peft_model: a model with one active adapter that has them.
+        vectors: (layer, head) to the vector of that head, or (layer, 0) to that of a whole layer output; float
             [width]. All edited heads or layers must be given, and no others.
+        which: ``offset`` for v, ``scale`` for a in z' = (1 + a) z + v.
 
     Raises:
         EditError: the vectors given do not match those of the adapter, or there is not exactly one active adapter.
     """
-    wanted = dict(offsets)
+    wanted = dict(vectors)
     for layer, module in edited_layers(peft_model):
         (name,) = peft_model.active_adapters
         for row, group in enumerate(module.lofit_groups[name].tolist()):
-            if name not in module.lofit_offset or (layer, group) not in wanted:
-                raise EditError(f"no offset is given for layer {layer}, head {group}, or the adapter has none there")
-            module.lofit_offset[name][row] = torch.as_tensor(wanted.pop((layer, group)))
+            own = getattr(module, f"lofit_{which}")
+            if name not in own or (layer, group) not in wanted:
+                raise EditError(f"no {which} is given for layer {layer}, head {group}, or the adapter has none there")
+            own[name][row] = torch.as_tensor(wanted.pop((layer, group)))
     if wanted:
         raise EditError(f"the adapter does not edit {sorted(wanted)[0]}")
 

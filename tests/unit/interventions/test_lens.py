@@ -10,7 +10,7 @@ import torch
 from peft import get_peft_model
 
 from lofit.errors import EditError
-from lofit.interventions import LofitConfig, find_site, set_offsets
+from lofit.interventions import LofitConfig, find_site, set_vectors
 from lofit.interventions.tuner.lens import offset_lens
 from tests.tiny import FAMILIES, HEADS, HIDDEN, tiny_model, tiny_tokens
 
@@ -23,7 +23,7 @@ def edited(family: str, heads: list[tuple[int, int]], seed: int = 0, **overrides
     peft = get_peft_model(model, LofitConfig(heads=heads, scale=False, offset=True, inference_mode=True))
     drawn = np.random.default_rng(seed)
     offsets = {head: drawn.normal(size=width).astype(np.float32) for head in heads}
-    set_offsets(peft, offsets)
+    set_vectors(peft, offsets)
     return peft, offsets
 
 

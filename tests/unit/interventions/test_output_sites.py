@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
 from lofit.errors import EditError
-from lofit.interventions import LofitConfig, export_merged, find_site, set_offsets
+from lofit.interventions import LofitConfig, export_merged, find_site, set_vectors
 from tests.by_hand import FFN, PROJECTIONS, outputs_edited
 from tests.tiny import FAMILIES, tiny_model, tiny_tokens
 
@@ -145,12 +145,12 @@ def test_offsets_can_be_set_and_only_those_that_exist():
     model = adapted("llama", "block")
     width = find_site(model, "block").width
     vectors = {(layer, 0): torch.full((width,), float(layer + 1)).numpy() for layer in LAYERS}
-    set_offsets(model, vectors)
+    set_vectors(model, vectors)
     assert all((vector == layer + 1).all() for layer, vector in vectors_of(model, "offset").items())
     with pytest.raises(EditError, match="no offset is given for layer 2"):
-        set_offsets(model, {(0, 0): vectors[0, 0]})
+        set_vectors(model, {(0, 0): vectors[0, 0]})
     with pytest.raises(EditError, match=r"does not edit \(1, 0\)"):
-        set_offsets(model, vectors | {(1, 0): vectors[0, 0]})
+        set_vectors(model, vectors | {(1, 0): vectors[0, 0]})
 
 
 @pytest.mark.parametrize(

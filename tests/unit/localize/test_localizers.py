@@ -115,19 +115,41 @@ def test_all_keeps_the_order_of_layers_and_heads(tmp_path: Path) -> None:
     assert pairs == [(layer, head) for layer in range(3) for head in range(4)]
 
 
-def test_steady_offset_is_the_mean_gradient_over_its_standard_error(tmp_path: Path) -> None:
-    """By the formula, from slopes of the loss of each text over the offset of a head, taken by hand."""
-    found, opened = scores("steady_offset", tmp_path), session()
-    head, slopes = (1, 2), np.zeros((len(opened.train), 8))
-    for place, row in enumerate(opened.train):
-        validation = Validation(session(validation=[row]), LossParams())
-        forward, tokens = validation.forward(opened.model), validation.objective.terms(validation.rows)
-        for at, step in enumerate(torch.eye(8)):
-            losses = []
-            for size in (-0.02, 0.02):
-                with damaged(opened.model, Damage((head,), torch.ones(1), -size * step[None])):
-                    losses.append(validation.loss(forward))
-            slopes[place, at] = tokens * (losses[1] - losses[0]) / 0.04
-    error = np.sqrt(((slopes - slopes.mean(0)) ** 2).sum(0))  # times the number of texts, without Bessel's correction
-    expected = np.linalg.norm(slopes.sum(0)) / np.linalg.norm(error)
-    assert found[head] == pytest.approx(expected, rel=0.02)
+def rises(damage: Damage, size: float) -> float:
+    """Slope of the training loss over a damage that is scaled by ``size`` and then by its negative."""
+    opened = session()
+    validation = Validation(session(validation=opened.train), LossParams())
+    forward, losses = validation.forward(opened.model), []
+    for sign in (-size, size):
+        changed = Damage(damage.heads, 1 + sign * damage.factors, -sign * damage.offsets)
+        with damaged(opened.model, changed):
+            losses.append(validation.loss(forward))
+    assert None not in losses
+    return float((losses[1] - losses[0]) / (2 * size))
+
+
+def test_ablation_is_the_rise_of_the_loss_without_a_head_or_its_slope(tmp_path: Path) -> None:
+    exact, estimate, opened = scores("ablation", tmp_path, exact=True), scores("ablation", tmp_path), session()
+    validation = Validation(session(validation=opened.train), LossParams())
+    for head in ((0, 0), (1, 2), (2, 3)):
+        whole, model = validation.loss(validation.forward(session().model)), session().model
+        weight = model.get_submodule(f"model.layers.{head[0]}.self_attn.o_proj").weight
+        with torch.no_grad():
+            weight[:, head[1] * 8 : (head[1] + 1) * 8] = 0
+        without = validation.loss(validation.forward(model))
+        assert whole is not None and without is not None
+        assert exact[head] == pytest.approx(without - whole, rel=1e-3, abs=1e-5)
+        slope = rises(Damage((head,), torch.ones(1), torch.zeros(1, 8)), 0.02)
+        assert estimate[head] == pytest.approx(-slope, rel=0.02, abs=1e-5)
+
+
+def test_attribution_is_the_slope_along_the_difference_of_right_and_wrong_answers(tmp_path: Path) -> None:
+    found, activations = scores("attribution", tmp_path), fit_context(session(), tmp_path).activations
+    train = activations.texts["split"] == "train"
+    for layer, head in ((0, 1), (1, 2), (2, 0)):
+        z = np.asarray(activations.heads[layer, :, head], dtype=np.float64)
+        difference = z[train & (activations.labels == 1)].mean(0) - z[train & (activations.labels == 0)].mean(0)
+        offset = torch.tensor(difference, dtype=torch.float32)[None]
+        slope = rises(Damage(((layer, head),), torch.zeros(1), offset), 0.05)
+        assert found[layer, head] == pytest.approx(-slope, rel=0.02, abs=1e-6)
+        assert scores("sadi", tmp_path)[layer, head] == pytest.approx(difference.mean(), rel=1e-5)

@@ -28,6 +28,7 @@ from tests.tiny import tiny_model
 
 FAMILIES = ("llama", "gemma", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi", "olmo2")
 SCORES = np.array([[0.1, 0.9, 0.2, 0.3], [0.8, 0.1, 0.1, 0.1], [0.1, 0.1, 0.7, 0.6]])  # best: (0, 1), (1, 0), (2, 2)
+BEST = [(0, 1), (1, 0)]
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -61,6 +62,46 @@ def test_iti_shifts_heads_by_alpha_sigma_theta(family: str, tmp_path: Path) -> N
         expected = logits(plain)
     assert not torch.equal(expected, base)
     assert_close(logits(result.model), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sadi_multiplies_heads_by_its_strength(family: str, tmp_path: Path) -> None:
+    result = fitted("sadi", tmp_path, session(family), (2,), strength=(3.0,), positions="all")
+    plain = tiny_model(family, vocab_size=259)
+    base = logits(plain)
+    scales = {head: torch.full((plain.config.head_dim if family in ("gemma", "qwen3") else 8,), 2.0) for head in BEST}
+    with edited(plain, family, scales, {}):
+        expected = logits(plain)
+    assert not torch.equal(expected, base)
+    assert_close(logits(result.model), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_caa_adds_the_mean_difference_after_one_layer(family: str, tmp_path: Path) -> None:
+    result = fitted("caa", tmp_path, session(family), layer=(0.34,), multiplier=(1.5,), positions="all")
+    activations = fit_context(session(family), tmp_path).activations
+    h, train = np.asarray(activations.blocks[1], dtype=np.float64), activations.among("train")
+    difference = h[train & (activations.labels == 1)].mean(0) - h[train & (activations.labels == 0)].mean(0)
+    plain = tiny_model(family, vocab_size=259)
+    base = logits(plain)
+    path = PROJECTIONS[family][0].split("{}")[0] + "{}"
+    with outputs_edited(plain, path, {}, {1: torch.tensor(1.5 * difference, dtype=torch.float32)}):
+        expected = logits(plain)
+    assert not torch.equal(expected, base)
+    assert_close(logits(result.model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sadi_and_caa_choose_on_validation_and_may_choose_nothing(tmp_path: Path) -> None:
+    """At answer positions, as in the recipes: what has the lowest loss is chosen."""
+    for name, k, grid in (
+        ("sadi", (1, 2), {"strength": (1.0, 2.0, 5.0)}),
+        ("caa", (), {"layer": (0, 1), "multiplier": (0.0, 1.0)}),
+    ):
+        result = fitted(name, tmp_path, None, k, **grid)
+        best = min(result.record["grid"], key=lambda entry: entry["validation_loss"])
+        assert result.record["chosen"] == {key: best[key] for key in result.record["chosen"]}
+        assert result.record["validation_loss"][1] == pytest.approx(best["validation_loss"])
+        assert result.record["validation_loss"][1] <= result.record["validation_loss"][0] + 1e-6
 
 
 @pytest.mark.parametrize("family", FAMILIES)

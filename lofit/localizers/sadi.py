@@ -1,0 +1,31 @@
+"""Rank heads by the mean difference of their activations on right and wrong answers (arXiv 2410.12299)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from lofit.localizers.localizer import Localizer, Scores
+from lofit.spec.hyperparameters import NoParams
+
+if TYPE_CHECKING:
+    from lofit.training.context import FitContext
+
+
+def score(context: FitContext, params: NoParams) -> Scores:
+    """Score each head by right minus wrong, averaged over the head's dimensions and the training questions."""
+    from lofit.activations.probes import mean_differences
+
+    start = time.perf_counter()
+    values = mean_differences(context.activations).mean(-1)
+    return Scores(values, {"seconds": time.perf_counter() - start})
+
+
+LOCALIZER = Localizer(
+    name="sadi",
+    summary="difference of a head's activations on right and wrong answers, averaged over its dimensions",
+    source="SADI, Wang et al. 2024 (arXiv 2410.12299); steering.py of weixuan-wang123/SADI@d7fedf0",
+    Params=NoParams,
+    score=score,
+    uses_activations=True,
+)
