@@ -1,4 +1,4 @@
-"""Rank heads by how much the loss rises without them: exactly, or by the gradient."""
+"""Rank heads by how much the loss changes without them: exactly, or by the gradient."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Params(LossParams):
 
 
 def score(context: FitContext, params: Params) -> Scores:
-    """Score each head by the rise of the training loss when its output is 0 at every position.
+    """Score each head by how much the training loss changes, either way, when its output is 0 at every position.
 
     The estimate is of first order: with z' = (1 + a) z, taking the head away is a = -1 in all its dimensions, so the
-    loss L rises by about -sum_i dL/da_i.
+    loss L changes by about -sum_i dL/da_i. A head that is too loud is one whose loss falls without it.
     """
     import numpy as np
     import torch
@@ -41,8 +41,8 @@ def score(context: FitContext, params: Params) -> Scores:
     meter = Meter(session.model.device)
     if not params.exact:
         parts = list(head_gradients(session, params, params.batch_size, meter))
-        rise = -sum(part.scale.sum(-1) for part in parts) / sum(part.terms for part in parts)
-        return Scores(np.asarray(rise), meter.report())
+        change = sum(part.scale.sum(-1) for part in parts) / sum(part.terms for part in parts)
+        return Scores(np.abs(change), meter.report())
     rows = Validation(replace(session, validation=session.train), params)
     forward, width = rows.forward(session.model), find_site(session.model).width
     before = rows.loss(forward)
@@ -51,15 +51,15 @@ def score(context: FitContext, params: Params) -> Scores:
         with damaged(session.model, Damage((head,), torch.zeros(1), torch.zeros(1, width))):
             after = rows.loss(forward)
         assert before is not None and after is not None
-        values[head] = after - before
+        values[head] = abs(after - before)
         meter.sample()
     return Scores(values, meter.report())
 
 
 LOCALIZER = Localizer(
     name="ablation",
-    summary="rise of the training loss when a head's output is 0; by default its first-order estimate",
-    source="Michel et al. 2019 (arXiv 1905.10650), with the sign of the estimate and over the rows' mean loss",
+    summary="change of the training loss when a head's output is 0; by default its first-order estimate",
+    source="Michel et al. 2019 (arXiv 1905.10650), section 4.1, over the rows' mean loss instead of each row's",
     Params=Params,
     score=score,
 )

@@ -128,7 +128,7 @@ def rises(damage: Damage, size: float) -> float:
     return float((losses[1] - losses[0]) / (2 * size))
 
 
-def test_ablation_is_the_rise_of_the_loss_without_a_head_or_its_slope(tmp_path: Path) -> None:
+def test_ablation_is_the_change_of_the_loss_without_a_head_or_its_slope(tmp_path: Path) -> None:
     exact, estimate, opened = scores("ablation", tmp_path, exact=True), scores("ablation", tmp_path), session()
     validation = Validation(session(validation=opened.train), LossParams())
     for head in ((0, 0), (1, 2), (2, 3)):
@@ -138,9 +138,9 @@ def test_ablation_is_the_rise_of_the_loss_without_a_head_or_its_slope(tmp_path: 
             weight[:, head[1] * 8 : (head[1] + 1) * 8] = 0
         without = validation.loss(validation.forward(model))
         assert whole is not None and without is not None
-        assert exact[head] == pytest.approx(without - whole, rel=1e-3, abs=1e-5)
+        assert exact[head] == pytest.approx(abs(without - whole), rel=1e-3, abs=1e-5)
         slope = rises(Damage((head,), torch.ones(1), torch.zeros(1, 8)), 0.02)
-        assert estimate[head] == pytest.approx(-slope, rel=0.02, abs=1e-5)
+        assert estimate[head] == pytest.approx(abs(slope), rel=0.02, abs=1e-5)
 
 
 def test_attribution_is_the_slope_along_the_difference_of_right_and_wrong_answers(tmp_path: Path) -> None:
