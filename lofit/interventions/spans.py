@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from lofit.errors import EditError
-from lofit.interventions.hook import LOREFT
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def needs_spans(model: Any) -> bool:
 
 def counts_tokens(model: Any) -> bool:
     """Whether an active adapter counts the tokens of each prompt (LoReFT), so that texts cannot be packed."""
-    return any(config.peft_type == LOREFT for config in _active_configs(model))
+    return any(getattr(config, "positions", "all") == "prompt" for config in _active_configs(model))
 
 
 def _active_configs(model: Any) -> list[Any]:

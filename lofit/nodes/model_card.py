@@ -65,7 +65,8 @@ def _how_to_load(folder: Path, node: FitNode) -> str:
         return _CHECKPOINT
     settings = read_json(config)
     ours = settings["peft_type"] in (LOFIT, LOREFT)
-    at_some_positions = settings["peft_type"] == LOREFT or settings.get("positions", "all") != "all"
+    on_prompt = settings["peft_type"] == LOREFT and settings.get("form", "loreft") == "loreft"
+    at_some_positions = on_prompt or settings.get("positions", "all") != "all"
     return (_IMPORT if ours else "") + _ADAPTER.format(base=_base(node)) + (_SPANS if at_some_positions else "")
 
 

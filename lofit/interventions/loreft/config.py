@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from peft import PeftConfig, PeftType
 
@@ -13,12 +13,14 @@ from lofit.interventions.hook import LOREFT
 
 @dataclass
 class LoreftConfig(PeftConfig):
-    """Low-rank edits of the residual stream at the first and last prompt tokens: h' = h + R^T (W h + b - R h).
+    """Low-rank edits of the residual stream, h' = h + change.
 
     Attributes:
-        rank: rows r of R, which are orthonormal.
+        form: ``loreft``: R^T (W h + b - R h), at the first and last prompt tokens; ``linear``: U W h + b, and ``silu``:
+            U silu(W h), at every token, starting from U = 0 and b = 0.
+        rank: rows r of W, and of R, which are orthonormal.
         layers: decoder layers whose output is edited, counted from 0; None stands for all.
-        prefix: number of first prompt tokens edited; at most half of the prompt.
+        prefix: of ``loreft``: number of first prompt tokens edited; at most half of the prompt.
         suffix: number of last prompt tokens edited; at most half of the prompt.
         share: whether first and last tokens share one edit per layer.
         init_seed: seed of the initial values, drawn per layer on the CPU.
@@ -27,6 +29,7 @@ class LoreftConfig(PeftConfig):
         EditError: a number is out of range, or nothing would be edited.
     """
 
+    form: Literal["loreft", "linear", "silu"] = "loreft"
     rank: int = 8
     layers: list[int] | None = None
     prefix: int = 7
@@ -48,8 +51,8 @@ class LoreftConfig(PeftConfig):
 
     @property
     def positions(self) -> str:
-        """Where the edit acts: on the prompt, so the caller must give its position."""
-        return "prompt"
+        """Where the edit acts: everywhere, or on the prompt, whose position the caller must then give."""
+        return "prompt" if self.form == "loreft" else "all"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that define the adapter, as written to ``adapter_config.json``."""

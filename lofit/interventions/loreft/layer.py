@@ -1,4 +1,4 @@
-"""A decoder layer whose output is edited in a low-rank subspace (arXiv 2404.03592, section 3.2)."""
+"""A decoder layer whose output is edited in a low-rank subspace (arXiv 2404.03592, section 3.2; arXiv 2603.00425)."""
 
 from __future__ import annotations
 
@@ -42,6 +42,30 @@ class LoreftEdit(nn.Module):
         return (wide + change @ basis.T).to(h.dtype)
 
 
+class PostBlockEdit(nn.Module):
+    """The edit h' = h + U W h + b, or h + U silu(W h) (arXiv 2603.00425), in float32; at first, U and b are 0.
+
+    Args:
+        width: hidden size D.
+        rank: rank r.
+        generator: generator of the initial values of W, which are as in ``nn.Linear``.
+        linear: whether there are b and no silu.
+    """
+
+    def __init__(self, width: int, rank: int, generator: torch.Generator, linear: bool) -> None:
+        super().__init__()
+        self.w = nn.Parameter((torch.rand(rank, width, generator=generator) * 2 - 1) / math.sqrt(width))
+        self.u = nn.Parameter(torch.zeros(width, rank))
+        self.b = nn.Parameter(torch.zeros(width)) if linear else None
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Edit ``h`` [..., width]; computed in float32 and cast back."""
+        wide = h.to(torch.promote_types(h.dtype, torch.float32))
+        low = functional.linear(wide, self.w)
+        change = functional.linear(functional.silu(low) if self.b is None else low, self.u, self.b)
+        return (wide + change).to(h.dtype)
+
+
 def orthonormal(matrix: torch.Tensor) -> torch.Tensor:
     """Return the Gram-Schmidt basis, float32 [width, rank], of the columns of ``matrix`` [width, rank]."""
     q, r = torch.linalg.qr(matrix)
@@ -49,7 +73,7 @@ def orthonormal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class LoreftLayer(nn.Module, BaseTunerLayer):
-    """Edits the output of a decoder layer at the first and last tokens of each prompt, and nowhere else.
+    """Edits the output of a decoder layer at the first and last tokens of each prompt alone, or at every token.
 
     Attributes that are not found here, which the model may look up on its layers, come from the wrapped layer.
     """
@@ -75,7 +99,7 @@ class LoreftLayer(nn.Module, BaseTunerLayer):
             return getattr(self.base_layer, name)
 
     def update_layer(self, adapter_name: str, config: LoreftConfig, width: int, layer: int) -> None:
-        """Add the edits of an adapter: one for the first and one for the last tokens, or one for both.
+        """Add the edits of an adapter: one for the first and one for the last tokens, or one for both, or for all.
 
         Args:
             adapter_name: name of the adapter.
@@ -86,7 +110,10 @@ class LoreftLayer(nn.Module, BaseTunerLayer):
         generator = torch.Generator().manual_seed(config.init_seed * 65536 + layer)
         count = 1 if config.share or not (config.prefix and config.suffix) else 2
         with torch.device("cpu"):
-            edits = nn.ModuleList(LoreftEdit(width, config.rank, generator) for _ in range(count))
+            if config.form == "loreft":
+                edits = nn.ModuleList(LoreftEdit(width, config.rank, generator) for _ in range(count))
+            else:
+                edits = nn.ModuleList([PostBlockEdit(width, config.rank, generator, config.form == "linear")])
         self.loreft_edits[adapter_name] = edits.to(next(self.base_layer.parameters()).device)
         self.loreft_configs[adapter_name] = config
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -104,6 +131,9 @@ class LoreftLayer(nn.Module, BaseTunerLayer):
 
     def _edit(self, h: torch.Tensor, adapter_name: str) -> torch.Tensor:
         config, edits = self.loreft_configs[adapter_name], list(self.loreft_edits[adapter_name].children())
+        if config.form != "loreft":
+            edited: torch.Tensor = edits[0](h)
+            return edited
         prompt = current_spans(h).prompt
         first, last = prompt_ends(prompt, config.prefix, config.suffix)
         masks = [first | last] if len(edits) == 1 else [first, last]

@@ -55,4 +55,6 @@ class LoreftModel(BaseTuner):
         setattr(parent, child_name, new_module)  # a decoder layer has no weight of its own to carry over
 
     def _check_merge_allowed(self) -> None:
-        raise EditError("LoReFT acts on some prompt tokens only, so it cannot be merged; keep the adapter")
+        raise EditError(
+            "the edit depends on what it edits, or acts on some tokens only, so it cannot be merged; keep the adapter"
+        )

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from lofit import methods
 from lofit.config import parse_config
 from lofit.errors import ConfigError, EditError
-from lofit.interventions import export_merged, head_norms, parameter_counts
+from lofit.interventions import export_merged, find_site, head_norms, parameter_counts
+from lofit.interventions.loreft.layer import PostBlockEdit
 from lofit.methods import load_method, method_names, peft
 from lofit.models.adapters import load_fitted
 from lofit.packing.forward import answer_logits
@@ -46,6 +47,8 @@ STORED = {
     "ia3": L * (KV + KV + F),
     "bitfit": L * (D + KV + KV + D + F + F + D),
     "peft": L * 4 * ((D + D) + (D + KV)),
+    "post_block": L * (2 * 8 * D + D),
+    "post_block_vector": L * D,
     "pissa": 2 * L * 8 * ((D + D) + (D + KV)),
     "rslora": L * 8 * ((D + D) + (D + KV)),
     "oft": L * 2 * (D * (8 - 1) // 2),
@@ -177,6 +180,29 @@ def test_what_is_wrong_with_a_type_of_peft_is_told_before_anything_runs(config: 
     given = GOOD | {"methods": {"base": None, "peft": {"params": {"config": config}}}}
     with pytest.raises(ConfigError, match=rf"methods\.peft\.params\.config: .*{message}"):
         parse_config(given)
+
+
+@pytest.mark.parametrize("form", ["linear", "silu"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_post_block_is_its_formula(form: str, family: str) -> None:
+    fitted = fit("post_block", session(family), form=form, rank=2, epochs=1).model
+    edits = [module for module in fitted.modules() if isinstance(module, PostBlockEdit)]
+    plain, tokens = session(family).model, tiny_tokens()
+    layers: Any = plain.get_submodule(find_site(plain).layers)
+    for layer, edit in zip(layers, edits, strict=True):
+
+        def hook(module: Any, inputs: Any, output: Any, edit: Any = edit) -> Any:
+            h = output if isinstance(output, torch.Tensor) else output[0]
+            low = h @ edit.w.T
+            h = h + (low @ edit.u.T + edit.b if form == "linear" else (low * low.sigmoid()) @ edit.u.T)
+            return h if isinstance(output, torch.Tensor) else (h, *output[1:])
+
+        layer.register_forward_hook(hook)
+    with torch.no_grad():
+        assert_close(fitted(tokens).logits, plain(tokens).logits, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(fitted(tokens).logits, session(family).model(tokens).logits, atol=1e-4)
+    with pytest.raises(EditError, match="cannot be merged"):
+        fitted.merge_and_unload()
 
 
 def test_pissa_starts_as_pefts_does() -> None:
