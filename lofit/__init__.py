@@ -6,6 +6,6 @@ Importing this package registers the ``LOFIT`` adapter method with PEFT, at once
 
 from lofit.interventions.hook import register_after_peft_import
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 register_after_peft_import()

@@ -9,13 +9,15 @@ import runpy
 from pathlib import Path
 
 import pytest
+import yaml
 
+from lofit import __version__
 from lofit.cli.app import app
 from lofit.methods import load_method, method_names
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-PAGES.append(REPOSITORY / "docs" / "results" / "README.md")
+PAGES += [REPOSITORY / "docs" / "results" / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "CHANGELOG.md"]
 
 
 @pytest.mark.parametrize(("name", "script"), [("methods", "describe"), ("tasks", "describe"), ("paper", "paper")])
@@ -40,6 +42,25 @@ def test_commands_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     named = {word for line in re.findall(r"(?:^|`)make ((?:[a-z-]+ ?)+)", text, re.MULTILINE) for word in line.split()}
     assert named <= targets
+
+
+def test_ci_calls_make_on_the_pythons_that_it_knows() -> None:
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    called = [step["run"].split() for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert {words[0] for words in called} == {"make", "git"}
+    assert {words[1] for words in called if words[0] == "make"} <= set(
+        re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    )
+    known = re.search(r"PYTHON \(3\.(\d+) to 3\.(\d+)\)", makefile)
+    assert known
+    pythons = [f"3.{minor}" for minor in range(int(known[1]), int(known[2]) + 1)]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == pythons
+
+
+def test_every_version_has_an_entry_in_the_changelog() -> None:
+    assert f"\n## {__version__}" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"version: {__version__}\n" in (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
 
 
 EXAMPLES = [path for path in sorted((REPOSITORY / "lofit").rglob("*.py")) if ">>>" in path.read_text(encoding="utf-8")]
