@@ -66,23 +66,6 @@ def _fit_probe(values: np.ndarray, labels: np.ndarray, seed: int):  # type: igno
         return LogisticRegression(max_iter=1000, random_state=seed).fit(values, labels)
 
 
-def mean_differences(activations: Activations) -> np.ndarray:
-    """Return right minus wrong, each the mean over the answers to the training questions.
-
-    Returns:
-        float64 [layers, query heads, head dimension].
-
-    Raises:
-        FitError: the training texts are all right or all wrong.
-    """
-    labels, train = activations.labels, activations.among("train")
-    sides = [train & (labels == label) for label in (1, 0)]
-    if not all(side.any() for side in sides):
-        raise FitError("the training texts are all right or all wrong; their difference needs both")
-    means = [[np.asarray(layer[side], dtype=np.float64).mean(0) for layer in activations.heads] for side in sides]
-    return np.stack(means[0]) - np.stack(means[1])
-
-
 def head_directions(
     activations: Activations, heads: Sequence[tuple[int, int]], kind: Direction, seed: int
 ) -> np.ndarray:

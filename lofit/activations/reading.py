@@ -65,19 +65,6 @@ def reading_vectors(activations: Activations, kind: Reading, seed: int) -> Readi
     return ReadingVectors(np.stack(directions), np.array(accuracies), np.array(norms))
 
 
-def block_differences(activations: Activations) -> np.ndarray:
-    """Return the mean over training pairs of right minus wrong in every layer: float64 [layers, hidden size].
-
-    Raises:
-        FitError: there is no training pair.
-    """
-    pairs = activations.pairs("train")
-    if not len(pairs):
-        raise FitError("a mean difference needs a right and a wrong answer to a training question; raise n_train")
-    right, wrong = pairs.T
-    return np.stack([(values[right].astype(np.float64) - values[wrong]).mean(0) for values in activations.blocks])
-
-
 def principal_direction(differences: np.ndarray, flips: np.ndarray) -> np.ndarray:
     """Compute the first principal component of the flipped differences, signed towards right.
 

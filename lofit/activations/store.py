@@ -48,6 +48,24 @@ class Activations:
         both = right.merge(wrong, on=["row", "pair"], suffixes=("_right", "_wrong"))
         return both.sort_values(["row", "pair"])[["index_right", "index_wrong"]].to_numpy()
 
+    def mean_differences(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean over the training pairs of right minus wrong.
+
+        Args:
+            values: ``heads`` or ``blocks``, [layers, texts, ...].
+
+        Returns:
+            float64 [layers, ...].
+
+        Raises:
+            FitError: there is no training pair.
+        """
+        pairs = self.pairs("train")
+        if not len(pairs):
+            raise FitError("a mean difference needs a right and a wrong answer to a training question; raise n_train")
+        right, wrong = pairs.T
+        return np.stack([(layer[right].astype(np.float64) - layer[wrong]).mean(0) for layer in values])
+
 
 def read_activations(folder: Path) -> Activations:
     """Open the files of a capture node; the arrays are memory-mapped, so they stay on disk until they are used.

@@ -77,7 +77,7 @@ def plan(
     table = read_table(configfile)
     if asked := _asked(table.config, models, tasks, methods):
         table = type(table)(table.config, asked)
-    print_plan(table, configfile, tflops, verbose)
+    print_plan(table, configfile, tflops, verbose, whole=not asked)
 
 
 @app.command(context_settings={"allow_extra_args": True}, rich_help_panel=STUDY)
@@ -165,6 +165,8 @@ def train(
 
     if expanded(Path(model)).is_dir():
         set_up_computing(threads)  # telling its size may import torch
+    if system and not chat:
+        raise ConfigError("--system: a message of the system is part of a chat; give --chat as well")
     columns = {"prompt": prompt, "label": label, "choices": choice, "answer": answer}
     columns["test"] = str(test.absolute()) if test else None
     read = {key: value for key, value in columns.items() if value}
@@ -180,7 +182,7 @@ def train(
 
 
 def _asked(config: Config, models: Names, tasks: Names, methods: Names) -> Callable[[Any], bool] | None:
-    """Whether an evaluation, or a node on planted heads, is of what was asked for; None if nothing was."""
+    """Whether a node is an evaluation of what was asked for; None if nothing was."""
     given: dict[str, tuple[Names, Any]] = {
         "model": (models, config.models),
         "task": (tasks, config.tasks),
@@ -193,8 +195,10 @@ def _asked(config: Config, models: Names, tasks: Names, methods: Names) -> Calla
                 raise ConfigError(f"--{what}: {unknown(what, name, known)}")
 
     def keep(node: Any) -> bool:
-        of = getattr(node, "fit", node)
-        own = {"model": of.model, "task": of.data.task, "method": getattr(of, "method", None)}
+        fit = getattr(node, "fit", None)
+        if not fit:
+            return False
+        own = {"model": fit.model, "task": fit.data.task, "method": fit.method}
         return all(own[what] in (names or ()) for what, (names, _) in asked.items())
 
     return keep if asked else None

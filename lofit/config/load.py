@@ -14,7 +14,7 @@ from lofit.config.experiments import experiment_problems, transfer_problems
 from lofit.config.form import Config
 from lofit.config.messages import all_lines, repeated
 from lofit.config.methods import budget_problems, method_problems, shared_params_problems
-from lofit.config.results import folder_problems
+from lofit.config.results import folder_problems, is_snapshot
 from lofit.config.tasks import task_problems
 from lofit.errors import ConfigError
 from lofit.methods import method_names
@@ -30,13 +30,14 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: one line naming file, key and remedy.
     """
-    return parse_config(read_yaml(path, ConfigError), origin=str(path))
+    return parse_config(read_yaml(path, ConfigError), str(path), path)
 
 
-def parse_config(raw: Any, origin: str = "config") -> Config:
-    """Check a configuration given as a mapping; ``origin`` is its file, which errors name.
+def parse_config(raw: Any, origin: str = "config", file: Path | None = None) -> Config:
+    """Check a configuration given as a mapping; ``origin`` names it in errors.
 
-    What it reads is looked for beside that file first, then in the working folder; what it writes is in the latter.
+    What it reads is looked for beside its ``file`` first, then in the working folder; what it writes is in the latter.
+    Of a copy that is kept with results, all paths are from the working folder.
 
     ``device: auto`` is replaced by the device of this machine. The precision follows from the device, and node ids
     depend on the precision, so one configuration never runs partly on CPU and partly on GPU.
@@ -50,7 +51,7 @@ def parse_config(raw: Any, origin: str = "config") -> Config:
         )
     registry.add_installed()
     try:
-        config = Config.model_validate(raw, context={"folder": Path(origin).parent})
+        config = Config.model_validate(raw, context={"folder": file.parent if file and not is_snapshot(file) else None})
     except ValidationError as error:
         raise ConfigError(*(f"{origin}: {line}" for line in all_lines(error, Config))) from None
     try:

@@ -29,7 +29,8 @@ def _line(found: Mapping[str, Any], form: type[BaseModel], prefix: str) -> tuple
         location.pop()  # pydantic appends the member of the union int | float, which is no key
     key = ".".join([prefix.rstrip("."), *location] if prefix else location)
     if found["type"] == "extra_forbidden":
-        return key, f"{key}: {registry.unknown('key', location[-1], _form_at(form, location[:-1]).model_fields)}"
+        known = _form_at(form, location[:-1]).model_fields
+        return key, f"{key}: {registry.unknown('key', location[-1], [at.alias or name for name, at in known.items()])}"
     if found["type"] == "missing":
         return key, f"{key}: this key is required; add it"
     if found["type"] == "too_short":

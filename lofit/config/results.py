@@ -6,6 +6,7 @@ A run writes many files into the folder, so a folder that holds other files of t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def snapshot_path(config: Config) -> Path:
     The name contains the checksum of the configuration, which shows that this suite wrote the file.
     """
     return config.results / "plan" / f"config-{short_hash(config.model_dump(mode='json'))}.yaml"
+
+
+def is_snapshot(file: Path) -> bool:
+    """Return whether a file is such a copy, by its name."""
+    return file.parent.name == "plan" and re.fullmatch(r"config-[0-9a-f]{8}\.yaml", file.name) is not None
 
 
 def write_snapshot(config: Config) -> None:

@@ -86,7 +86,8 @@ def evaluate(
         protocol: ``paper`` and ``open`` for the task folder's own lm-eval definitions, ``harness`` for lm-eval's.
         shots: training rows to put, with their answers, in front of every prompt, in this order.
         model_class: creates lm-eval's model from the arguments of ``HFLM``; None for :class:`LocalizedLM`.
-        chat: the ``system`` message, if prompts are messages of a chat; examples are then part of the user's.
+        chat: the ``system`` message, if prompts are messages of a chat; ``shots`` are then part of the user's, and
+            lm-eval's own examples are turns of their own.
 
     Returns:
         ``{"n_items", "n_truncated", "n_ties", "n_unreachable", "metrics": {name: {"value", "stderr"}},
@@ -132,7 +133,7 @@ def evaluate(
         "n_items": len(rows),
         "n_truncated": cut_items(lm, samples),
         "n_ties": len({sample["doc_id"] for sample in samples if _is_tie(sample)}),
-        "n_unreachable": _unreachable(tokenizer, task, tasks[0], rows) if protocol == PAPER else 0,
+        "n_unreachable": _unreachable(tokenizer, task, tasks[0], shown, bool(chat)) if protocol == PAPER else 0,
         "metrics": metrics,
         "task_version": {asked.config.task: output["versions"][asked.config.task] for asked in tasks},
     }
@@ -183,7 +184,7 @@ def _is_tie(sample: dict[str, Any]) -> bool:
 
 
 def _unreachable(
-    tokenizer: PreTrainedTokenizerBase, task: Task, asked: RowsTask, rows: Sequence[dict[str, Any]]
+    tokenizer: PreTrainedTokenizerBase, task: Task, asked: RowsTask, rows: Sequence[dict[str, Any]], chat: bool
 ) -> int:
     """Count the items whose reference answers would all count as wrong, even if generated as well as possible."""
     if asked.OUTPUT_TYPE != "generate_until":
@@ -192,7 +193,7 @@ def _unreachable(
     until, most = settings.get("until", []), settings["max_gen_toks"]
 
     def counts(row: dict[str, Any], answer: str) -> bool:
-        text = answer if answer[0].isspace() or row["prompt"][-1].isspace() else f" {answer}"
+        text = answer if chat or answer[0].isspace() or row["prompt"][-1].isspace() else f" {answer}"
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:most]
         output = postprocess_generated_text(tokenizer.decode(ids, skip_special_tokens=True), until, None)
         return bool(asked.process_results(row, [output])[task.headline])

@@ -19,7 +19,6 @@ def score(context: FitContext, params: LossParams) -> Scores:
     """
     import numpy as np
 
-    from lofit.activations.probes import mean_differences
     from lofit.models.meter import Meter
     from lofit.training.gradients import head_gradients
 
@@ -27,7 +26,8 @@ def score(context: FitContext, params: LossParams) -> Scores:
     meter = Meter(session.model.device)
     parts = list(head_gradients(session, params, params.batch_size, meter))
     gradient = sum(part.offset for part in parts) / sum(part.terms for part in parts)
-    return Scores(-np.asarray(gradient * mean_differences(context.activations)).sum(-1), meter.report())
+    differences = context.activations.mean_differences(context.activations.heads)
+    return Scores(-np.asarray(gradient * differences).sum(-1), meter.report())
 
 
 LOCALIZER = Localizer(

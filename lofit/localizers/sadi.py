@@ -13,11 +13,9 @@ if TYPE_CHECKING:
 
 
 def score(context: FitContext, params: NoParams) -> Scores:
-    """Score each head by right minus wrong, averaged over the head's dimensions and the training questions."""
-    from lofit.activations.probes import mean_differences
-
+    """Score each head by right minus wrong, averaged over the head's dimensions and the pairs of training answers."""
     start = time.perf_counter()
-    values = mean_differences(context.activations).mean(-1)
+    values = context.activations.mean_differences(context.activations.heads).mean(-1)
     return Scores(values, {"seconds": time.perf_counter() - start})
 
 

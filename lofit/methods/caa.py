@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, StrictFloat, StrictInt
 
 from lofit import interventions
+from lofit.errors import EditError
 from lofit.methods.method import Method
 from lofit.spec.hyperparameters import LossParams
 
@@ -33,13 +34,14 @@ def fit(context: FitContext, params: Params) -> Fitted:
 
     The difference is of the residual stream at the last token of right and wrong answers to the training questions.
     """
-    from lofit.activations.reading import block_differences
     from lofit.methods.strength import choose
 
-    differences = block_differences(context.activations)
+    differences = context.activations.mean_differences(context.activations.blocks)
 
     def edit(layer: float, multiplier: float) -> Edit:
         at = layer if isinstance(layer, int) else int(layer * context.n_layers)
+        if at >= context.n_layers:
+            raise EditError(f"layer {at}: the model has layers 0 to {context.n_layers - 1}; correct layer")
         config = interventions.LofitConfig(
             site="block", layers=[at], positions=params.positions, scale=False, offset=True, inference_mode=True
         )

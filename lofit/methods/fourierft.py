@@ -9,4 +9,5 @@ METHOD = preset(
     source="Gao et al. 2024 (arXiv 2405.03003); MetaMathQA comparison of huggingface/peft@5d602fd: fourierft",
     learns="W' = W + s Re(IDFT2(F)), with F nonzero at n places drawn from the seed, by gradient",
     parameters="n per target module",
+    deviations="as in PEFT's default, it does not start from the base model",
 )

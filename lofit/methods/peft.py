@@ -24,6 +24,8 @@ _AS_IT_TRAINS = "its ranks or masks change while it trains, which this training 
 _ELSEWHERE = "it does not wrap modules of the model"
 REFUSED = {
     **dict.fromkeys(("ADALORA", "ADAMSS"), _AS_IT_TRAINS),
+    "LILY": "its router averages over all tokens of a batch, so scores would depend on what follows and on the batch",
+    "PVERA": "it draws noise in training mode, which models are never in here",
     **dict.fromkeys(("POLY", "XLORA", "SHADOW", "TRAINABLE_TOKENS"), "it takes inputs that no task here has"),
     **dict.fromkeys(("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING"), _ELSEWHERE),
     **dict.fromkeys(("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"), _ELSEWHERE),
@@ -47,11 +49,15 @@ class Params(TargetParams):
     @field_validator("config")
     @classmethod
     def _known(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(own := cls.model_fields["config"].default, dict):
+            given = own | given
+            if given["peft_type"] != own["peft_type"]:
+                raise ValueError(f"this method is of peft_type {own['peft_type']}; the method peft takes any")
         known = {entry.name for entry in fields(_form(given))}
         if reason := REFUSED.get(str(given["peft_type"])):
             raise ValueError(f"peft_type {given['peft_type']} does not fit: {reason}; choose another")
         for name, value in given.items():
-            if name in ("target_modules", "exclude_modules", "task_type"):
+            if name in ("target_modules", "exclude_modules", "task_type", "inference_mode"):
                 raise ValueError(f"'{name}' is not part of it; name target_modules beside it, or leave it out")
             if name not in known:
                 raise ValueError(unknown(f"field of {given['peft_type']}", name, known))
@@ -68,7 +74,7 @@ def _form(given: dict[str, Any]) -> Any:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     forms = {str(getattr(kind, "value", kind)): form for kind, form in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    if given.get("peft_type") not in forms:
+    if not isinstance(given.get("peft_type"), str) or given["peft_type"] not in forms:
         raise ValueError(f"peft_type must be one of {', '.join(sorted(set(forms) - set(REFUSED)))}")
     return forms[given["peft_type"]]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from lofit.errors import EditError
 from lofit.methods.method import Method
 from lofit.methods.targets import TargetParams
 
@@ -27,7 +28,7 @@ def fit(context: FitContext, params: Params) -> Fitted:
     """Train LoRA that starts from the first r singular triples of W and, in W, takes their place.
 
     PEFT changes W for that. Here, W stays, and what is taken away is subtracted by r further rows of A and columns of
-    B, which are not trained: the model starts as the base model exactly, and is it with the adapter switched off.
+    B, which are not trained: the model starts as the base model, to rounding, and is it with the adapter switched off.
     """
     from lofit.methods import lora
     from lofit.training.trainer import Fitted, train
@@ -35,9 +36,9 @@ def fit(context: FitContext, params: Params) -> Fitted:
     double = lora.Params(
         lr=params.lr, rank=2 * params.rank, alpha=2 * params.rank, target_modules=params.target_modules
     )
-    fitted = train(
-        context.session, lora.adapter(double, context), params, context.title, partial(_begin, rank=params.rank)
-    )
+    steady = params.model_copy(update={"weight_decay": 0.0})  # which would shrink what is not trained, too
+    begin = partial(_begin, rank=params.rank)
+    fitted = train(context.session, lora.adapter(double, context), steady, context.title, begin)
     return Fitted(fitted.model, fitted.record | {"trained_params": fitted.record["trained_params"] // 2})
 
 
@@ -49,6 +50,8 @@ def _begin(model: PeftModel, rank: int) -> None:
 
     for layer in [module for module in model.modules() if isinstance(module, LoraLayer)]:
         base: Any = layer.get_base_layer()
+        if not base.weight.is_floating_point():
+            raise EditError("singular vectors are of plain weights, and these are quantised; set dtype to auto")
         weight = base.weight.float().T if isinstance(base, Conv1D) else base.weight.float()
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
         root = values[:rank].sqrt()
@@ -71,6 +74,7 @@ METHOD = Method(
     learns="A and B in W' = W - B0 A0 + B A for the query and value projections, from A = A0 and B = B0, the first r "
     "singular triples of W, by gradient",
     parameters="2 r (in + out), summed over the target modules, of which half are trained",
-    deviations="W stays as it is: untrained rows and columns of a LoRA of rank 2 r subtract B0 A0; the SVD is exact",
+    deviations="W stays as it is: untrained rows and columns of a LoRA of rank 2 r subtract B0 A0; the SVD is exact; "
+    "no weight decay",
     fit=fit,
 )

@@ -50,8 +50,9 @@ METHOD = Method(
     learns="z' = strength z on each of K heads; heads from activations, strength (1 among its values: no change) and K "
     "chosen on validation; no gradient",
     parameters="K d, all of one value",
-    deviations="also at the tokens of the answer, where the authors' code scales the last prompt token alone; K and "
-    "strength chosen on validation, not on test items; hidden states and neurons are not scaled",
+    deviations="also at the tokens of the answer, where the authors' code scales the last prompt token alone, with all "
+    "other heads as in the unedited model; K and strength chosen on validation, not on test items; hidden states and "
+    "neurons are not scaled",
     foldable=False,
     localizer="sadi",
     chooses_k=True,

@@ -24,7 +24,7 @@ tags: [{tags}]
 
 {kind} of `{base}`{revision}, fitted with LoFiT Bench:
 method `{method}`, task `{task}`, fold {fold}, seed {seed}.
-{heads}{metrics}
+{chat}{heads}{metrics}
 ```{language}
 {load}
 ```
@@ -117,6 +117,7 @@ def write_card(
         seed=node.own_seed,
         kind="Checkpoint" if (folder / "config.json").is_file() else "Adapter" if is_adapter else "Vectors",
         revision=f" at revision `{revision}`" if revision else "",
+        chat=_chat(node),
         heads=_heads(node, heads or ()),
         metrics=_metrics(metrics or {}),
         language="bash" if any((folder / name).is_file() for name in (STEERED, CONTROL_VECTOR)) else "python",
@@ -124,6 +125,14 @@ def write_card(
         tags=", ".join(dict.fromkeys(["lofit", node.method])),
     )
     write_text(folder / "README.md", text)
+
+
+def _chat(node: FitNode) -> str:
+    if not node.data.chat:
+        return ""
+    system = node.data.chat["system"]
+    after = f", after the system message {system!r}" if system else ""
+    return f"\nIts prompts are messages of a user, worded by the chat template{after}.\n"
 
 
 def _heads(node: FitNode, heads: Sequence[Head]) -> str:

@@ -24,7 +24,7 @@ from lofit.plan.nodes import (
 )
 from lofit.plan.table import RunTable
 from lofit.sources.fetcher import Fetcher
-from lofit.spec.hyperparameters import TrainParams
+from lofit.spec.hyperparameters import LossParams, TrainParams
 from lofit.tasks import TaskOptions, load_task
 from lofit.tasks.custom.table import Description
 from lofit.tasks.sizes import measured, task_sizes
@@ -123,7 +123,8 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
     elif isinstance(node, PlantNode):
         operations = 3 * _reading(task)
     else:
-        operations = _training(node, task)
+        entry = table.config.model_entry(node.model)
+        operations = _training(node, task, entry.n_layers * entry.n_heads)
         if isinstance(node, FitNode) and isinstance(node.params, TrainParams) and table.scores_validation(node):
             times = node.params.epochs + 1 if table.scores_every_epoch(node) else 1
             operations += FORWARD * times * task["validation"] * task["item_tokens"]
@@ -161,7 +162,7 @@ def _of_files(name: str, path: str, read: str) -> dict[str, Any]:
     return measured(task, splits, lambda text: len(text) // CHARACTERS)
 
 
-def _training(node: LocalizeNode | FitNode, task: Mapping[str, float]) -> float:
+def _training(node: LocalizeNode | FitNode, task: Mapping[str, float], n_heads: int) -> float:
     """Operations per parameter of training with its validation, or of the grid that validation chooses from."""
     validation = FORWARD * task["validation"] * task["row_tokens"]
     if isinstance(node.params, TrainParams):
@@ -169,7 +170,10 @@ def _training(node: LocalizeNode | FitNode, task: Mapping[str, float]) -> float:
         epochs = node.params.epochs
         return epochs * cost * task["train"] * task["row_tokens"] + (epochs + 1) * validation
     if isinstance(node, LocalizeNode):
-        return 0.0  # computed from activations
+        if not isinstance(node.params, LossParams):
+            return 0.0  # computed from activations
+        passes = n_heads if getattr(node.params, "exact", False) else 1
+        return passes * FROZEN * task["train"] * task["row_tokens"]
     method = methods.load_method(node.method)
     points = math.prod(len(getattr(node.params, axis)) for axis in method.grid) * max(1, len(node.k))
     return points * validation if method.grid else 0.0

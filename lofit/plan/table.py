@@ -148,7 +148,8 @@ class RunTable:
         options = self.config.task(task).Options.model_validate(entry.options)
         path = str(entry.path) if entry.path else None
         read = entry.read.model_dump(mode="json", exclude_defaults=True) if entry.read else None
-        return DataNode(task, fold, seed, options.model_dump(mode="json"), path, read=read, chat=self.config.chat)
+        chat = None if self.config.task(task).plain_text else self.config.chat
+        return DataNode(task, fold, seed, options.model_dump(mode="json"), path, read=read, chat=chat)
 
     def _is_kept(self, fit: FitNode) -> bool:
         return any(node.own for node in self.evaluations_of(fit))
@@ -172,7 +173,6 @@ class RunTable:
                 yield EvalNode(fit, fit.data, protocol, self.config.backend)
         if fit.id not in self.comparison or method.shots:
             return
-        elsewhere = with_chat(PAPER) if self.config.chat else PAPER
         for task, entry in self.config.retention.items():
             if task == fit.data.task or not scores_task(fit.method, task):
                 continue
@@ -182,7 +182,9 @@ class RunTable:
             ranked = fit.ranking.data if fit.ranking and fit.ranking.data.task == task else None
             for fold in self._folds(task, entry):
                 if not ranked or fold == ranked.fold:
-                    yield EvalNode(fit, self._data_of(task, entry, fold, 0), elsewhere, self.config.backend)
+                    data = self._data_of(task, entry, fold, 0)
+                    protocol = with_chat(PAPER) if data.chat else PAPER
+                    yield EvalNode(fit, data, protocol, self.config.backend)
 
     def _model(self, name: str) -> ModelNode:
         return ModelNode(name, self._source(name))

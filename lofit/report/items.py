@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,17 @@ def _known_of_items(path: Path | None, cluster_field: str) -> list[dict[str, str
     return [{"cluster": short_hash(normalised(row[cluster_field])), "stratum": row.get("stratum")} for row in rows]
 
 
+def scores_of(sample: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores of one of lm-eval's samples, by the names that metrics have in results.
+
+    These are ``metric``, with a filter ``metric.filter``, and both with the name of lm-eval's task in front, which they
+    have where one task of ours has several of lm-eval's.
+    """
+    suffix = "" if sample.get("filter", "none") == "none" else f".{sample['filter']}"
+    plain = {f"{name}{suffix}": float(value) for name, value in sample.items() if isinstance(value, int | float)}
+    return plain | {f"{sample['task']}.{name}": value for name, value in plain.items()}
+
+
 def _records(run: EvaluatedRun, known: list[dict[str, str | None]]) -> Iterator[dict[str, Any]]:
     metrics = set(read_json(run.eval_path / "results.json")["metrics"])
     samples = read_jsonl(run.eval_path / "samples.jsonl")
@@ -102,12 +113,10 @@ def _records(run: EvaluatedRun, known: list[dict[str, str | None]]) -> Iterator[
     }
     for sample in samples:
         item = str(sample["doc"].get("id", sample["doc_id"]))
-        kind = sample.get("filter", "none")
-        for name, value in sample.items():
-            short = name if kind == "none" else f"{name}.{kind}"
-            for metric in {short, f"{sample['task']}.{short}"} & metrics:
+        for metric, value in scores_of(sample).items():
+            if metric in metrics:
                 found.add(metric)
                 of_item = known[sample["doc_id"]] if known else {"cluster": item, "stratum": None}
-                yield where | of_item | {"item": item, "metric": metric, "value": float(value)}
+                yield where | of_item | {"item": item, "metric": metric, "value": value}
     if lost := sorted(metrics - found - {TRUE_X_INFORMATIVE}):
         raise ReportError(f"{run.eval_path}/samples.jsonl holds no metric {lost[0]}; evaluate run {run.run_id} again")

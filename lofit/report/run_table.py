@@ -36,7 +36,9 @@ def print_expected(table: RunTable) -> None:
     )
 
 
-def print_plan(table: RunTable, configfile: Path, tflops: float | None, verbose: bool = False) -> None:
+def print_plan(
+    table: RunTable, configfile: Path, tflops: float | None, verbose: bool = False, whole: bool = True
+) -> None:
     """Print the cost in all, by kind of node and by model and task; the tables and figures; and if asked for, the runs.
 
     Args:
@@ -44,6 +46,7 @@ def print_plan(table: RunTable, configfile: Path, tflops: float | None, verbose:
         configfile: where the configuration is, for the title.
         tflops: sustained TFLOP/s of one device, for the times; None: the usual rate of the configured device.
         verbose: whether to list every run.
+        whole: whether the table is of the whole configuration, whose tables and figures are then listed.
     """
     rate = tflops or RATES[table.config.device]
     device = " of one GPU" if table.config.device == "cuda" else ""
@@ -70,6 +73,15 @@ def print_plan(table: RunTable, configfile: Path, tflops: float | None, verbose:
     for (model, task), (fits, evaluations, hours) in _by_place(table, rate).items():
         places.add_row(model, task, f"{fits:,}", f"{evaluations:,}", _time(hours) if hours else "")
     console.print(places)
+    if whole:
+        _print_outputs(table, console)
+    if verbose:
+        _print_runs(table)
+    else:
+        console.print(f"{len(table.fits):,} runs; --verbose lists them.")
+
+
+def _print_outputs(table: RunTable, console: Console) -> None:
     made = Table(title="Tables and figures, with the number of fitted runs that each compares")
     made.add_column("file")
     made.add_column("what it shows")
@@ -79,10 +91,6 @@ def print_plan(table: RunTable, configfile: Path, tflops: float | None, verbose:
         runs = {node.fit.id for node in table.part(part).values()} if part else ()
         made.add_row(output.id, output.title, f"{len(runs):,}" if runs else "")
     console.print(made)
-    if verbose:
-        _print_runs(table)
-    else:
-        console.print(f"{len(table.fits):,} runs; --verbose lists them.")
 
 
 def _by_place(table: RunTable, rate: float) -> dict[tuple[str, str], tuple[int, int, float]]:

@@ -19,6 +19,7 @@ from lofit.plan.table import MAIN, RunTable
 from lofit.report.cells import headline_rows
 from lofit.report.compare import KINDS, main_rows
 from lofit.report.experiments import arm_rows
+from lofit.report.items import scores_of
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
 from lofit.report.tables import cell_text, cells
@@ -39,7 +40,7 @@ def show(
         column: the task, or such a part.
         model: the model, or such a part; it can be left out if the table has one.
         n_items: test items of each run to show.
-        which: items to show: those with the best score of the metric, those without, or all.
+        which: items to show: those with a score of 1, the others, or all.
 
     Raises:
         ConfigError: there is no such table, row, column or model, or several.
@@ -75,7 +76,8 @@ def show(
 
 def _rows(table: RunTable, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """Results behind a table, with ``variant`` (what its rows are called), and the metric of every task."""
-    protocols = {table_name(protocol): protocol for protocol in table.config.protocols}
+    protocols = {MAIN: table.config.protocols[0]}
+    protocols |= {table_name(protocol): protocol for protocol in table.config.protocols}
     if name in protocols:
         return main_rows(table, protocols[name]), headline(table, protocols[name])
     known = [each for each in table.experiments if table.config.experiment(each).kind in KINDS]
@@ -117,21 +119,15 @@ def _run(
         return
     yield f"{metric} {scored['value'].iloc[0]:.4f} on {int(scored['n_items'].iloc[0])} items\n"
     samples = read_jsonl(table.folder(node) / "samples.jsonl")
-    samples = [sample for sample in samples if metric.split(".")[-1] in sample or metric in sample]
-    best = max((_score(sample, metric) for sample in samples), default=0.0)
-    kept = [sample for sample in samples if which == "all" or (_score(sample, metric) == best) == (which == "right")]
-    for sample in kept[:n_items]:
-        yield from _item(sample, metric)
+    scored_items = [(sample, scores_of(sample)[metric]) for sample in samples if metric in scores_of(sample)]
+    kept = [(sample, score) for sample, score in scored_items if which in ("all", "right" if score == 1 else "wrong")]
+    for sample, score in kept[:n_items]:
+        yield from _item(sample, f"{metric} {score:g}")
 
 
-def _score(sample: Mapping[str, Any], metric: str) -> float:
-    """The score of one item; the metric of several definitions of lm-eval has the definition in front."""
-    return float(sample[metric] if metric in sample else sample[metric.split(".")[-1]])
-
-
-def _item(sample: Mapping[str, Any], metric: str) -> Iterator[str]:
+def _item(sample: Mapping[str, Any], scored: str) -> Iterator[str]:
     """Lines on one test item: what was asked, what is right, and what was answered."""
-    yield f"### {sample['doc'].get('id', sample['doc_id'])}: {metric} {_score(sample, metric):g}"
+    yield f"### {sample['doc'].get('id', sample['doc_id'])}: {scored}"
     answers = sample["filtered_resps"]
     asked = list(dict.fromkeys(str(context) for context, _ in sample["arguments"]))
     yield "\n".join(asked)
@@ -139,9 +135,15 @@ def _item(sample: Mapping[str, Any], metric: str) -> Iterator[str]:
         yield f"right: {' | '.join(map(str, sample['doc'].get('answers', [sample['target']])))}"
         yield f"answered: {answers[0]}\n"
         return
-    labels = sample["doc"].get("labels")
+    doc, target = sample["doc"], str(sample["target"]).strip()
+    named = [str(choice).strip() for _, choice in sample["arguments"]]
+    if len(set(named)) == 1 < len(named) and "answer" in doc:  # lm-eval's winogrande, which counts options from 1
+        gold = int(doc["answer"]) - 1
+    else:
+        gold = doc.get("gold", int(target) if target.isdecimal() else named.index(target) if target in named else None)
+    labels = doc.get("labels", [at == gold for at in range(len(named))])
     for at, ((_, choice), (log_likelihood, _)) in enumerate(zip(sample["arguments"], answers, strict=True)):
-        right = labels[at] if labels else str(sample["target"]) in (str(at), str(choice).strip())
+        right = at < len(labels) and labels[at]
         shown = asked[at] if len(asked) > 1 else str(choice)
         yield f"{float(log_likelihood):10.3f} nats {'right' if right else '     '} {shown.strip()}"
     yield ""

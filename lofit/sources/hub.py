@@ -85,11 +85,9 @@ def push_folder(folder: Path, repo: str, *, private: bool) -> str:
             api.create_repo(repo, private=private, exist_ok=True)
             made = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Fitted with LoFiT Bench")
         except HfHubHTTPError as error:
-            if (status := error.response.status_code) in (401, 403):
-                raise SourceError(
-                    f"model {repo}: access denied (HTTP {status}); set HF_TOKEN to a token that may write there"
-                ) from None
-            raise
+            status = error.response.status_code
+            remedy = "set HF_TOKEN to a token that may write there" if status in (401, 403, 404) else "try again later"
+            raise SourceError(f"model {repo} cannot be pushed (HTTP {status}); {remedy}") from None
     return str(made.commit_url)
 
 

@@ -56,8 +56,7 @@ def _beside(path: Path, info: ValidationInfo) -> Path:
     if not folder or path.is_absolute() or not (folder / path).exists():
         return path
     # However the file was named, the path is the same: it is part of what nodes are called.
-    place, here = Path(os.path.abspath(folder / path)), Path.cwd()
-    return place.relative_to(here) if place.is_relative_to(here) else place
+    return Path(os.path.relpath(folder / path))
 
 
 InputPath = Annotated[UserPath, AfterValidator(_beside)]

@@ -259,7 +259,7 @@ def wrap(session: Session, config: PeftConfig) -> PeftModel:
             model = get_peft_model(session.model, config)
         except EditError:
             raise
-        except (NotImplementedError, TypeError, ValueError) as error:
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             family = type(session.model).__name__
             raise EditError(f"{type(config).__name__} does not fit {family}: {error}") from None
     return model.eval()

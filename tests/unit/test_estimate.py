@@ -99,6 +99,19 @@ def test_sizes_of_the_catalogue_and_of_all_tasks_are_known() -> None:
     assert set(task_names()) == set(task_sizes())
 
 
+def test_rankings_by_the_gradient_are_one_pass_and_exact_ones_one_for_every_head() -> None:
+    """Of 1,024 heads; those that are computed from activations take nothing further."""
+    row, parameters = task_sizes()["siqa"]["row_tokens"], 6.74e9
+
+    def ranking(localizer: str, **params: Any) -> float:
+        heads = {"localizer": localizer, "k": [16], "params": params}
+        return found({"lofit": {"heads": heads}})["localize"].operations
+
+    assert ranking("ablation") == ranking("attribution") == pytest.approx(parameters * row * 100 * 4)
+    assert ranking("ablation", exact=True) == pytest.approx(1024 * ranking("ablation"))
+    assert ranking("sadi") == 0
+
+
 def test_rows_of_own_files_are_counted(tmp_path: Path) -> None:
     """A fifth of 40 rows is the test split, a tenth of the others is set aside; a token is 4 characters."""
     rows = [{"text": f"a text that is numbered {i:02}", "mood": "good" if i % 2 else "bad"} for i in range(40)]

@@ -134,7 +134,7 @@ def test_a_run_is_pushed_to_the_hub_as_it_is_exported(table: RunTable, tmp_path:
     pushed = hub.files["models", "owner/mine"]
     assert pushed == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert refused.returncode == 1
-    assert "access denied (HTTP 403); set HF_TOKEN to a token that may write there" in refused.stderr
+    assert "cannot be pushed (HTTP 403); set HF_TOKEN to a token that may write there" in refused.stderr
     assert TOKEN not in done.stdout + done.stderr + refused.stdout + refused.stderr
     assert len(refused.stderr.splitlines()) == 1, refused.stderr
 

@@ -143,6 +143,18 @@ def test_what_a_configuration_reads_may_be_beside_it(home: Path, monkeypatch: py
     monkeypatch.chdir(work / "model")
     elsewhere = [load_config(place / "study" / "config.yaml").tasks for place in (Path(".."), work)]
     assert elsewhere[0] == elsewhere[1] != config.tasks
+    for place, named in (("study/sums", "."), ("study/deeper", "../sums")):
+        (work / place).mkdir(exist_ok=True)
+        given["tasks"]["sums"]["path"] = named  # type: ignore[index]
+        (work / place / "config.yaml").write_text(
+            yaml.safe_dump(given | {"model_sources": {}, "models": ["smollm2-135m"]})
+        )
+        monkeypatch.chdir(work / place)
+        config = load_config(Path("config.yaml"))
+        assert config.tasks["sums"] and config.tasks["sums"].path == Path(named)
+        write_snapshot(config)
+        [again] = Path("results/plan").glob("*.yaml")
+        assert load_config(again).tasks == config.tasks, "a node that reads the copy finds the same"
     monkeypatch.chdir(work / "study")
     assert (load_config(Path("config.yaml")).tasks["sums"] or sums).path == Path("sums")
 

@@ -42,7 +42,7 @@ try:
         read_yaml(file, ConfigError)  # Snakemake has read it already, and keeps the last of several equal keys
     if config.get("device", "auto") == "auto":  # a job's own Snakemake, on whatever machine, must know the same ids
         config["device"] = os.environ.get(DEVICE, "auto")
-    CONFIG = parse_config(config, origin=str(CONFIGFILES[0]))
+    CONFIG = parse_config(config, str(CONFIGFILES[0]), Path(CONFIGFILES[0]))
     TABLE = RunTable(CONFIG)
     OUTPUTS = {output.id: output for output in outputs(TABLE)}
 except ConfigError as error:

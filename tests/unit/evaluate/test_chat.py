@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lofit.activations.last_token import contrast_texts, encode_texts
 from lofit.config import parse_config
-from lofit.errors import TaskError
+from lofit.errors import ConfigError, TaskError
 from lofit.evaluation.harness import evaluate
 from lofit.files import write_jsonl
 from lofit.models.chat import chat_prompt, in_chat
@@ -102,6 +102,18 @@ def test_lm_evals_own_prompts_are_worded_too(tmp_path: Path) -> None:
         assert choice in ("no", "yes")
 
 
+def test_reachable_answers_are_those_after_the_template(tmp_path: Path) -> None:
+    """Without the blank, an answer of as many tokens as are generated still fits."""
+    rows = [SUMS[0] | {"answers": ["1" * 16]}]
+    write_jsonl(tmp_path / "test.jsonl", rows)
+    mquake = load_task("mquake")
+    counts = [
+        evaluate(model(), chatting(), mquake, tmp_path / "test.jsonl", batch_size=1, chat=chat)[0]["n_unreachable"]
+        for chat in (None, SYSTEM)
+    ]
+    assert counts == [1, 0]
+
+
 def test_a_template_that_tells_the_date_is_the_same_on_every_day() -> None:
     told = chatting(
         "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
@@ -128,7 +140,13 @@ def test_the_protocol_is_part_of_every_node_and_the_system_message_of_its_identi
     assert not any(a & b for a, b in zip(ids, ids[1:] + ids[:1], strict=True))
     assert all("/eval/paper-chat/" in id for id in chat.evaluations)
     assert "chat" not in next(iter(plain.data.values())).identity
-    contrasted = parse_config(
-        put("methods/repe_contrast", {}) | {"tasks": {"mquake": {}}, "protocols": ["paper"]}, "chat.yaml"
-    )
-    assert any(fit.method == "repe_contrast" for fit in RunTable(contrasted).fits.values())
+    texts = table(protocols=["paper-chat"], retention={"wikitext": {"options": {"n_test": 2}}})
+    [plain_text] = {node.protocol for node in texts.evaluations.values() if node.data.task == "wikitext"}
+    assert plain_text == "paper", "what is no prompt has no template"
+    for protocol, method, task, remedy in (
+        ("paper-chat", "repe_contrast", "mquake", "; remove it"),
+        ("harness-chat", "fewshot", "boolq", "; add paper-chat to protocols"),
+    ):
+        config = put(f"methods/{method}", {}) | {"tasks": {task: {}}, "protocols": [protocol]}
+        with pytest.raises(ConfigError, match=f"methods.{method}: not scored under {protocol} .*{remedy}"):
+            parse_config(config, "chat.yaml")

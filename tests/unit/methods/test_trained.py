@@ -62,7 +62,6 @@ STORED = {
     "ln_tuning": L * 2 * D,
     "fourierft": L * 2 * 20,
     "hira": L * 8 * ((D + D) + (D + KV)),
-    "lily": L * (2 * 4 * D + 2 * 4 * (D + KV) + 2 * 2 * 4),  # what layers share is written with each of them
     "beft": L * KV,
     "full": sum(p.numel() for p in tiny_model("llama", vocab_size=259).parameters()),
 }
@@ -82,7 +81,6 @@ VALUES = {
     "pissa": STORED["pissa"] // 2,
     "jola": STORED["jola"] + 2 * L * H,  # its gates are not stored
     "shira": STORED["shira"] // 3,
-    "lily": 2 * (2 * 4 * D) + 2 * 4 * (D + KV) + L * 2 * 2 * 4,
 }
 """Values that are trained, where they are not all that is stored."""
 SMALL: dict[str, dict[str, Any]] = {
@@ -93,13 +91,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 16},
     "road": {"group_size": 8},
     "fourierft": {"n_frequency": 20},
-    "lily": {"r": 4},
 }
 """What in the configuration of a type of PEFT is smaller here, for a tiny model."""
 
 
 PEFT = [name for name in TRAINED if name == "pissa" or issubclass(load_method(name).Params, peft.Params)]
-LINEAR_ALONE = ("beft", "boft", "c3a", "hra", "lily", "miss", "oft", "road", "shira")
+LINEAR_ALONE = ("beft", "boft", "c3a", "hra", "miss", "oft", "road", "shira")
 """Types that PEFT makes for linear layers alone, which GPT-2 writes otherwise."""
 
 
@@ -145,6 +142,15 @@ def test_it_acts_on_other_families(name: str, family: str) -> None:
     assert opened.model is not None
 
 
+def assert_tokens_see_neither_later_ones_nor_other_rows(model: Any) -> None:
+    """Else scores would depend on what is packed or batched together."""
+    tokens = tiny_tokens(batch=1)
+    other = torch.cat([tokens[:, :4], tokens[:, 4:].flip(1) + 1], 1)
+    expected = model(tokens).logits[:, :4]
+    assert_close(model(other).logits[:, :4], expected, rtol=1e-4, atol=1e-5)
+    assert_close(model(torch.cat([tokens, other])).logits[:1, :4], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", PEFT)
 def test_a_type_of_peft_switched_off_is_the_base_and_merged_computes_the_same(name: str, tmp_path: Path) -> None:
     tokens, base = tiny_tokens(), session().model
@@ -153,6 +159,7 @@ def test_a_type_of_peft_switched_off_is_the_base_and_merged_computes_the_same(na
         with fitted.disable_adapter():
             assert torch.equal(fitted(tokens).logits, base(tokens).logits)
         expected = fitted(tokens).logits
+        assert_tokens_see_neither_later_ones_nor_other_rows(fitted)
         assert not torch.allclose(expected, base(tokens).logits, atol=1e-4)
         if not load_method(name).foldable:
             with pytest.raises(EditError):
@@ -169,6 +176,9 @@ def test_a_type_of_peft_switched_off_is_the_base_and_merged_computes_the_same(na
         ({"r": 8}, "peft_type must be one of BEFT, BOFT"),
         ({"peft_type": "LORRA"}, "peft_type must be one of"),
         ({"peft_type": "PREFIX_TUNING"}, "peft_type PREFIX_TUNING does not fit: it does not wrap modules of the model"),
+        ({"peft_type": ["LORA"]}, "peft_type must be one of"),
+        ({"peft_type": "LILY"}, "its router averages over all tokens of a batch"),
+        ({"peft_type": "LORA", "inference_mode": True}, "'inference_mode' is not part of it"),
         ({"peft_type": "ADALORA"}, "ranks or masks change while it trains"),
         ({"peft_type": "LORA", "lora_alfa": 8}, "unknown field of LORA 'lora_alfa'; did you mean 'lora_alpha'"),
         ({"peft_type": "LORA", "target_modules": ["q_proj"]}, "'target_modules' is not part of it"),
@@ -227,7 +237,7 @@ def test_pissa_starts_as_pefts_does() -> None:
 
 OTHER_TYPES: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in ("DEFT", "DELORA", "FROD", "GLORA", "GRALORA", "LOHA", "LOKR", "OSF", "PEANUT")},
-    **{kind: {} for kind in ("PVERA", "SUPERTUNING", "TINYLORA")},
+    **{kind: {} for kind in ("SUPERTUNING", "TINYLORA")},
     "PSOFT": {"r": 8},
     "UNILORA": {"r": 2, "theta_d_length": 64},
     "VBLORA": {"vector_length": 16, "num_vectors": 8, "topk": 2},
@@ -263,8 +273,18 @@ def test_other_types_of_peft_learn_repeat_themselves_and_are_read_back(kind: str
     read = load_fitted(tmp_path / "model", tmp_path / "fitted", torch.device("cpu"), torch.float32)
     with torch.no_grad():
         assert torch.equal(read(tokens).logits, fitted.model(tokens).logits)
+        assert_tokens_see_neither_later_ones_nor_other_rows(fitted.model)
         with fitted.model.disable_adapter():
             assert torch.equal(fitted.model(tokens).logits, base(tokens).logits)
+
+
+def test_a_preset_stays_what_it_is() -> None:
+    """Fields are added to its own, of which the type is not to be replaced."""
+    Params = load_method("oft").Params
+    given = Params(lr=0.1, config={"oft_block_size": 8})
+    assert given.model_dump()["config"] == {"peft_type": "OFT", "oft_block_size": 8, "r": 0}
+    with pytest.raises(ValueError, match="this method is of peft_type OFT; the method peft takes any"):
+        Params(lr=0.1, config={"peft_type": "LOHA"})
 
 
 def test_a_type_of_peft_is_configured_where_it_is_named() -> None:

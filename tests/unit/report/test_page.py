@@ -19,10 +19,11 @@ from lofit.errors import ConfigError, ReportError
 from lofit.files import read_jsonl
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
+from lofit.report.items import scores_of
 from lofit.report.outputs import outputs
 from lofit.report.page import write_report
 from lofit.report.parts import collect_results
-from lofit.report.show import show
+from lofit.report.show import _item, show
 from tests.fitted import fitted_table, tiny_config, write_outputs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -191,7 +192,28 @@ def test_what_is_behind_a_cell(table: RunTable) -> None:
             assert f"### {sample['doc']['id']}: exact_match" in text and asked in text
             assert f"right: {sample['doc']['answers'][0]}\nanswered: {answer}" in text
     wrong = "\n".join(show(table, "main", "lofit", "listops", n_items=6, which="wrong"))
-    assert wrong.count("exact_match 0\n") == 0 and wrong.count(": exact_match 0") == wrong.count("### ")
+    assert wrong.count(": exact_match 0") == wrong.count("### ") > 0
+
+
+def test_which_choices_are_right_and_which_scores_are_meant() -> None:
+    """Of our tasks and lm-eval's: an index, labels, a text, or an option that is counted from 1."""
+
+    def marks(doc: dict[str, Any], target: Any, choices: list[str]) -> list[bool]:
+        asked = [[f"context {n if len(set(choices)) == 1 else ''}", choice] for n, choice in enumerate(choices)]
+        sample = {"doc_id": 0, "doc": doc, "target": target, "arguments": asked, "filtered_resps": [[-1.0, False]] * 2}
+        lines = [line for line in _item(sample, "acc 1") if "nats" in line]
+        return ["nats right" in line for line in lines]
+
+    assert marks({"gold": 1}, 1, [" 1", " 2"]) == [False, True]
+    assert marks({"labels": [1, 0]}, 0, [" a", " b"]) == [True, False]
+    assert marks({}, 1, [" no", " yes"]) == [False, True]
+    assert marks({}, " yes", [" no", " yes"]) == [False, True]
+    assert marks({"gold": 1}, " rest", [" rest", " rest"]) == [False, True]
+    assert marks({"answer": "2"}, " rest", [" rest", " rest"]) == [False, True]
+    sample = {"task": "gsm8k", "filter": "flexible-extract", "exact_match": 1.0, "doc": {}, "doc_id": 3}
+    scores = scores_of(sample)
+    assert scores["exact_match.flexible-extract"] == scores["gsm8k.exact_match.flexible-extract"] == 1.0
+    assert "exact_match" not in scores
 
 
 def test_what_is_behind_a_search_a_failure_and_a_point_of_a_curve(table: RunTable) -> None:
