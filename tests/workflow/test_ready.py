@@ -61,6 +61,8 @@ def miniature(name: str, folder: Path, mirror: Path) -> dict[str, Any]:
         "resources": str(folder / "resources"),
         "data_mirror": str(mirror),
     }
+    if name == "modern":
+        config["lr_grid"] = None  # the others search
     if "retention" in config:
         config["retention"] = {"nq_open": {"options": {"n_test": 4}}}
     if "judges" in config:
