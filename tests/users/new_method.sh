@@ -1,4 +1,4 @@
-# A method of one's own, compared with the others without touching the package.
+# A method of your own, compared with the others without touching the package.
 lofit init . --like own
 lofit new method nudge
 sed -i "s|^models: .*|$MODELS\nplugins: [plugins]|; s|^methods:|methods:\n  nudge: {heads: {k: [3]}}|" config.yaml

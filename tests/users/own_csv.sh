@@ -1,4 +1,4 @@
-# A table of one's own: fit, compare, look at what went wrong, use the model.
+# A table of your own: fit, compare, look at what went wrong, use the model.
 lofit train --data reviews.csv --prompt 'Review: {text}
 Mood:' --label mood --method lofit --method lora --model "$MODEL" --threads 1
 CONFIG=$(ls results/train/plan/config-*.yaml)

@@ -1,4 +1,4 @@
-# From a wheel, in an empty folder and a fresh environment: a study of one's own, from the example.
+# From a wheel, in an empty folder and a fresh environment: a study of your own, from the example.
 lofit init mine --like own
 cd mine
 sed -i "s|^models: .*|$MODELS|" config.yaml

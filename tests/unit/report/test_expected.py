@@ -234,7 +234,7 @@ def test_coverage_counts_cells_and_values_by_table() -> None:
     assert coverage(table) == {"main": (4, 2), "mine": (2, 0)}
     file = CONFIG / "modern.yaml"
     result = CliRunner().invoke(app, ["expected", "--configfile", str(file)], env={"COLUMNS": "200"})
-    assert re.search(r"main +│ +880 │ +40 │", result.output)
+    assert re.search(r"main +│ +1,040 │ +60 │", result.output)
 
 
 def test_counterparts_have_the_model_the_method_and_all_tasks() -> None:
@@ -245,5 +245,5 @@ def test_counterparts_have_the_model_the_method_and_all_tasks() -> None:
         assert {fit.model for fit in fits} == {row.model}
         assert set(row.tasks) <= {fit.data.task for fit in fits}
         assert len({fit.k for fit in fits}) == 1
-    assert len(matching_runs(RunTable(load_config(CONFIG / "modern.yaml")))) == 2 * 4 * 4 + 2 * 4
+    assert len(matching_runs(RunTable(load_config(CONFIG / "modern.yaml")))) == 2 * 4 * 4 + 2 * 4 + (3 + 2) * 4
     assert not matching_runs(RunTable(load_config(CONFIG / "laptop.yaml")))
