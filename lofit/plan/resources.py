@@ -102,6 +102,8 @@ def runtime_minutes(table: RunTable, node: Node, attempt: int = 1) -> int:
         if config.device != "cuda":
             rate *= config.threads / 2  # measured on two
         minutes = START_MINUTES + MARGIN * 60 * cost.hours(rate)
+        if cast(ComputingNode, node).data.path:  # a custom task, whose tokens are a guess
+            minutes = max(minutes, UNKNOWN_MINUTES)
     else:
         minutes = UNKNOWN_MINUTES
     return math.ceil(minutes) * attempt

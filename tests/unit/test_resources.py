@@ -155,3 +155,9 @@ def test_rules_ask_for_what_the_nodes_need(tmp_path: Path) -> None:
                 asked[kind.name],
             )
     assert f"mem_mb={LIGHT_MB}" in "".join(asked["collect"])
+
+
+def test_a_custom_task_has_the_time_of_an_unknown_one() -> None:
+    """Four characters a token is too few for many languages, and a limit that is too low kills a job."""
+    own = made(0.001, tasks={"opposites": {"path": str(REPOSITORY / "examples" / "opposites")}})
+    assert runtime_minutes(own, fit(own, "lofit")) == runtime_minutes(own, evaluation(own, "base")) == UNKNOWN_MINUTES
