@@ -25,7 +25,7 @@ from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from lofit.sources.catalog import load_catalog
 from lofit.sources.models import is_current, model_size
-from lofit.spec.protocol import PAPER, with_chat
+from lofit.spec.protocol import paper
 from lofit.tasks import task_names
 
 
@@ -73,7 +73,7 @@ def configuration(
         "models": [model],
         "tasks": {name: task},
         "methods": {"base": None} | {method: _with_heads(method, k) for method in methods},
-        "protocols": [with_chat(PAPER) if chat else PAPER],
+        "protocols": [paper(chat)],
         "system": system,
         "lr_grid": None,
         "seeds": list(seeds),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from lofit import registry
 
@@ -29,8 +30,7 @@ def _line(found: Mapping[str, Any], form: type[BaseModel], prefix: str) -> tuple
         location.pop()  # pydantic appends the member of the union int | float, which is no key
     key = ".".join([prefix.rstrip("."), *location] if prefix else location)
     if found["type"] == "extra_forbidden":
-        known = _form_at(form, location[:-1]).model_fields
-        return key, f"{key}: {registry.unknown('key', location[-1], [at.alias or name for name, at in known.items()])}"
+        return key, f"{key}: {registry.unknown('key', location[-1], _keys(_form_at(form, location[:-1])))}"
     if found["type"] == "missing":
         return key, f"{key}: this key is required; add it"
     if found["type"] == "too_short":
@@ -48,10 +48,14 @@ _SHORT.maxstring = _SHORT.maxother = 80
 def _form_at(form: type[BaseModel], location: list[str]) -> type[BaseModel]:
     """Return the pydantic model at ``location`` in a configuration; mapping keys and list indices are skipped."""
     for part in location:
-        fields = {field.alias or name: field for name, field in form.model_fields.items()}
-        if part in fields:
+        if part in (fields := _keys(form)):
             form = next(_forms_in(fields[part].annotation), form)
     return form
+
+
+def _keys(form: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a pydantic model by the keys that a user writes."""
+    return {field.alias or name: field for name, field in form.model_fields.items()}
 
 
 def _forms_in(annotation: Any) -> Iterator[type[BaseModel]]:

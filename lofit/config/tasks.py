@@ -10,7 +10,7 @@ from lofit import registry, tasks
 from lofit.config.form import Config, TaskConfig
 from lofit.config.messages import all_lines, repeated
 from lofit.errors import TaskError
-from lofit.spec.protocol import OPEN, PAPER, Protocol, in_chat, scoring, with_chat
+from lofit.spec.protocol import OPEN, Protocol, in_chat, paper, scoring
 from lofit.tasks.sizes import too_many
 
 
@@ -36,7 +36,7 @@ def task_problems(config: Config) -> Iterator[str]:
         yield "judges: they read open answers only; add 'open' to protocols, or remove the key"
     for name in config.tasks:
         if not any(config.task(name).headline_under(protocol) for protocol in config.protocols):
-            yield f"protocols: {name} is scored under '{_paper(config)}' only; add it, or remove the task"
+            yield f"protocols: {name} is scored under '{paper(bool(config.chat))}' only; add it, or remove the task"
     for protocol in config.protocols:
         if not scored_under(config, protocol, config.tasks):
             hint = "add truthfulqa, or remove it" if scoring(protocol) == OPEN else "remove it, or add a task that is"
@@ -47,10 +47,6 @@ def task_problems(config: Config) -> Iterator[str]:
     for name in config.suite or []:
         if name not in config.tasks:
             yield f"suite: {registry.unknown('task', name, config.tasks)}"
-
-
-def _paper(config: Config) -> Protocol:
-    return with_chat(PAPER) if config.chat else PAPER
 
 
 def scored_under(config: Config, protocol: Protocol, names: Iterable[str]) -> bool:

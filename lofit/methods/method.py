@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel
 
 from lofit.spec.precision import Quantized
-from lofit.spec.protocol import OPEN, PACKED, PAPER, Backend, Protocol, in_chat, scoring, with_chat
+from lofit.spec.protocol import OPEN, PACKED, PAPER, Backend, Protocol, in_chat, paper, scoring
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -84,8 +84,7 @@ class Method:
             return f"quantised weights cannot be trained; remove it, or set dtype to auto (now {quantized.pop()})"
         if not any(map(self.scored_under, protocols)):
             chat = in_chat(protocols[0])
-            paper = with_chat(PAPER) if chat else PAPER
-            remedy = "remove it" if chat and self.scorer else f"add {paper} to protocols"
+            remedy = "remove it" if chat and self.scorer else f"add {paper(chat)} to protocols"
             return f"not scored under {' or '.join(protocols)} (docs/methods.md); {remedy}"
         if backend != PACKED and self.scorer:
             return f"uses a custom scorer; remove it, or set backend to {PACKED}"

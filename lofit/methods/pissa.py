@@ -54,6 +54,8 @@ def _begin(model: PeftModel, rank: int) -> None:
             raise EditError("singular vectors are of plain weights, and these are quantised; set dtype to auto")
         weight = base.weight.float().T if isinstance(base, Conv1D) else base.weight.float()
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        if rank > len(values):
+            raise EditError(f"rank {rank}: a target has only {len(values)} singular values; lower rank")
         root = values[:rank].sqrt()
         rows, columns = root[:, None] * right[:rank], left[:, :rank] * root
         a: Any = layer.lora_A["default"].weight

@@ -139,17 +139,12 @@ def _reading(task: Mapping[str, float]) -> float:
 
 def _sizes(data: DataNode | EffectsNode | PlantNode) -> dict[str, Any] | None:
     """Rows and tokens of one split: all, or fewer rows where the configuration says so."""
-    known = _of_files(data.task, data.path, json.dumps(_read(data))) if data.path else task_sizes().get(data.task)
+    known = _of_files(data.task, data.path, json.dumps(data.read)) if data.path else task_sizes().get(data.task)
     if known is None:
         return None
     asked = {split: data.options.get(f"n_{split}") for split in ("train", "validation", "test")}
     # A number that is asked for may be more than there are under the task's defaults.
     return {**known, **{split: number for split, number in asked.items() if number}}
-
-
-def _read(data: DataNode | EffectsNode | PlantNode) -> dict[str, Any] | None:
-    """What the columns of a custom task's file mean."""
-    return data.read if isinstance(data, DataNode) else _read(data.data)
 
 
 @cache

@@ -126,6 +126,12 @@ class _OnTask(Node):
         found: str | None = self.data.path
         return found
 
+    @property
+    def read(self) -> dict[str, Any] | None:
+        """What the columns of a custom task's file mean."""
+        found: dict[str, Any] | None = self.data.read
+        return found
+
 
 @dataclass(frozen=True)
 class EffectsNode(_OnTask):

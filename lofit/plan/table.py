@@ -37,7 +37,7 @@ from lofit.plan.nodes import (
     TunedNode,
 )
 from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
-from lofit.spec.protocol import PAPER, with_chat
+from lofit.spec.protocol import paper
 
 ALL, MAIN, TRANSFER = "all", "main", "transfer"
 """Parts of the results that are collected, beside those of the experiments; see :meth:`RunTable.part`."""
@@ -183,8 +183,7 @@ class RunTable:
             for fold in self._folds(task, entry):
                 if not ranked or fold == ranked.fold:
                     data = self._data_of(task, entry, fold, 0)
-                    protocol = with_chat(PAPER) if data.chat else PAPER
-                    yield EvalNode(fit, data, protocol, self.config.backend)
+                    yield EvalNode(fit, data, paper(bool(data.chat)), self.config.backend)
 
     def _model(self, name: str) -> ModelNode:
         return ModelNode(name, self._source(name))

@@ -119,7 +119,7 @@ def _run(
         return
     yield f"{metric} {scored['value'].iloc[0]:.4f} on {int(scored['n_items'].iloc[0])} items\n"
     samples = read_jsonl(table.folder(node) / "samples.jsonl")
-    scored_items = [(sample, scores_of(sample)[metric]) for sample in samples if metric in scores_of(sample)]
+    scored_items = [(sample, found[metric]) for sample in samples if metric in (found := scores_of(sample))]
     kept = [(sample, score) for sample, score in scored_items if which in ("all", "right" if score == 1 else "wrong")]
     for sample, score in kept[:n_items]:
         yield from _item(sample, f"{metric} {score:g}")

@@ -27,9 +27,9 @@ def scoring(protocol: Protocol) -> Protocol:
     return cast(Protocol, protocol.removesuffix(_CHAT))
 
 
-def with_chat(protocol: Protocol) -> Protocol:
-    """Return the protocol with the chat template."""
-    return cast(Protocol, scoring(protocol) + _CHAT)
+def paper(chat: bool) -> Protocol:
+    """Return the protocol of the tasks' own folders, with or without the chat template."""
+    return "paper-chat" if chat else PAPER
 
 
 def table_name(protocol: Protocol) -> str:
