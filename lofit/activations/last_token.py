@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lofit.activations.store import TEXT_COLUMNS
 from lofit.errors import FitError
 from lofit.files import reserve
 from lofit.interventions import find_site
-from lofit.models.encoding import Example, check_texts, encode
+from lofit.models.encoding import Example, check_texts, encode, token_ids
 from lofit.models.meter import Meter
 from lofit.models.session import Session
 from lofit.packing.forward import answer_logits
@@ -110,6 +110,22 @@ def capture(session: Session, texts: pd.DataFrame, heads: Path, blocks: Path, ba
     out_heads.flush()
     out_blocks.flush()
     return {"n_texts": len(examples), "n_tokens": sum(lengths), **meter.report()}
+
+
+@torch.no_grad()
+def block_outputs(session: Session, texts: Sequence[str]) -> np.ndarray:
+    """Return the output of every layer at the last token of each text: float32 [texts, layers, hidden size].
+
+    Raises:
+        FitError: the tokenizer cannot encode a text.
+    """
+    site = find_site(session.model, "head")
+    found = []
+    with _hooks(session.model, site.layers, site.suffix, site.n_layers) as last:
+        for text in texts:
+            session.model(torch.tensor([token_ids(session.tokenizer, text)[0]], device=session.model.device))
+            found.append(np.stack([last["block", layer].numpy()[0] for layer in range(site.n_layers)]))
+    return np.stack(found)
 
 
 @contextlib.contextmanager

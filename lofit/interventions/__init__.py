@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lofit.interventions.tuner.config import LofitConfig
     from lofit.interventions.tuner.fold import export_merged
     from lofit.interventions.tuner.model import LofitModel
-    from lofit.interventions.tuner.parameters import head_norms, parameter_counts, set_vectors
+    from lofit.interventions.tuner.parameters import head_norms, offsets_times, parameter_counts, set_vectors
     from lofit.interventions.tuner.sites import Site, find_site
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "export_merged",
     "find_site",
     "head_norms",
+    "offsets_times",
     "parameter_counts",
     "register",
     "set_vectors",
@@ -48,6 +49,7 @@ _MODULES = {
     "export_merged": "tuner.fold",
     "find_site": "tuner.sites",
     "head_norms": "tuner.parameters",
+    "offsets_times": "tuner.parameters",
     "parameter_counts": "tuner.parameters",
     "set_vectors": "tuner.parameters",
 }

@@ -156,7 +156,7 @@ def encode_rows(
     Args:
         tokenizer: the model's tokenizer.
         rows: rows of a split.
-        objective: ``dpo`` for preference pairs; any other for prompts with a target.
+        objective: ``dpo`` or ``bipo`` for preference pairs; any other for prompts with a target.
         max_length: most tokens of a text, end-of-sequence included.
         window: most tokens that the model reads; None: no limit.
         vocabulary: number of rows of the model's embedding; None: not checked.
@@ -166,7 +166,7 @@ def encode_rows(
         FitError: a row cannot be encoded, is too long, or has a token outside the model's vocabulary.
     """
     prompt_field, answer_fields = (
-        ("train_prompt", ("chosen", "rejected")) if objective == "dpo" else ("prompt", ("target",))
+        ("train_prompt", ("chosen", "rejected")) if objective in ("dpo", "bipo") else ("prompt", ("target",))
     )
     encoded = []
     for row in rows:

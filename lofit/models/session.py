@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Metric = Callable[[Any, Any], float]
-ObjectiveName = Literal["sft", "dpo", "kl"]
+ObjectiveName = Literal["sft", "dpo", "bipo", "kl"]
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Session:
     Attributes:
         model: frozen base model in evaluation mode.
         tokenizer: its fast tokenizer.
-        objective: ``sft`` (answer tokens), ``dpo`` (preference pairs) or ``kl`` (the intact model's predictions of
-            answer tokens, for a damaged model).
+        objective: ``sft`` (answer tokens), ``dpo`` or ``bipo`` (preference pairs) or ``kl`` (the intact model's
+            predictions of answer tokens, for a damaged model).
         train, validation: rows with the training fields of the objective.
         seed: seed of initialisation and batch order.
         progress: whether to show progress bars (on a terminal only).

@@ -1,4 +1,4 @@
-"""Losses: supervised fine-tuning on the answer, direct preference optimization, and distance to an intact model."""
+"""Losses: supervised fine-tuning on the answer, preference optimization, and distance to an intact model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
+from lofit.interventions import offsets_times
 from lofit.models.damage import Planted
 from lofit.models.encoding import Row
 from lofit.training.forward import Forward
@@ -90,6 +91,22 @@ class DpoObjective:
         """Sum the loss, and count the pairs whose chosen answer has the higher implicit reward."""
         rewards = self.rewards(forward, rows)
         return {"loss": -functional.logsigmoid(rewards).sum(), "preference_accuracy": (rewards > 0).sum()}
+
+
+class BipoObjective(DpoObjective):
+    """Bidirectional preference loss of offsets v (Cao et al. 2024, arXiv 2406.00045, eq. 3).
+
+    The mean over d = 1 and d = -1 of -log sigmoid(d beta (margin with offsets d v - reference margin)): with v, the
+    chosen answer becomes more likely than the rejected one, and with -v less.
+    """
+
+    def total(self, forward: Forward, rows: Sequence[Row]) -> torch.Tensor:
+        """Sum the loss over the pairs."""
+        return torch.stack([self._directed(forward, rows, direction) for direction in (1.0, -1.0)]).mean()
+
+    def _directed(self, forward: Forward, rows: Sequence[Row], direction: float) -> torch.Tensor:
+        with offsets_times(forward.model, direction):
+            return -functional.logsigmoid(direction * self.rewards(forward, rows)).sum()
 
 
 class KlObjective:

@@ -26,7 +26,7 @@ from lofit.training.compute_options import with_compute_options
 from lofit.training.dropout import AdapterDropout
 from lofit.training.forward import Forward
 from lofit.training.master_weights import MasterWeights
-from lofit.training.objectives import DpoObjective, KlObjective, Objective, SftObjective
+from lofit.training.objectives import BipoObjective, DpoObjective, KlObjective, Objective, SftObjective
 from lofit.training.savepoint import SavePoint, fingerprint
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ def make_objective(session: Session, params: LossParams) -> Objective:
     if session.objective == "kl":
         assert session.planted, "only a damaged model has an intact one to be compared with"
         return KlObjective(session.planted)
-    return SftObjective() if session.objective == "sft" else DpoObjective(params.beta)
+    if session.objective == "sft":
+        return SftObjective()
+    return (BipoObjective if session.objective == "bipo" else DpoObjective)(params.beta)
 
 
 class Validation:

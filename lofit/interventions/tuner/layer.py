@@ -59,6 +59,7 @@ class EditLayer(nn.Module, BaseTunerLayer):
         self.lofit_groups = BufferDict(persistent=False)
         self.lofit_sites: dict[str, Site] = {}
         self.lofit_answer_only: dict[str, bool] = {}  # only adapters that do not act at all positions
+        self.offset_factor = 1.0  # of `offsets_times`
         self._disable_adapters = False
         self._active_adapter = []
         self.merged_adapters = []
@@ -116,7 +117,8 @@ class EditLayer(nn.Module, BaseTunerLayer):
         if adapter_name in self.lofit_scale:
             edited = edited * (1 + self.lofit_scale[adapter_name])
         if adapter_name in self.lofit_offset:
-            edited = edited + self._offset(adapter_name)
+            offset = self._offset(adapter_name)
+            edited = edited + (offset if self.offset_factor == 1 else self.offset_factor * offset)
         edited = edited.to(x.dtype)
         edited = (edited if whole else z.index_copy(-2, groups, edited)).flatten(-2)
         if adapter_name in self.lofit_answer_only:

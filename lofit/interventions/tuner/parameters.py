@@ -1,8 +1,9 @@
-"""Parameters of an adapter: count them, compute their norm per head, and set offsets."""
+"""Parameters of an adapter: count them, compute their norm per head, set them, and change their strength."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -72,6 +73,19 @@ def set_vectors(
             own[name][row] = torch.as_tensor(wanted.pop((layer, group)))
     if wanted:
         raise EditError(f"the adapter does not edit {sorted(wanted)[0]}")
+
+
+@contextlib.contextmanager
+def offsets_times(peft_model: nn.Module, factor: float) -> Iterator[None]:
+    """Context in which every offset of LOFIT adapters acts ``factor`` times; -1 turns it round."""
+    layers = [module for module in peft_model.modules() if isinstance(module, EditLayer)]
+    for layer in layers:
+        layer.offset_factor = factor
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.offset_factor = 1.0
 
 
 def edited_layers(peft_model: PeftModel) -> list[tuple[int, EditLayer]]:

@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
+from peft import get_peft_model
 
+from lofit.interventions import LofitConfig, set_vectors
 from lofit.models.encoding import Example, Row
 from lofit.training.forward import Forward
-from lofit.training.objectives import DpoObjective, SftObjective
+from lofit.training.objectives import BipoObjective, DpoObjective, SftObjective
+from tests.by_hand import PROJECTIONS, outputs_edited
 from tests.tiny import FAMILIES, tiny_model
 
 ROWS = [Example((5, 6, 7, 8, 9, 2), 4), Example((11, 12, 2), 1), Example((21, 22, 23, 24, 25, 26, 27, 2), 7)]
@@ -55,3 +58,36 @@ def test_dpo_of_the_reference_itself_is_ln_2() -> None:
     objective = DpoObjective(0.5)
     objective.prepare(run, PAIRS, batch_size=2)
     assert objective.total(run, PAIRS).item() / 3 == pytest.approx(math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
+def test_bipo_is_dpo_of_the_offset_and_of_its_opposite_with_the_pair_swapped(family: str) -> None:
+    beta, base = 0.5, tiny_model(family)
+    tuned = get_peft_model(tiny_model(family), LofitConfig(site="block", layers=[1], scale=False, offset=True))
+    offset = torch.randn(base.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    set_vectors(tuned, {(1, 0): offset.numpy()})
+    objective = BipoObjective(beta)
+    objective.prepare(forward(base, PAIRS), PAIRS, batch_size=2)
+    total = objective.total(forward(tuned, PAIRS), PAIRS)
+    total.backward()
+    (gradient,) = [p.grad for p in tuned.parameters() if p.requires_grad]
+    terms, h = [], 1e-3
+    path = PROJECTIONS[family][0].split("{}")[0] + "{}"
+    for sign in (1, -1):
+        for moved in (0, h, -h):
+            plain = tiny_model(family).double()
+            vector = sign * (offset.double() + moved * gradient[0].double())
+            with outputs_edited(plain, path, {}, {1: vector}):
+                for chosen, rejected in PAIRS:
+                    margin = sum(token_log_probs(plain, chosen)) - sum(token_log_probs(plain, rejected))
+                    reference = sum(token_log_probs(base, chosen)) - sum(token_log_probs(base, rejected))
+                    terms.append((moved, math.log1p(math.exp(-beta * sign * (margin - reference))) / 2))
+    at, above, below = (sum(term for moved, term in terms if moved == where) for where in (0, h, -h))
+    assert total.item() == pytest.approx(at, rel=1e-4)
+    assert (above - below) / (2 * h) == pytest.approx(float(gradient.double().square().sum()), rel=1e-2)
+    # Validation measures the offset as it is used.
+    measured = objective.measures(forward(tuned, PAIRS), PAIRS)
+    assert measured.keys() == {"loss", "preference_accuracy"}
+    dpo = DpoObjective(beta)
+    dpo.prepare(forward(base, PAIRS), PAIRS, batch_size=2)
+    assert measured["loss"].item() == pytest.approx(dpo.total(forward(tuned, PAIRS), PAIRS).item(), rel=1e-6)

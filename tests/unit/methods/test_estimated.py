@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from lofit.activations.reading import reading_vectors
 from lofit.config.recipes import load_recipe
 from lofit.errors import FitError
 from lofit.files import read_json
-from lofit.interventions import LofitConfig
+from lofit.interventions import LofitConfig, offsets_times
 from lofit.methods import load_method, recipe
 from lofit.methods.strength import Edit, choose
+from lofit.models.encoding import encode
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import unpacked
 from lofit.plan.kinds import EVALUATE, FIT
+from lofit.training.forward import Forward
 from lofit.training.trainer import Validation
 from tests.by_hand import PROJECTIONS, edited, outputs_edited
 from tests.fitted import find, fitted_table, run_nodes, tiny_config
@@ -89,6 +92,50 @@ def test_caa_adds_the_mean_difference_after_one_layer(family: str, tmp_path: Pat
         expected = logits(plain)
     assert not torch.equal(expected, base)
     assert_close(logits(result.model), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_actadd_adds_the_difference_of_two_prompts_after_one_layer(family: str, tmp_path: Path) -> None:
+    given = {"layer": (1,), "multiplier": (1.5,), "positions": "all", "towards": "yes", "away": "oh no"}
+    result = fitted("actadd", tmp_path, session(family), **given)
+    plain, tokenizer = tiny_model(family, vocab_size=259), session().tokenizer
+    states = []
+    for prompt in ("yes", "oh no"):
+        with torch.no_grad():
+            found = plain(torch.tensor([tokenizer(prompt)["input_ids"]]), output_hidden_states=True)
+        states.append(found.hidden_states[2][0, -1])  # of layer 1: the first is of the embedding
+    base = logits(plain)
+    path = PROJECTIONS[family][0].split("{}")[0] + "{}"
+    with outputs_edited(plain, path, {}, {1: 1.5 * (states[0] - states[1])}):
+        expected = logits(plain)
+    assert not torch.equal(expected, base)
+    assert_close(logits(result.model), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [{}, {"objective": "dpo", "train": PAIRS[:4], "validation": PAIRS[4:]}])
+def test_bipo_learns_to_prefer_right_answers_and_its_opposite_wrong_ones(rows: dict[str, Any]) -> None:
+    opened = session(**rows)
+    method = load_method("bipo")
+    assert method.fit
+    result = method.fit(fit_context(opened), method.Params(lr=0.02, epochs=8, batch_size=4, beta=0.5, layer=0.4))
+    losses = result.record["validation_loss"]
+    assert losses[-1] < losses[0] == pytest.approx(math.log(2), rel=1e-5)
+    assert result.model.peft_config["default"].layers == [1]
+    assert opened.objective == rows.get("objective", "sft")
+
+    def margin() -> float:
+        prompt, right, wrong = "7+7=", " 14", " 15" if not rows else " no"
+        texts = [encode(opened.tokenizer, prompt, answer) for answer in (right, wrong)]
+        found = Forward(result.model, [tuple(texts)], 0).log_probs([tuple(texts)])[0]
+        return float(found[0] - found[1])
+
+    with torch.no_grad():
+        towards = margin()
+        with offsets_times(result.model, -1.0):
+            away = margin()
+        with result.model.disable_adapter():
+            neither = margin()
+    assert away < neither < towards
 
 
 def test_sadi_and_caa_choose_on_validation_and_may_choose_nothing(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ STORED = {
     "peft": L * 4 * ((D + D) + (D + KV)),
     "post_block": L * (2 * 8 * D + D),
     "post_block_vector": L * D,
+    "bipo": D,
     "pissa": 2 * L * 8 * ((D + D) + (D + KV)),
     "rslora": L * 8 * ((D + D) + (D + KV)),
     "oft": L * 2 * (D * (8 - 1) // 2),
