@@ -15,7 +15,7 @@ from lofit.spec.base import HeadsConfig, MethodConfig
 from lofit.spec.protocol import Protocol, table_name
 
 _EXISTS = "outputs of that name exist already; give it another name"
-_OTHERS = ("all", *map(table_name, get_args(Protocol)), "suite", "strata", "expected", "report")
+_OTHERS = ("all", *map(table_name, get_args(Protocol)), "costs", "heads", "suite", "strata", "expected", "report")
 TAKEN = dict.fromkeys(_OTHERS, _EXISTS) | {
     "transfer": "write it as `transfer:`, beside `experiments:`",
     "retention": "write it as `retention:`, beside `experiments:`, with tasks to be scored",

@@ -25,14 +25,18 @@ def setting(table: RunTable, node: LocalizeNode) -> str:
     return f"{node.localizer} ({', '.join(set_here)})" if set_here else node.localizer
 
 
+def configured_rankings(table: RunTable) -> list[LocalizeNode]:
+    """Rankings on the configured splits: not those on fewer examples, nor on damaged models."""
+    configured = {fit.data.id for fit in [*table.comparison.values(), *table.transfers.values()]}
+    return [node for node in table.head_rankings.values() if node.data.id in configured or not configured]
+
+
 def comparable_pairs(table: RunTable) -> Iterator[tuple[str, LocalizeNode, LocalizeNode]]:
     """Pairs of rankings that differ in one thing alone, with what that is.
 
     ``tasks``, ``folds``, ``subsets`` (seed of the training subset), ``seeds`` (subset and training), ``training seeds``
-    or ``localizers`` (or settings of one). Only rankings on the configured splits: not those on fewer examples.
+    or ``localizers`` (or settings of one). Only the configured rankings.
     """
-    configured = {fit.data.id for fit in [*table.comparison.values(), *table.transfers.values()]}
-    nodes = [node for node in table.head_rankings.values() if node.data.id in configured or not configured]
 
     def aspects(node: LocalizeNode) -> dict[str, Any]:
         return {
@@ -43,7 +47,7 @@ def comparable_pairs(table: RunTable) -> Iterator[tuple[str, LocalizeNode, Local
             "localizers": setting(table, node),
         }
 
-    known = [(node, aspects(node)) for node in nodes]
+    known = [(node, aspects(node)) for node in configured_rankings(table)]
     for kind in ("tasks", "folds", "seeds", "localizers"):
         groups = defaultdict(list)
         for node, found in known:

@@ -15,11 +15,60 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogFormatter, NullLocator
 
 from lofit.files import atomic_path
+from lofit.report.significance import ALPHA
 from lofit.report.style import LINES, figure_style, save_figure
 
 _ACROSS = 3
 Axis = Literal["share", "heads", "n_train"]
 _AXES: dict[Axis, str] = {"share": "share of heads (%)", "heads": "heads", "n_train": "training examples"}
+
+
+def draw_dots(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
+    """Draw the score of every method with its interval, one panel per model and task; the base model is a line.
+
+    The figure is written as ``<stem>.pdf`` and ``.png``, and the data as ``.csv``. A method without a score has a line
+    that says why.
+
+    Args:
+        frame: as :func:`lofit.report.tables.cells` returns it.
+        stem: path without suffix.
+        title: title of the figure.
+    """
+    panels, methods = list(frame.groupby(["model", "task"], sort=False)), list(dict.fromkeys(frame["method"]))
+    across = min(len(panels), _ACROSS)
+    down = math.ceil(len(panels) / across)
+    height = 0.2 * len(methods) + 0.9
+    with figure_style():
+        figure = Figure(figsize=(max(5.0, 2.2 + 2.0 * across), height * down + 0.7), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        grid = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
+        for axes in grid[len(panels) :]:
+            axes.remove()
+        for axes, ((model, task), panel) in zip(grid, panels, strict=False):
+            for line in panel.to_dict("records"):
+                y = methods.index(line["method"])
+                if math.isnan(line["percent"]):
+                    axes.text(0.02, y, line["status"], transform=axes.get_yaxis_transform(), fontsize=7, va="center")
+                    continue
+                leads = not line["p_best"] <= ALPHA
+                bars = np.array([[line["percent"] - line["percent_low"]], [line["percent_high"] - line["percent"]]])
+                axes.errorbar(
+                    line["percent"], y, xerr=None if np.isnan(bars).any() else bars, fmt="o", markersize=4.5,
+                    color=LINES[0]["color"], markerfacecolor=LINES[0]["color"] if leads else "white", elinewidth=1,
+                    capsize=2,
+                )  # fmt: skip
+                if line["method"] == "base":
+                    axes.axvline(line["percent"], color="0.4", linestyle="--", linewidth=0.8)
+            axes.set_yticks(range(len(methods)), methods)
+            axes.set_ylim(len(methods) - 0.5, -0.5)
+            axes.set_title(f"{task}, {model}")
+            axes.set_xlabel(f"{panel['metric'].iloc[0]} (%)")
+            axes.grid(alpha=0.25, linewidth=0.5, axis="x")
+        note = (
+            "Bars: 95% interval over clusters of test items and over seeds. Filled: the best, and what does not differ."
+        )
+        figure.supxlabel(textwrap.fill(note, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
+        return save_with_csv(figure, frame, stem)
 
 
 def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metrics: Mapping[str, str]) -> list[Path]:
@@ -41,7 +90,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
     panels, arms = list(frame.groupby(["model", "task"], sort=False)), list(dict.fromkeys(frame["arm"]))
     drawn: dict[str, Any] = {}
     with figure_style():
-        figure, grid = _grid(len(panels), title)
+        figure, grid = panels_of(len(panels), title)
         for axes, ((model, task), panel) in zip(grid, panels, strict=False):
             places = sorted(set(scale * panel["x"]))
             for arm, line in panel.groupby("arm", sort=False):
@@ -69,7 +118,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
             axes.set_ylabel(f"{metrics[str(task)]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
         _finish(figure, drawn, _caption(frame, "Bands: 95% interval over clusters of test items and over seeds."))
-        return _save(figure, frame, stem)
+        return save_with_csv(figure, frame, stem)
 
 
 def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
@@ -110,7 +159,7 @@ def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         if frame["note"].any():
             caption += "Some rankings failed: the CSV says which and why."
         figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
-        return _save(figure, frame, stem)
+        return save_with_csv(figure, frame, stem)
 
 
 def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
@@ -163,9 +212,10 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             ):
                 of_model = means[(means["model"] == model) & means["value"].notna()]
                 _pareto_panel(axes, of_model, column, arms, drawn)
-                axes.set_xscale("log")
-                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-                axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+                if (of_model[column] > 0).any():
+                    axes.set_xscale("log")
+                    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+                    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
                 axes.set_xlabel(label)
                 axes.set_ylabel("mean headline score (%)")
                 axes.set_title(str(model))
@@ -173,7 +223,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         if lost:
             caption += f" Not drawn: {'; '.join(lost)}; the CSV says why."
         _finish(figure, drawn, caption)
-        return _save(figure, means, stem)
+        return save_with_csv(figure, means, stem)
 
 
 def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str], drawn: dict[str, Any]) -> None:
@@ -217,7 +267,7 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
     panels = list(frame.groupby(["model", "task", "scored_on", "moved_on"], sort=False))
     methods, drawn = list(dict.fromkeys(frame["method"])), dict[str, Any]()
     with figure_style():
-        figure, grid = _grid(max(1, len(panels)), title)
+        figure, grid = panels_of(max(1, len(panels)), title)
         for axes, ((model, task, on, kind), panel) in zip(grid, panels, strict=False):
             for line in panel.to_dict("records"):
                 if not line["kl"] > 0:
@@ -240,7 +290,7 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
             axes.set_ylabel(f"{on} {panel['metric'].iloc[0]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
         _finish(figure, drawn, _caption(frame, "Bars: 95% intervals over clusters of items and over seeds."))
-        return _save(figure, frame, stem)
+        return save_with_csv(figure, frame, stem)
 
 
 def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[str]) -> list[Path]:
@@ -259,7 +309,7 @@ def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[st
     told = [name for name in setting if frame[name].nunique() > 1]
     drawn: dict[str, Any] = {}
     with figure_style():
-        figure, grid = _grid(max(1, len(panels)), title)
+        figure, grid = panels_of(max(1, len(panels)), title)
         for axes, (_, panel) in zip(grid, panels, strict=False):
             for arm, line in panel.groupby("arm", sort=False):
                 look = LINES[arms.index(str(arm)) % len(LINES)]
@@ -275,10 +325,11 @@ def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[st
             axes.grid(alpha=0.25, linewidth=0.5)
         note = "Means over draws of the damaged heads; intervals are in the CSV."
         _finish(figure, drawn, f"n = {span(frame['draws'], 'draw')}. {note}" if len(frame) else "No ranking to draw.")
-        return _save(figure, frame, stem)
+        return save_with_csv(figure, frame, stem)
 
 
-def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
+def panels_of(n: int, title: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``n`` panels, three in a row."""
     across = min(n, _ACROSS)
     down = math.ceil(n / across)
     figure = Figure(figsize=(max(5.0, 2.9 * across), 2.5 * down + 1.3), layout="constrained")
@@ -315,7 +366,8 @@ def _finish(figure: Figure, drawn: dict[str, Any], caption: str) -> None:
     )  # fmt: skip
 
 
-def _save(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
+def save_with_csv(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write ``<stem>.pdf`` and ``.png``, and the numbers behind them as ``.csv``; return the three paths."""
     paths = save_figure(figure, stem)
     table = stem.parent / f"{stem.name}.csv"
     with atomic_path(table) as part:

@@ -17,11 +17,14 @@ from lofit.experiments import TABLES
 from lofit.plan.kinds import SELECT_BEST, kind_of
 from lofit.plan.nodes import ActivationsNode, Node
 from lofit.plan.published import matching_runs
-from lofit.plan.ranking_pairs import compares_tasks
+from lofit.plan.ranking_pairs import compares_tasks, configured_rankings
 from lofit.plan.table import MAIN, TRANSFER, RunTable
 from lofit.registry import unknown
 from lofit.report.paths import items_path, results_path
 from lofit.spec.protocol import table_name
+
+COSTS, HEADS = "costs", "heads"
+"""Names of the figures of scores against costs, and of the scores of heads."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,10 @@ def _outputs(table: RunTable) -> Iterator[Output]:
     config, main = table.config, _collected(table, MAIN)
     for protocol in config.protocols:
         title = f"Methods by task, protocol {protocol}"
+        yield Output("figure", table_name(protocol), title, "main", main, list(config.tasks))
         yield Output("table", table_name(protocol), title, "main", main, list(config.tasks))
+    title = "Scores against trained parameters and against seconds"
+    yield Output("figure", COSTS, title, "main", main, list(config.tasks))
     if "base" in config.methods:
         title = "Differences to the base model and to full fine-tuning, over all tasks"
         yield Output("table", "suite", title, "suite", main, config.suite or list(config.tasks))
@@ -109,6 +115,9 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         yield Output(
             "table", "expected", "Published values and ours", "expected", needs, [str(r) for r, _ in published]
         )
+    if ranked := configured_rankings(table):
+        edited = sorted((fit.ranking.id, *fit.k) for fit in table.fits.values() if fit.ranking)
+        yield Output("figure", HEADS, "Scores of attention heads", "head_map", _written(table, ranked), edited)
     rankings = _written(table, table.head_rankings.values())
     if len(table.head_rankings) > 1:
         title, told = "Overlap of head rankings", [sorted(table.head_rankings), table.head_counts()]

@@ -161,7 +161,7 @@ def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
     furthest = matrix["emd"].max()
     scales = {"overlap": Normalize(0, 1), "emd": Normalize(0, furthest if furthest > 0 else 1)}
     with figure_style():
-        figure = Figure(figsize=(2 * (side + 1.1) + 0.6, len(groups) * (side + 1.2) + 1.1), layout="constrained")
+        figure = Figure(figsize=(2 * (side + 1.1) + 0.6, len(groups) * (side + 1.7) + 1.3), layout="constrained")
         grid = figure.subplots(len(groups), 2, squeeze=False)
         for line, ((model, localizer), panel) in zip(grid, groups, strict=True):
             for axes, measure in zip(line, _PANELS, strict=True):

@@ -1,25 +1,36 @@
-"""The HTML report: one self-contained page with results, costs, failures and the configuration to run it again."""
+"""The HTML report: one self-contained page with findings, tables, figures, items, costs and failures.
+
+It works from a file and without a network. Without JavaScript, figures are pictures, and items are left out.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from lofit.errors import ReportError
 from lofit.files import write_text
 from lofit.plan.kinds import counts
 from lofit.plan.store import origins
 from lofit.plan.table import ALL, RunTable
+from lofit.report import interactive
 from lofit.report.collect import read_results
 from lofit.report.costs import costs_table, node_reports, surroundings
+from lofit.report.findings import NOTE, findings
 from lofit.report.outputs import Output, outputs
+from lofit.report.page_data import page_data
 from lofit.report.paths import results_path
 from lofit.report.style import PNG_DPI
 from lofit.report.tables import remarks
@@ -38,14 +49,25 @@ class Section:
     Attributes:
         output: the table or figure.
         body: HTML of a table; for a figure, its PNG as a data URI.
+        legend: HTML of what is below a table.
+        panels: interactive form of a figure; empty if it has none.
+        twin: whether there is a table and a figure of this name.
         folded: whether the table is folded because it is long.
         width: width of a figure in CSS pixels.
     """
 
     output: Output
     body: str
+    legend: str = ""
+    panels: tuple[interactive.Panel, ...] = ()
+    twin: bool = False
     folded: bool = False
     width: int = 0
+
+    @property
+    def id(self) -> str:
+        """Of its element on the page."""
+        return f"{self.output.kind}-{self.output.name}"
 
 
 def write_report(table: RunTable) -> Path:
@@ -59,25 +81,38 @@ def write_report(table: RunTable) -> Path:
     """
     results = read_results(results_path(table, ALL))
     reports = list(node_reports(table))
-    costs = costs_table(reports)
-    template = _environment().from_string(files("lofit.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
-    page = template.render(
-        config=table.config,
-        counts=counts(table),
-        sections=[
-            _section(output, table.drawn)
-            for output in outputs(table)
-            if not table.note or output.path(table.drawn).is_file()
-        ],
-        note=table.note,
-        failures=failures(results),
-        remarks=item_remarks(results),
-        n_runs=results["run_id"].nunique(),
-        costs=costs.to_dict("records"),
-        hours=costs["hours"].sum(),
-        origins=origins(table),
-        places=surroundings(reports).to_dict("records"),
-        configuration=configuration_text(table),
+    costs, places = costs_table(reports), surroundings(reports)
+    shown = [output for output in outputs(table) if not table.note or output.path(table.drawn).is_file()]
+    names = [output.name for output in shown]
+    sections = [_section(output, table.drawn, names.count(output.name) > 1) for output in shown]
+    scripts = [interactive.javascript().replace("</script", "<\\/script"), _resource("page.js")]
+    page = (
+        _environment()
+        .from_string(_resource("page.html.j2"))
+        .render(
+            config=table.config,
+            study=table.config.results.name,
+            date=f"{datetime.fromtimestamp(results_path(table, ALL).stat().st_mtime, UTC):%Y-%m-%d}",
+            commits=sorted({commit[:10] for commit in places["commit"] if commit}),
+            css=_resource("page.css"),
+            scripts=scripts,
+            hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
+            counts=counts(table),
+            findings=findings(table),
+            findings_note=NOTE,
+            sections=sections,
+            panels={section.id: section.panels for section in sections if section.panels},
+            data=page_data(table),
+            note=table.note,
+            failures=failures(results),
+            remarks=item_remarks(results),
+            n_runs=results["run_id"].nunique(),
+            costs=costs.to_dict("records"),
+            hours=costs["hours"].sum(),
+            origins=origins(table),
+            places=places.to_dict("records"),
+            configuration=configuration_text(table),
+        )
     )
     target = table.drawn / "report.html"
     write_text(target, page)
@@ -113,7 +148,7 @@ def item_remarks(results: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def _section(output: Output, results: Path) -> Section:
+def _section(output: Output, results: Path, twin: bool) -> Section:
     path = output.path(results)
     if not path.is_file():
         raise ReportError(f"{path} is not there; run the workflow first")
@@ -121,16 +156,33 @@ def _section(output: Output, results: Path) -> Section:
         data = path.read_bytes()
         dots = int.from_bytes(data[16:20], "big")  # the width in the header of a PNG
         encoded = base64.b64encode(data).decode("ascii")
-        return Section(output, f"data:image/png;base64,{encoded}", width=dots * _SCREEN_DPI // PNG_DPI)
-    text = path.read_text(encoding="utf-8")
-    lines = text.split("\n")
+        panels = tuple(interactive.panels(output, results))
+        width = dots * _SCREEN_DPI // PNG_DPI
+        return Section(output, f"data:image/png;base64,{encoded}", panels=panels, twin=twin, width=width)
+    lines = path.read_text(encoding="utf-8").split("\n")
     if lines[0].startswith("**"):  # the title, which the page shows as a heading
-        text = "\n".join(lines[1:])
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    return Section(output, body, folded=sum(line.startswith("|") for line in lines) > _LONG)
+        lines = lines[1:]
+    last = max((at for at, line in enumerate(lines) if line.startswith("|")), default=-1)
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    body, legend = (markdown.render("\n".join(part)) for part in (lines[: last + 1], lines[last + 1 :]))
+    return Section(output, body, legend, twin=twin, folded=sum(line.startswith("|") for line in lines) > _LONG)
+
+
+def _resource(name: str) -> str:
+    return files("lofit.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _as_data(value: Any) -> Markup:
+    """JSON that cannot end the element it stands in."""
+    return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))
 
 
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["data"] = _as_data
     made.filters["number"] = lambda value, digits=1: "-" if pd.isna(value) else f"{value:,.{digits}f}"
     return made

@@ -14,7 +14,7 @@ from lofit.errors import ConfigError
 from lofit.files import read_jsonl
 from lofit.methods import load_method
 from lofit.plan.kinds import kind_of
-from lofit.plan.nodes import EvalNode, TunedNode
+from lofit.plan.nodes import EvalNode, FitNode, TunedNode
 from lofit.plan.table import MAIN, RunTable
 from lofit.report.cells import headline_rows
 from lofit.report.compare import KINDS, main_rows
@@ -22,6 +22,7 @@ from lofit.report.experiments import arm_rows
 from lofit.report.items import scores_of
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
+from lofit.report.samples import answered
 from lofit.report.tables import cell_text, cells
 from lofit.spec.protocol import table_name
 
@@ -106,14 +107,7 @@ def _run(
     fit, scored = node.fit, of_run[of_run["metric"] == metric]
     yield f"## seed {fit.seed}, fold {fit.data.fold}: {fit.id}"
     yield f"files: {table.folder(fit)}"
-    if load_method(fit.method).fit:
-        report = kind_of(fit).read_report(table, fit)
-        told = {"chosen": report.get("chosen"), "heads": report.get("heads"), "seconds": report.get("seconds")}
-        if isinstance(fit, TunedNode):
-            told["of"] = [entry["point"] for entry in report["search"]]
-        else:
-            told = {"params": fit.params.model_dump(mode="json"), **told}
-        yield from (f"{name}: {json.dumps(value)}" for name, value in told.items() if value)
+    yield from (f"{name}: {value}" for name, value in told_of_fit(table, fit).items())
     if scored.empty:
         yield f"{of_run['status'].iloc[0]}\n"
         return
@@ -125,25 +119,27 @@ def _run(
         yield from _item(sample, f"{metric} {score:g}")
 
 
+def told_of_fit(table: RunTable, fit: FitNode) -> dict[str, str]:
+    """Settings, what was chosen on validation, edited heads and cost of a run, as text by name; empty without a fit."""
+    if not load_method(fit.method).fit:
+        return {}
+    report = kind_of(fit).read_report(table, fit)
+    told: dict[str, Any] = {} if isinstance(fit, TunedNode) else {"params": fit.params.model_dump(mode="json")}
+    told |= {name: report.get(name) for name in ("chosen", "heads", "trained_params", "steps", "seconds")}
+    if isinstance(fit, TunedNode):
+        told["of"] = [entry["point"] for entry in report["search"]]
+    return {name: json.dumps(value) for name, value in told.items() if value}
+
+
 def _item(sample: Mapping[str, Any], scored: str) -> Iterator[str]:
     """Lines on one test item: what was asked, what is right, and what was answered."""
-    yield f"### {sample['doc'].get('id', sample['doc_id'])}: {scored}"
-    answers = sample["filtered_resps"]
-    asked = list(dict.fromkeys(str(context) for context, _ in sample["arguments"]))
-    yield "\n".join(asked)
-    if isinstance(answers[0], str):
-        yield f"right: {' | '.join(map(str, sample['doc'].get('answers', [sample['target']])))}"
-        yield f"answered: {answers[0]}\n"
+    item = answered(sample)
+    yield f"### {item.id}: {scored}"
+    yield "\n".join(item.asked)
+    if item.answer is not None:
+        yield f"right: {' | '.join(item.right)}"
+        yield f"answered: {item.answer}\n"
         return
-    doc, target = sample["doc"], str(sample["target"]).strip()
-    named = [str(choice).strip() for _, choice in sample["arguments"]]
-    if len(set(named)) == 1 < len(named) and "answer" in doc:  # lm-eval's winogrande, which counts options from 1
-        gold = int(doc["answer"]) - 1
-    else:
-        gold = doc.get("gold", int(target) if target.isdecimal() else named.index(target) if target in named else None)
-    labels = doc.get("labels", [at == gold for at in range(len(named))])
-    for at, ((_, choice), (log_likelihood, _)) in enumerate(zip(sample["arguments"], answers, strict=True)):
-        right = at < len(labels) and labels[at]
-        shown = asked[at] if len(asked) > 1 else str(choice)
-        yield f"{float(log_likelihood):10.3f} nats {'right' if right else '     '} {shown.strip()}"
+    for text, log_likelihood, right in item.choices:
+        yield f"{log_likelihood:10.3f} nats {'right' if right else '     '} {text}"
     yield ""

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import axe_core_python
 import pytest
 from matplotlib.image import imread
 
@@ -19,6 +20,7 @@ from lofit.errors import ConfigError, ReportError
 from lofit.files import read_jsonl
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
+from lofit.report.head_map import head_scores
 from lofit.report.items import scores_of
 from lofit.report.outputs import outputs
 from lofit.report.page import write_report
@@ -40,6 +42,10 @@ MINE = {
     "title": "<b>A & B</b>",
     "arms": {"a|b": {"method": "lofit", "heads": HEADS, "params": TRAINING}},
 }
+
+
+PROBE = (Path(__file__).parent / "probe.js").read_text(encoding="utf-8")
+FIGURES = 5  # scores, scores against costs, head_fraction, transfer, maps of heads
 
 
 class Page(HTMLParser):
@@ -80,7 +86,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
         evaluate_node.run(made, node)
     for part in made.parts():
         collect_results(made, part)
-    with pytest.raises(ReportError, match=r"main\.md is not there"):
+    with pytest.raises(ReportError, match=r"main\.png is not there"):
         write_report(made)
     write_outputs(made)
     return made
@@ -99,8 +105,8 @@ def page(report: Path) -> Page:
 def test_every_table_and_figure_is_on_the_page(table: RunTable, page: Page) -> None:
     shown = outputs(table)
     assert {f"{output.kind}-{output.name}" for output in shown} < set(page.ids)
-    assert {"costs", "failed", "again"} < set(page.ids)
-    assert len(page.images) == sum(output.kind == "figure" for output in shown) == 2
+    assert {"findings", "look", "costs-of-nodes", "failed", "again"} < set(page.ids)
+    assert len(page.images) == sum(output.kind == "figure" for output in shown) == FIGURES
     for name in ("lofit (3 heads)", "a|b", "<b>A & B</b>", "Transfer of heads across tasks (LoFiT, Figure 2)"):
         assert name in page.texts
     assert "b" not in page.tags, "text of a configuration is text, not HTML"
@@ -109,14 +115,14 @@ def test_every_table_and_figure_is_on_the_page(table: RunTable, page: Page) -> N
 def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
     assert all(image.startswith("data:image/png;base64,") for image in page.images)
     assert all(reference.removeprefix("#") in page.ids for reference in page.references)
-    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert not page.tags & {"link", "iframe", "object"}
 
 
 def test_failures_and_costs_are_told(page: Page) -> None:
     failed = page.texts[page.texts.index("Failed") :]
     assert sum("lora-" in text for text in failed) == 2
     assert any("lower the learning rate" in text for text in failed)
-    costs = page.texts[page.texts.index("Costs") : page.texts.index("Failed")]
+    costs = page.texts[page.texts.index("Costs of nodes") : page.texts.index("Failed")]
     rows = {
         tuple(costs[i : i + 2]): costs[i + 2 : i + 4] for i, text in enumerate(costs) if text in ("fit", "evaluate")
     }
@@ -132,43 +138,114 @@ def test_the_configuration_on_the_page_gives_the_same_runs(table: RunTable, repo
     assert list(RunTable(load_config(tmp_path / "again.yaml")).fits) == list(table.fits)
 
 
+@pytest.fixture(scope="module", params=[400, 1400])
+def seen(request: pytest.FixtureRequest, report: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a script finds on the page in a browser, in a narrow and in a wide window."""
+    if not CHROMIUM:
+        pytest.skip("browser: no chromium on this machine")
+    folder = tmp_path_factory.mktemp("browser")
+    axe = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    inline = "script-src 'unsafe-inline' 'unsafe-eval'"
+    text = re.sub(r"script-src [^\"]*", inline, report.read_text(encoding="utf-8"), count=1)
+    copy = folder / "probed.html"
+    body, _, end = text.rpartition("</body>")  # the first is in a text of Vega
+    copy.write_text(f"{body}<script>{axe}</script><script>{PROBE}</script></body>{end}", encoding="utf-8")
+    dumped = browse(folder, f"--window-size={request.param},1200", "--dump-dom", copy.as_uri())
+    found = re.search(r'<pre id="probe">(.*?)</pre>', dumped)
+    assert found, dumped[-2000:]
+    told: dict[str, Any] = json.loads(unescape(found[1]))
+    assert "error" not in told, told["error"]
+    return told
+
+
+def test_a_browser_shows_it_whole(seen: dict[str, Any]) -> None:
+    """Every image is decoded, figures with an interactive form are drawn, and nothing sticks out of the page."""
+    assert len(seen["images"]) == FIGURES
+    assert min(seen["images"]) > 500
+    assert seen["width"] <= seen["window"]
+    assert float(seen["heading"].removesuffix("px")) > 25
+    assert seen["hidden"] == FIGURES - 1, "transfer is a picture"
+    assert seen["drawn"] == 1 + 2 + 1 + 2  # scores; costs in parameters and seconds; a curve; two maps
+    assert set(seen["hinted"]) <= {"block"}
+    assert seen["loaded"] == 0
+
+
+def test_tables_are_sorted_and_filtered(seen: dict[str, Any]) -> None:
+    def numbers(column: list[str]) -> list[float]:
+        return [float(text.split()[0]) for text in column if text[0].isdigit()]
+
+    assert numbers(seen["up"]) == sorted(numbers(seen["up"]))
+    assert numbers(seen["down"]) == sorted(numbers(seen["up"]), reverse=True)
+    assert seen["sorted"] == "descending"
+    assert len(seen["up"]) == 4
+    assert len(seen["filtered"]) == 1
+    assert "lora" in seen["filtered"][0]
+
+
+def test_a_cell_opens_its_items(table: RunTable, seen: dict[str, Any]) -> None:
+    """The two methods are set, kinds of items are counted as the samples say, and answers are those of the samples."""
+    assert seen["chosen"] == ["listops", "base", "lofit (3 heads)"]
+    nodes = [node for node in table.evaluations.values() if node.fit.id in table.comparison and node.fit.seed == 1]
+    samples = {
+        node.fit.method: read_jsonl(table.folder(node) / "samples.jsonl")
+        for node in nodes
+        if (table.folder(node) / "samples.jsonl").is_file()
+    }
+    pairs = [
+        (base["exact_match"], lofit["exact_match"])
+        for base, lofit in zip(samples["base"], samples["lofit"], strict=True)
+    ]
+    kinds = {"gained": (0, 1), "lost": (1, 0), "wrong": (0, 0), "right": (1, 1)}
+    expected = {"all": len(pairs)} | {name: pairs.count(kind) for name, kind in kinds.items()}
+    assert seen["counts"] == {name: f"{count} of {len(pairs)} items" for name, count in expected.items()}
+    for text, base, lofit in zip(seen["items"], samples["base"], samples["lofit"], strict=False):
+        assert " ".join(base["doc"]["prompt"].split()) in " ".join(text.split())
+        for sample in (base, lofit):
+            assert " ".join(sample["filtered_resps"][0].split()) in " ".join(text.split())
+    assert seen["curves"] == 1
+
+
+def test_a_head_tells_its_place_and_score(table: RunTable, seen: dict[str, Any]) -> None:
+    told = re.fullmatch(r"layer(\d+)head(\d+)score([\d.e-]+)rank(\d+)edited(true|false)", seen["hover"])
+    assert told, seen["hover"]
+    scores = head_scores(table)
+    first = scores[scores["ranking"] == scores["ranking"].iloc[0]].set_index(["layer", "head"])
+    row = first.loc[(int(told[1]), int(told[2]))]
+    assert float(told[3]) == pytest.approx(row["score"], rel=1e-3)
+    assert (int(told[4]), told[5]) == (row["rank"], str(bool(row["edited"])).lower())
+
+
+def test_axe_finds_nothing_serious(seen: dict[str, Any]) -> None:
+    assert seen["axe"] == []
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="browser: no chromium on this machine")
-def test_a_browser_shows_it_whole(report: Path, tmp_path: Path) -> None:
-    """In narrow and wide windows: every image is decoded, and nothing sticks out of the page."""
-    probe = """<pre id="probe"></pre><script>
-      document.getElementById("probe").textContent = JSON.stringify({
-        images: Array.from(document.images, image => image.complete ? image.naturalWidth : 0),
-        width: document.documentElement.scrollWidth, window: window.innerWidth,
-        heading: getComputedStyle(document.querySelector("h1")).fontSize});
-    </script></body>"""
-    text = report.read_text(encoding="utf-8")
-    assert "default-src 'none'; " in text
-    copy = tmp_path / "probed.html"
-    text = text.replace("default-src 'none'; ", "default-src 'none'; script-src 'unsafe-inline'; ")
-    copy.write_text(text.replace("</body>", probe), encoding="utf-8")
-    for width in (600, 1400):
-        dumped = browse(tmp_path, f"--window-size={width},1200", "--dump-dom", copy.as_uri())
-        found = re.search(r'<pre id="probe">(.*?)</pre>', dumped)
-        assert found, dumped[-2000:]
-        seen = json.loads(found[1])
-        assert len(seen["images"]) == 2
-        assert min(seen["images"]) > 500
-        assert seen["width"] <= seen["window"]
-        assert float(seen["heading"].removesuffix("px")) > 25
+def test_the_page_itself_draws_its_figures_without_a_word_on_the_console(report: Path, tmp_path: Path) -> None:
+    """With the policy that lets no other script run."""
+    assert "default-src 'none'; " in report.read_text(encoding="utf-8")
     picture = tmp_path / "page.png"
+    said = browse(tmp_path, "--window-size=1400,2000", "--dump-dom", report.as_uri(), stderr=True)
+    assert said[0].count("<svg") >= 6
+    assert "CONSOLE" not in said[1], said[1]
     browse(tmp_path, "--window-size=1400,2000", f"--screenshot={picture}", report.as_uri())
     pixels = imread(picture)[..., :3]
     assert pixels.shape[:2] == (2000, 1400)
     assert pixels.std() > 0.05
 
 
-def browse(folder: Path, *arguments: str) -> str:
+def browse(folder: Path, *arguments: str, stderr: bool = False) -> Any:
+    """Run the browser and return what it prints; with ``stderr``, what it says on the console too."""
     assert CHROMIUM
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", *arguments]
+    command += [
+        f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=20000",
+        "--enable-logging=stderr",
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return (done.stdout, done.stderr) if stderr else done.stdout
 
 
 def test_what_is_behind_a_cell(table: RunTable) -> None:

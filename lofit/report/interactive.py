@@ -1,0 +1,146 @@
+"""Interactive figures of the page: Vega-Lite specifications made with Altair from the numbers behind the figures.
+
+Each is one small panel, so that a page of any width can put them side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from lofit.report.outputs import COSTS, HEADS, Output
+from lofit.report.significance import ALPHA
+from lofit.report.style import LINES
+
+Panel = dict[str, Any]
+WIDTH = 260
+"""Of a panel, in CSS pixels."""
+_MOST_HEADS = 100_000
+"""Heads of all rankings together; with more, the map has the first fold and seed of each alone."""
+_COLOURS, _GREY = [line["color"] for line in LINES], "#8a97a6"
+
+
+def panels(output: Output, results: Path) -> list[Panel]:
+    """Return the specifications of a figure's panels; none if it has no interactive form."""
+    make = _MAKERS.get(output.name) or _MAKERS.get(output.module)
+    file = results / f"{output.id}.csv"
+    if output.kind != "figure" or make is None or not file.is_file():
+        return []
+    frame = pd.read_csv(file)
+    return [json.loads(chart.to_json(indent=None)) for chart in make(frame)] if len(frame) else []
+
+
+def javascript() -> str:
+    """Return the JavaScript that draws specifications: Vega, Vega-Lite and Vega-Embed, without any network."""
+    import vl_convert
+
+    code: str = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]  # its default
+    return code
+
+
+def _dots(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
+    shown = frame.dropna(subset=["percent"]).assign(leads=lambda known: ~(known["p_best"] <= ALPHA))
+    methods = list(dict.fromkeys(shown["method"]))
+    for (model, task), panel in shown.groupby(["model", "task"], sort=False):
+        told = ["method", "percent", "percent_low", "percent_high", "seeds", "p_best", "leads"]
+        base = alt.Chart(panel[told], width=WIDTH, height=alt.Step(20), title=f"{task}, {model}")
+        y = alt.Y("method:N", sort=methods, title=None)
+        tooltip = ["method:N", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in told[1:4]), "seeds:Q"]
+        tooltip.append(alt.Tooltip("p_best:Q", format=".4f", title="p against the best"))
+        points = base.mark_point(filled=True, size=70, opacity=1).encode(
+            x=alt.X("percent:Q", title=f"{panel['metric'].iloc[0]} (%)", scale=alt.Scale(zero=False)),
+            y=y,
+            tooltip=tooltip,
+            color=alt.condition("datum.leads", alt.value(_COLOURS[0]), alt.value(_GREY)),
+        )
+        yield base.mark_rule(color=_COLOURS[0]).encode(x="percent_low:Q", x2="percent_high:Q", y=y) + points
+
+
+def _costs(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
+    known = frame.dropna(subset=["value"])
+    for model, of_model in known.groupby("model", sort=False):
+        for column, title in (("trained_params", "trained parameters"), ("seconds", "seconds to localize and fit")):
+            panel = of_model[of_model[column] > 0]
+            panel = panel.assign(**{name: 100 * panel[name] for name in ("value", "low", "high")})
+            yield _scatter(panel, "arm", column, title, "value", "mean headline score (%)", ("low", "high"), str(model))
+
+
+def _disturbance(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
+    for (model, task, on, kind), panel in frame.groupby(["model", "task", "scored_on", "moved_on"], sort=False):
+        shown = panel[panel["kl"] > 0]
+        shown = shown.assign(**{name: 100 * shown[name] for name in ("value", "low", "high")})
+        title = f"KL to base on {kind} (nats/token)"
+        y = f"{on} {panel['metric'].iloc[0]} (%)"
+        yield _scatter(shown, "method", "kl", title, "value", y, ("low", "high"), f"{model}, fitted for {task}")
+
+
+def _scatter(
+    panel: pd.DataFrame, name: str, x: str, x_title: str, y: str, y_title: str, ends: tuple[str, str], title: str
+) -> alt.LayerChart:
+    """Return points with vertical intervals and their names, on a logarithmic axis."""
+    base = alt.Chart(panel[[name, x, y, *ends]], width=WIDTH, height=220, title=title)
+    across = alt.X(
+        f"{x}:Q", title=x_title, scale=alt.Scale(type="log", padding=40), axis=alt.Axis(format="~s", tickCount=5)
+    )
+    colour = alt.Color(f"{name}:N", legend=None, scale=alt.Scale(range=_COLOURS), sort=None)
+    tooltip = [f"{name}:N", alt.Tooltip(f"{x}:Q", format=",.4~g")]
+    tooltip += [alt.Tooltip(f"{column}:Q", format=".1f") for column in (y, *ends)]
+    up = alt.Y(f"{y}:Q", title=y_title)
+    bars = base.mark_rule().encode(x=across, y=alt.Y(f"{ends[0]}:Q", title=y_title), y2=f"{ends[1]}:Q", color=colour)
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(x=across, y=up, color=colour, tooltip=tooltip)
+    names = base.mark_text(dx=8, dy=-6, align="left", fontSize=10).encode(
+        x=across, y=up, text=f"{name}:N", color=colour
+    )
+    return bars + points + names
+
+
+def _curves(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
+    if not {"arm", "x", "value", "low", "high"} <= set(frame.columns) or frame["x"].isna().all():
+        return  # an experiment of another kind
+    for (model, task), panel in frame.dropna(subset=["value"]).groupby(["model", "task"], sort=False):
+        shown = panel.assign(**{name: 100 * panel[name] for name in ("value", "low", "high")})
+        base = alt.Chart(shown[["arm", "x", "value", "low", "high"]], width=WIDTH, height=220, title=f"{task}, {model}")
+        x = alt.X("x:Q", scale=alt.Scale(type="log"), title="share or number")
+        colour = alt.Color("arm:N", scale=alt.Scale(range=_COLOURS), sort=None, legend=alt.Legend(orient="bottom"))
+        tooltip = ["arm:N", "x:Q", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in ("value", "low", "high"))]
+        band = base.mark_area(opacity=0.15).encode(x=x, y=alt.Y("low:Q", title="score (%)"), y2="high:Q", color=colour)
+        yield band + base.mark_line(point=True).encode(x=x, y="value:Q", color=colour, tooltip=tooltip)
+
+
+def _heads(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
+    """Two maps side by side, each with a menu of all rankings."""
+    if len(frame) > _MOST_HEADS:
+        first = frame.drop_duplicates(["model", "task", "localizer"])["ranking"]
+        frame = frame[frame["ranking"].isin(first)]
+    several = [
+        name for name in ("model", "task", "localizer", "seed", "fold", "training_seed") if frame[name].nunique() > 1
+    ]
+    several = several or ["localizer"]
+    named = frame[several].astype(str).agg(", ".join, axis=1)
+    cells = pd.DataFrame({"map": named, **{name: frame[name] for name in ("layer", "head", "rank", "edited")}})
+    cells["score"] = [float(f"{score:.4g}") for score in frame["score"]]
+    names = list(dict.fromkeys(named))
+    for side, start in (("left", names[0]), ("right", names[min(1, len(names) - 1)])):
+        chosen = alt.param(f"map_{side}", value=start, bind=alt.binding_select(options=names, name="map "))
+        base = alt.Chart(cells, width=WIDTH, height=WIDTH).transform_filter(f"datum.map == map_{side}")
+        x, y = alt.X("head:O"), alt.Y("layer:O", sort="descending")
+        tooltip = ["layer:O", "head:O", "score:Q", "rank:Q", "edited:N"]
+        colour = alt.Color("score:Q", scale=alt.Scale(scheme="cividis"), legend=alt.Legend(orient="bottom"))
+        rect = base.mark_rect().encode(x=x, y=y, color=colour, tooltip=tooltip)
+        marks = base.transform_filter("datum.edited").mark_point(shape="square", color=_COLOURS[1], size=40)
+        yield (rect + marks.encode(x=x, y=y, tooltip=tooltip)).add_params(chosen)
+
+
+_MAKERS: dict[str, Callable[[pd.DataFrame], Iterator[alt.LayerChart]]] = {
+    COSTS: _costs,
+    HEADS: _heads,
+    "main": _dots,
+    "disturbance": _disturbance,
+    "experiments": _curves,
+}
+"""By name of the figure, or else by the module that writes it."""
