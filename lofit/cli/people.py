@@ -166,6 +166,17 @@ def show(
 
 
 @app.command(rich_help_panel=RESULTS)
+def site(
+    studies: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results folders of studies.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; files of an earlier site are replaced.")] = Path("site"),
+) -> None:
+    """Write a static site over several studies: a leaderboard, and the page of each."""
+    from lofit.report.site import write_site
+
+    print(write_site([expanded(study) for study in studies], expanded(out)))
+
+
+@app.command(rich_help_panel=RESULTS)
 def lens(
     run: RunId,
     k: Annotated[int, typer.Option("-k", min=1, help="Tokens of each head.")] = 10,

@@ -32,7 +32,13 @@ def panels(output: Output, results: Path) -> list[Panel]:
     if output.kind != "figure" or make is None or not file.is_file():
         return []
     frame = pd.read_csv(file)
-    return [json.loads(chart.to_json(indent=None)) for chart in make(frame)] if len(frame) else []
+    return list(map(specification, make(frame))) if len(frame) else []
+
+
+def specification(chart: alt.LayerChart) -> Panel:
+    """Return the Vega-Lite specification of a chart, with its numbers in it."""
+    made: Panel = json.loads(chart.to_json(indent=None))
+    return made
 
 
 def javascript() -> str:

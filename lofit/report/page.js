@@ -82,7 +82,7 @@
 
   // Items: what two methods answered.
   const data = read("data"), section = document.getElementById("look");
-  if (!section) return;
+  if (!section || !data.runs.length) return;
   const distinct = (values) => [...new Set(values)];
   const form = section.querySelector("form");
   const select = (name) => form.elements[name];
@@ -166,7 +166,7 @@
   };
   form.addEventListener("input", (event) => (["which", "word"].includes(event.target.name) ? show() : update()));
   form.addEventListener("submit", (event) => event.preventDefault());
-  if (data.runs.length) update({ first: "base" });
+  update({ first: "base" });
 
   // A cell of the main table opens its items.
   const main = document.querySelector("#table-main table");

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -85,38 +86,55 @@ def write_report(table: RunTable) -> Path:
     shown = [output for output in outputs(table) if not table.note or output.path(table.drawn).is_file()]
     names = [output.name for output in shown]
     sections = [_section(output, table.drawn, names.count(output.name) > 1) for output in shown]
-    scripts = [interactive.javascript().replace("</script", "<\\/script"), _resource("page.js")]
-    page = (
-        _environment()
-        .from_string(_resource("page.html.j2"))
-        .render(
-            config=table.config,
-            study=table.config.results.name,
-            date=f"{datetime.fromtimestamp(results_path(table, ALL).stat().st_mtime, UTC):%Y-%m-%d}",
-            commits=sorted({commit[:10] for commit in places["commit"] if commit}),
-            css=_resource("page.css"),
-            scripts=scripts,
-            hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
-            counts=counts(table),
-            findings=findings(table),
-            findings_note=NOTE,
-            sections=sections,
-            panels={section.id: section.panels for section in sections if section.panels},
-            data=page_data(table),
-            note=table.note,
-            failures=failures(results),
-            remarks=item_remarks(results),
-            n_runs=results["run_id"].nunique(),
-            costs=costs.to_dict("records"),
-            hours=costs["hours"].sum(),
-            origins=origins(table),
-            places=places.to_dict("records"),
-            configuration=configuration_text(table),
-        )
+    page = document(
+        "page.html.j2",
+        panels={section.id: section.panels for section in sections if section.panels},
+        data=page_data(table),
+        config=table.config,
+        study=table.config.results.name,
+        date=f"{datetime.fromtimestamp(results_path(table, ALL).stat().st_mtime, UTC):%Y-%m-%d}",
+        commits=sorted({commit[:10] for commit in places["commit"] if commit}),
+        counts=counts(table),
+        findings=findings(table),
+        findings_note=NOTE,
+        sections=sections,
+        note=table.note,
+        failures=failures(results),
+        remarks=item_remarks(results),
+        n_runs=results["run_id"].nunique(),
+        costs=costs.to_dict("records"),
+        hours=costs["hours"].sum(),
+        origins=origins(table),
+        places=places.to_dict("records"),
+        configuration=configuration_text(table),
     )
     target = table.drawn / "report.html"
     write_text(target, page)
     return target
+
+
+def document(template: str, panels: Mapping[str, Sequence[interactive.Panel]], data: Any, **values: Any) -> str:
+    """Return an HTML page that needs no other file: a template with the style and the scripts of all pages.
+
+    Args:
+        template: name of the template in this folder.
+        panels: id of an element with a figure to the panels that are drawn in it.
+        data: what ``page.js`` shows items of; None if it has none.
+        **values: for the template.
+    """
+    scripts = [interactive.javascript().replace("</script", "<\\/script"), _resource("page.js")]
+    return (
+        _environment()
+        .from_string(_resource(template))
+        .render(
+            css=_resource("page.css"),
+            scripts=scripts,
+            hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
+            panels=panels,
+            data=data,
+            **values,
+        )
+    )
 
 
 def configuration_text(table: RunTable) -> str:

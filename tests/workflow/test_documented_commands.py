@@ -55,6 +55,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
 HELP = {
     "push": "tests/unit/test_export.py uploads to a stand-in",
     "run": "tests/unit/test_study.py and tests/users run it",
+    "site": "tests/unit/report/test_page.py runs it on two studies",
     "show": "tests/unit/report/test_page.py runs it on a table of its own",
     "train": "tests/workflow/test_train.py runs it whole",
     "mark-failed": "tests/faults/test_mark_failed.py runs it whole",

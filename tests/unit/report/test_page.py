@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import axe_core_python
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 
@@ -26,6 +27,7 @@ from lofit.report.outputs import outputs
 from lofit.report.page import write_report
 from lofit.report.parts import collect_results
 from lofit.report.show import _item, show
+from lofit.report.site import write_site
 from tests.fitted import fitted_table, tiny_config, write_outputs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -231,6 +233,39 @@ def test_the_page_itself_draws_its_figures_without_a_word_on_the_console(report:
     pixels = imread(picture)[..., :3]
     assert pixels.shape[:2] == (2000, 1400)
     assert pixels.std() > 0.05
+
+
+def test_a_site_over_several_studies(table: RunTable, report: Path, tmp_path: Path) -> None:
+    """Every score with its interval, the pages beside it, names that tell studies of one name apart."""
+    first, second = table.config.results, tmp_path / "again" / table.config.results.name
+    shutil.copytree(first, second, ignore=shutil.ignore_patterns("runs", "activations", "localize"))
+    index = write_site([first, second], tmp_path / "site")
+    names = [f"{folder.parent.name}-{folder.name}" for folder in (first, second)]
+    for name in names:
+        assert (tmp_path / "site" / name / "report.html").read_bytes() == report.read_bytes()
+    page = Page(index.read_text(encoding="utf-8"))
+    assert [reference for reference in page.references if reference.endswith(".html")] == [
+        f"{name}/report.html" for name in names
+    ]
+    board = pd.read_csv(tmp_path / "site" / "leaderboard.csv")
+    shown = (first / "tables" / "main.md").read_text().replace("**", "").replace("\\", "")
+    assert set(board["study"]) == set(names)
+    assert len(board) == 2 * 4
+    scored = board[board["percent"].notna() & (board["study"] == names[0])]
+    assert set(scored["method"]) == {"base", "lofit (3 heads)", "red"}
+    for line in scored.to_dict("records"):
+        text = f"{line['percent']:.1f} [{line['percent_low']:.1f}, {line['percent_high']:.1f}]"
+        assert text in page.texts
+        assert text in shown
+    trained = scored.set_index("method")["trained_params"]
+    assert trained["lofit (3 heads)"] == 3 * 8 < trained["red"]
+    with pytest.raises(ReportError, match=r"has no drawn study \(report\.html, figures\); run it"):
+        write_site([tmp_path], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    if CHROMIUM:
+        drawn, said = browse(tmp_path, "--window-size=400,900", "--dump-dom", index.as_uri(), stderr=True)
+        assert "<svg" in drawn
+        assert "CONSOLE" not in said, said
 
 
 def browse(folder: Path, *arguments: str, stderr: bool = False) -> Any:
