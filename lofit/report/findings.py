@@ -12,11 +12,10 @@ from lofit.plan.table import MAIN, RunTable
 from lofit.report.cells import headline_rows
 from lofit.report.compare import main_rows, pairs
 from lofit.report.items import item_scores
-from lofit.report.main import scores
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
 from lofit.report.significance import ALPHA
-from lofit.report.tables import ROUGH_BELOW, cell_text
+from lofit.report.tables import ROUGH_BELOW, cell_text, cells
 
 BASE, OURS = "base", "lofit"
 NOTE = (
@@ -41,9 +40,19 @@ class Finding:
 
 def findings(table: RunTable) -> list[Finding]:
     """Return what the main comparison says under the first protocol, for every model and task with scores."""
-    protocol, metrics = table.config.protocols[0], headline(table)
-    rows = headline_rows(main_rows(table, protocol), metrics)
+    metrics = headline(table)
     _, items = read_part(table, MAIN)
+    return found_in(headline_rows(main_rows(table, table.config.protocols[0]), metrics), items, metrics)
+
+
+def found_in(rows: pd.DataFrame, items: pd.DataFrame, metrics: Mapping[str, str]) -> list[Finding]:
+    """Return what scores say, for every model and task that has any.
+
+    Args:
+        rows: headline rows, with ``variant`` (what tables call a method) and ``x`` (NaN).
+        items: as ``collect_items`` writes them.
+        metrics: task to headline metric.
+    """
     trained = rows.astype({"trained_params": "float64"}).groupby(["model", "task", "variant"])["trained_params"]
     costs = {key: float(value) for key, value in trained.mean().items()}
     of = dict(zip(rows["variant"], rows["method"], strict=True))
@@ -53,18 +62,16 @@ def findings(table: RunTable) -> list[Finding]:
     scored = item_scores(rows[rows["value"].notna()], items).groupby(["model", "task"])["cluster"]
     clusters = {key: int(count) for key, count in scored.nunique().items()}
     found = []
-    for (model, task), cells in scores(table, protocol).groupby(["model", "task"], sort=False):
+    for (model, task), group in cells(rows, metrics, items).groupby(["model", "task"], sort=False):
         where = str(model), str(task)
-        known = cells.dropna(subset=["percent"])
+        known = group.dropna(subset=["percent"])
         if known.empty:
             continue
         here = dict(zip(known["method"], map(cell_text, known.to_dict("records")), strict=True))
         sentences = [_best(known, here, clusters[where])]
         sentences += _to_base(_of(against_base, model, task), here)
         sentences += _to_ours(_of(against_ours, model, task), of, costs)
-        if failed := [
-            method for method, status in zip(cells["method"], cells["status"], strict=True) if status == "failed"
-        ]:
+        if failed := list(group.loc[group["status"] == "failed", "method"]):
             sentences.append(f"Failed: {_listed(failed)}.")
         found.append(Finding(*where, sentences))
     return found
