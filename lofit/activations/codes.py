@@ -72,8 +72,8 @@ class Autoencoders(nn.Module):
         vectors = self.encoder(x).unflatten(-1, (self.length, self.size)).flatten(1, 2)
         return vectors, torch.cdist(vectors.detach(), self.codebook).argmin(-1)
 
-    def losses(self, x: torch.Tensor, labels: torch.Tensor, contrast: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the loss of each head on a batch, float32 [heads], and the perplexity of its codes, [heads].
+    def losses(self, x: torch.Tensor, labels: torch.Tensor, contrast: float) -> torch.Tensor:
+        """Compute the loss of each head on a batch: float32 [heads].
 
         The loss is reconstruction, commitment to the codebook, and supervised contrast of the rounded vectors. The
         codebook is not trained by it, but follows the mean of the vectors that are rounded to each code.
@@ -85,9 +85,7 @@ class Autoencoders(nn.Module):
         straight = (vectors + (rounded - vectors).detach()).unflatten(1, (-1, self.length)).flatten(2)
         reconstruction = (self.decoder(straight) - x).square().mean((1, 2))
         commitment = COMMITMENT * (rounded - vectors).square().mean((1, 2))
-        loss = reconstruction + commitment + contrast * contrastive(straight, labels)
-        shares = used.mean(1).clamp_min(EPSILON)
-        return loss, (-shares * shares.log()).sum(-1).exp()
+        return reconstruction + commitment + contrast * contrastive(straight, labels)
 
     def _follow(self, used: torch.Tensor, vectors: torch.Tensor) -> None:
         """Move the codebook to the moving averages of what is rounded to its codes."""
@@ -128,9 +126,7 @@ def fit_codes(
     lr: float,
     batch_size: int,
     contrast: float,
-    least_used: float,
-    patience: int,
-) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Train the autoencoders of one layer's heads with Adam.
 
     Args:
@@ -143,31 +139,23 @@ def fit_codes(
         lr: learning rate.
         batch_size: texts in one step.
         contrast: weight of :func:`contrastive`.
-        least_used: share of the codebook, as perplexity, below which an epoch is bad.
-        patience: bad epochs that are no collapse yet.
 
     Returns:
-        A function from activations [heads, texts, width] to codes, int64 [heads, texts, length]; and bool [heads]:
-        whether a head's codes collapsed to few.
+        A function from activations [heads, texts, width] to codes, int64 [heads, texts, length].
     """
     model = Autoencoders(len(x), x.shape[-1], codes, length, generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    bad = torch.zeros(len(x), dtype=torch.int64)
     for _ in range(epochs):
-        seen = []
         for rows in _batches(x.shape[1], batch_size, generator):
-            losses, perplexity = model.losses(x[:, rows], labels[rows], contrast)
             optimizer.zero_grad()
-            losses.sum().backward()
+            model.losses(x[:, rows], labels[rows], contrast).sum().backward()
             optimizer.step()
-            seen.append(perplexity)
-        bad += torch.stack(seen).mean(0) < least_used * codes
 
     @torch.no_grad()
     def encode(values: torch.Tensor) -> torch.Tensor:
         return model.nearest(values)[1].unflatten(-1, (values.shape[1], length))
 
-    return encode, bad > patience
+    return encode
 
 
 class Priors(nn.Module):

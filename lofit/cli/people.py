@@ -168,7 +168,9 @@ def show(
 @app.command(rich_help_panel=RESULTS)
 def site(
     studies: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results folders of studies.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; files of an earlier site are replaced.")] = Path("site"),
+    out: Annotated[
+        Path, typer.Option(help="Folder to write: a new one, an empty one, or an earlier site, which is replaced.")
+    ] = Path("site"),
 ) -> None:
     """Write a static site over several studies: a leaderboard, and the page of each."""
     from lofit.report.site import write_site

@@ -41,7 +41,7 @@ METHOD = Method(
     "multiplier (0 among its values: no shift) chosen on validation; no gradient, no data but for that choice",
     parameters="D",
     deviations="one vector, from the last token, at all answer positions; the paper adds one for each token of the "
-    "prompts, at the first positions of the text",
+    "prompts, at the first positions of the text; never worded by a chat template",
     foldable=False,
     grid=("layer", "multiplier"),
     fit=fit,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogFormatter, NullLocator
 
 from lofit.files import atomic_path
-from lofit.report.significance import ALPHA
+from lofit.report.significance import leads
 from lofit.report.style import LINES, figure_style, save_figure
 
 _ACROSS = 3
@@ -34,7 +34,8 @@ def draw_dots(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         stem: path without suffix.
         title: title of the figure.
     """
-    panels, methods = list(frame.groupby(["model", "task"], sort=False)), list(dict.fromkeys(frame["method"]))
+    methods = list(dict.fromkeys(frame["method"]))
+    panels = list(frame.assign(leads=leads(frame)).groupby(["model", "task"], sort=False))
     across = min(len(panels), _ACROSS)
     down = math.ceil(len(panels) / across)
     height = 0.2 * len(methods) + 0.9
@@ -50,12 +51,11 @@ def draw_dots(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 if math.isnan(line["percent"]):
                     axes.text(0.02, y, line["status"], transform=axes.get_yaxis_transform(), fontsize=7, va="center")
                     continue
-                leads = not line["p_best"] <= ALPHA
                 bars = np.array([[line["percent"] - line["percent_low"]], [line["percent_high"] - line["percent"]]])
+                blue = LINES[0]["color"]
                 axes.errorbar(
                     line["percent"], y, xerr=None if np.isnan(bars).any() else bars, fmt="o", markersize=4.5,
-                    color=LINES[0]["color"], markerfacecolor=LINES[0]["color"] if leads else "white", elinewidth=1,
-                    capsize=2,
+                    color=blue, markerfacecolor=blue if line["leads"] else "white", elinewidth=1, capsize=2,
                 )  # fmt: skip
                 if line["method"] == "base":
                     axes.axvline(line["percent"], color="0.4", linestyle="--", linewidth=0.8)
@@ -65,8 +65,9 @@ def draw_dots(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             axes.set_xlabel(f"{panel['metric'].iloc[0]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5, axis="x")
         note = (
-            "Bars: 95% interval over clusters of test items and over seeds. Filled: the best, and what does not differ."
+            "Bars: 95% interval over clusters of test items and over seeds. Filled: the best, and what cannot be told "
         )
+        note += "from it."
         figure.supxlabel(textwrap.fill(note, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
         return save_with_csv(figure, frame, stem)
 

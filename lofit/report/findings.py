@@ -14,13 +14,15 @@ from lofit.report.compare import main_rows, pairs
 from lofit.report.items import item_scores
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
+from lofit.report.plain import DAGGER
 from lofit.report.significance import ALPHA
 from lofit.report.tables import ROUGH_BELOW, cell_text, cells
 
 BASE, OURS = "base", "lofit"
 NOTE = (
-    "In brackets 95% intervals over clusters of test items and over seeds. A difference is told where a paired t-test, "
-    f"Holm-corrected over all methods and tasks of the model that are set against the same one, says so at {ALPHA:.0%}."
+    "In brackets 95% intervals over clusters of test items and over seeds, each for itself. Differences are claimed "
+    f"where a paired t-test says so at {ALPHA:.0%}, Holm-corrected: to the highest over all pairs of methods on the "
+    "task; to the base model, and to LoFiT, over all methods and tasks of the model."
 )
 
 
@@ -41,8 +43,11 @@ class Finding:
 def findings(table: RunTable) -> list[Finding]:
     """Return what the main comparison says under the first protocol, for every model and task with scores."""
     metrics = headline(table)
+    rows = main_rows(table, table.config.protocols[0])
+    if rows.empty:
+        return []
     _, items = read_part(table, MAIN)
-    return found_in(headline_rows(main_rows(table, table.config.protocols[0]), metrics), items, metrics)
+    return found_in(headline_rows(rows, metrics), items, metrics)
 
 
 def found_in(rows: pd.DataFrame, items: pd.DataFrame, metrics: Mapping[str, str]) -> list[Finding]:
@@ -55,66 +60,71 @@ def found_in(rows: pd.DataFrame, items: pd.DataFrame, metrics: Mapping[str, str]
     """
     trained = rows.astype({"trained_params": "float64"}).groupby(["model", "task", "variant"])["trained_params"]
     costs = {key: float(value) for key, value in trained.mean().items()}
-    of = dict(zip(rows["variant"], rows["method"], strict=True))
-    against_base = pairs(rows, items, BASE)
-    ours = [variant for variant, method in of.items() if method == OURS]
-    against_ours = pairs(rows, items, ours[-1]) if ours else against_base.iloc[:0]
-    scored = item_scores(rows[rows["value"].notna()], items).groupby(["model", "task"])["cluster"]
-    clusters = {key: int(count) for key, count in scored.nunique().items()}
+    methods = dict(zip(rows["variant"], rows["method"], strict=True))
+    scored = rows[rows["value"].notna()]
+    clusters = item_scores(scored, items).groupby(["model", "task"])["cluster"].nunique().to_dict()
     found = []
     for (model, task), group in cells(rows, metrics, items).groupby(["model", "task"], sort=False):
-        where = str(model), str(task)
         known = group.dropna(subset=["percent"])
         if known.empty:
             continue
-        here = dict(zip(known["method"], map(cell_text, known.to_dict("records")), strict=True))
-        sentences = [_best(known, here, clusters[where])]
-        sentences += _to_base(_of(against_base, model, task), here)
-        sentences += _to_ours(_of(against_ours, model, task), of, costs)
+        of_model = scored[scored["model"] == model]
+        ours = of_model.loc[(of_model["task"] == task) & (of_model["method"] == OURS), "variant"]
+        sentences = [_best(known, int(clusters[model, task]))]
+        base = known[known["method"] == BASE]
+        if len(base):
+            sentences += _to_base(_against(of_model, items, BASE, task), cell_text(base.iloc[0].to_dict()))
+        if len(ours):
+            sentences += _to_ours(_against(of_model, items, ours.iloc[-1], task), methods, costs)
         if failed := list(group.loc[group["status"] == "failed", "method"]):
             sentences.append(f"Failed: {_listed(failed)}.")
-        found.append(Finding(*where, sentences))
+        if partial := list(group.loc[group["status"] == "partial", "method"]):
+            sentences.append(f"Without some of their seeds ({DAGGER}): {_listed(partial)}.")
+        found.append(Finding(str(model), str(task), sentences))
     return found
 
 
-def _of(frame: pd.DataFrame, model: object, task: object) -> pd.DataFrame:
-    return frame[(frame["model"] == model) & (frame["task"] == task)]
+def _against(rows: pd.DataFrame, items: pd.DataFrame, other: str, task: object) -> pd.DataFrame:
+    """Return the differences of all methods of a model to one of them, on a task; corrected over all tasks."""
+    frame = pairs(rows, items, other)
+    return frame[(frame["task"] == task) & frame["p_holm"].notna()]
 
 
-def _best(known: pd.DataFrame, here: dict[str, str], clusters: int) -> str:
+def _best(known: pd.DataFrame, clusters: int) -> str:
     best = known.sort_values("percent", ascending=False, kind="stable").iloc[0]
-    level = [name for name, p in zip(known["method"], known["p_best"], strict=True) if p > ALPHA]
-    seeds = int(known["seeds"].max())
+    seeds = int(best["seeds"])
     rough = ", few enough that intervals are rough" if 1 < seeds < ROUGH_BELOW else ""
-    of = f"{best['metric']}, {clusters} clusters of test items, {seeds} seed{'' if seeds == 1 else 's'}{rough}"
-    told = f"{best['method']} is highest, {here[best['method']]}% ({of})"
-    return f"{told}; not told from it: {_listed(level)}." if level else f"{told}."
+    of = f"{best['metric']}, {_counted(clusters, 'cluster')} of test items, {_counted(seeds, 'seed')}{rough}"
+    scores = f"{cell_text(best.to_dict())}% ({of})"
+    if len(known) == 1:
+        return f"{best['method']}: {scores}."
+    level = known.loc[~(known["p_best"] <= ALPHA) & (known["method"] != best["method"]), "method"]
+    told = f"{best['method']} is highest, {scores}"
+    return f"{told}; these cannot be told from it: {_listed(list(level))}." if len(level) else f"{told}."
 
 
-def _to_base(frame: pd.DataFrame, here: dict[str, str]) -> Iterator[str]:
-    """Yield which methods are above the base model, below it, and not told from it."""
-    if frame.empty or BASE not in here:
-        return
+def _to_base(frame: pd.DataFrame, base: str) -> Iterator[str]:
+    """Yield which methods are above the base model, below it, and cannot be told from it."""
     told = frame["p_holm"] <= ALPHA
     above, below = frame[told & (frame["difference"] > 0)], frame[told & (frame["difference"] < 0)]
     if len(above):
         best_first = above.sort_values("difference", ascending=False)
-        yield f"Above the base model ({here[BASE]}%): {_listed(list(map(_difference, best_first.to_dict('records'))))}."
+        yield f"Above the base model ({base}%): {_listed(list(map(_difference, best_first.to_dict('records'))))}."
     if len(below):
         yield f"Below the base model: {_listed(list(map(_difference, below.to_dict('records'))))}."
     if len(rest := frame[~told]):
-        yield f"Not told from the base model: {_listed(list(map(_difference, rest.to_dict('records'))))}."
+        yield f"Cannot be told from the base model: {_listed(list(map(_difference, rest.to_dict('records'))))}."
 
 
-def _to_ours(frame: pd.DataFrame, of: Mapping[str, str], costs: Mapping[Hashable, float]) -> Iterator[str]:
+def _to_ours(frame: pd.DataFrame, methods: Mapping[str, str], costs: Mapping[Hashable, float]) -> Iterator[str]:
     """Yield how trained methods differ from LoFiT, with their numbers of trained parameters."""
     parts = []
     for line in frame.to_dict("records"):
         ours, theirs = (costs.get((line["model"], line["task"], line[name]), 0) for name in ("against", "arm"))
-        if of[line["arm"]] in (OURS, BASE) or not (ours > 0 and theirs > 0):
+        if methods[line["arm"]] in (OURS, BASE) or not (ours > 0 and theirs > 0):
             continue
-        verdict = "" if line["p_holm"] <= ALPHA else ", not told apart"
-        parts.append(f"{_difference(line)}{verdict}, with {_times(theirs / ours)} the trained parameters")
+        verdict = "" if line["p_holm"] <= ALPHA else ", cannot be told apart"
+        parts.append(f"{_difference(line)}{verdict}, with {_times(theirs / ours)} trained parameters")
     if parts:
         yield f"Against {frame['against'].iloc[0]}: {'; '.join(parts)}."
 
@@ -124,7 +134,13 @@ def _difference(line: Mapping[Hashable, Any]) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.2g} times"
+    if round(ratio, 2) == 1:
+        return "as many"
+    return f"{ratio:,.0f} times the" if ratio >= 10 else f"{ratio:.2g} times the"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The map of heads: the score of every attention head, by layer, and which heads are edited."""
+"""The map of heads: the score of every attention head, by layer, and which are selected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lofit.report.outputs import Output
 from lofit.report.style import figure_style
 
 WHERE = ["model", "task", "localizer"]
-COLUMNS = ["ranking", *WHERE, "fold", "seed", "training_seed", "layer", "head", "score", "rank", "edited"]
+COLUMNS = ["ranking", *WHERE, "fold", "seed", "training_seed", "layer", "head", "score", "rank", "selected"]
 
 
 def head_scores(table: RunTable) -> pd.DataFrame:
@@ -23,7 +23,9 @@ def head_scores(table: RunTable) -> pd.DataFrame:
     Returns:
         One row per ranking and head: ``ranking`` (its id), ``model``, ``task``, ``localizer`` (with what is set
         otherwise than is usual), ``fold``, ``seed``, ``training_seed``, ``layer``, ``head``, ``score``, ``rank`` (1 is
-        best) and ``edited`` (whether a run edits the head because of this ranking). A ranking that failed has no rows.
+        best) and ``selected`` (whether the head is among the first K, K being the largest number of heads that a run
+        may edit because of this ranking; or among the last, where a run edits those). A ranking that failed has no
+        rows.
     """
     parts = [pd.DataFrame(columns=COLUMNS)]
     for node in configured_rankings(table):
@@ -39,7 +41,7 @@ def head_scores(table: RunTable) -> pd.DataFrame:
             fold=node.data.fold,
             seed=node.data.seed,
             training_seed=node.own_seed,
-            edited=(frame["rank"] <= first) | (frame["rank"] > len(frame) - last),
+            selected=(frame["rank"] <= first) | (frame["rank"] > len(frame) - last),
         )
         parts.append(frame[COLUMNS])
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
@@ -54,8 +56,8 @@ def draw_heads(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
     """Draw the scores of heads as ``<stem>.pdf`` and ``.png``, those of all rankings go to ``<stem>.csv``.
 
     There is one panel for each model, task and localizer, with the ranking of the first fold and seed. Colours are from
-    the lowest score of a panel to its highest, since scores of different localizers have different units; heads that a
-    run edits have a frame.
+    the lowest score of a panel to its highest, since scores of different localizers have different units; selected
+    heads have a frame.
 
     Args:
         frame: as :func:`head_scores` returns it.
@@ -70,10 +72,10 @@ def draw_heads(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         for axes, ((model, task, localizer), panel) in zip(grid, panels, strict=False):
             values = panel.pivot(index="layer", columns="head", values="score")
             axes.imshow(values, cmap="cividis", aspect="auto", origin="lower")
-            edited = panel[panel["edited"]]
+            selected = panel[panel["selected"]]
             axes.scatter(
-                edited["head"],
-                edited["layer"],
+                selected["head"],
+                selected["layer"],
                 marker="s",
                 s=14,
                 facecolors="none",
@@ -84,6 +86,8 @@ def draw_heads(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             axes.set_xlabel("head")
             axes.set_ylabel("layer")
             axes.set_xticks(range(0, len(values.columns), max(1, len(values.columns) // 8)))
-        note = "Yellow: the highest score of the panel; framed: edited by a run. First fold and seed; the CSV has all."
+        note = (
+            "Yellow: the highest score of the panel; framed: among the first K. First fold and seed; the CSV has all."
+        )
         figure.supxlabel(note if panels else "No ranking to draw.", x=0.01, ha="left")
         return save_with_csv(figure, frame, stem)

@@ -14,15 +14,15 @@ import altair as alt
 import pandas as pd
 
 from lofit.report.outputs import COSTS, HEADS, Output
-from lofit.report.significance import ALPHA
+from lofit.report.significance import leads
 from lofit.report.style import LINES
 
 Panel = dict[str, Any]
 WIDTH = 260
 """Of a panel, in CSS pixels."""
-_MOST_HEADS = 100_000
-"""Heads of all rankings together; with more, the map has the first fold and seed of each alone."""
-_COLOURS, _GREY = [line["color"] for line in LINES], "#8a97a6"
+MOST_HEADS = 30_000
+"""On the map, of all rankings; of more, the first rankings are kept, those of the first fold and seed before others."""
+_COLOURS = [line["color"] for line in LINES]
 
 
 def panels(output: Output, results: Path) -> list[Panel]:
@@ -50,19 +50,27 @@ def javascript() -> str:
 
 
 def _dots(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
-    shown = frame.dropna(subset=["percent"]).assign(leads=lambda known: ~(known["p_best"] <= ALPHA))
+    shown = frame.dropna(subset=["percent"])
+    shown = shown.assign(leads=leads(shown))
     methods = list(dict.fromkeys(shown["method"]))
     for (model, task), panel in shown.groupby(["model", "task"], sort=False):
         told = ["method", "percent", "percent_low", "percent_high", "seeds", "p_best", "leads"]
-        base = alt.Chart(panel[told], width=WIDTH, height=alt.Step(20), title=f"{task}, {model}")
+        base = alt.Chart(
+            panel[told],
+            width=WIDTH,
+            height=alt.Step(20),
+            title=f"{task}, {model}",
+            description=f"Scores of methods: {task}, {model}",
+        )
         y = alt.Y("method:N", sort=methods, title=None)
         tooltip = ["method:N", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in told[1:4]), "seeds:Q"]
         tooltip.append(alt.Tooltip("p_best:Q", format=".4f", title="p against the best"))
-        points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        points = base.mark_point(size=70, opacity=1).encode(
             x=alt.X("percent:Q", title=f"{panel['metric'].iloc[0]} (%)", scale=alt.Scale(zero=False)),
             y=y,
             tooltip=tooltip,
-            color=alt.condition("datum.leads", alt.value(_COLOURS[0]), alt.value(_GREY)),
+            stroke=alt.value(_COLOURS[0]),
+            fill=alt.condition("datum.leads", alt.value(_COLOURS[0]), alt.value("white")),
         )
         yield base.mark_rule(color=_COLOURS[0]).encode(x="percent_low:Q", x2="percent_high:Q", y=y) + points
 
@@ -89,7 +97,13 @@ def _scatter(
     panel: pd.DataFrame, name: str, x: str, x_title: str, y: str, y_title: str, ends: tuple[str, str], title: str
 ) -> alt.LayerChart:
     """Return points with vertical intervals and their names, on a logarithmic axis."""
-    base = alt.Chart(panel[[name, x, y, *ends]], width=WIDTH, height=220, title=title)
+    base = alt.Chart(
+        panel[[name, x, y, *ends]],
+        width=WIDTH,
+        height=220,
+        title=title,
+        description=f"{y_title} against {x_title}: {title}",
+    )
     across = alt.X(
         f"{x}:Q", title=x_title, scale=alt.Scale(type="log", padding=40), axis=alt.Axis(format="~s", tickCount=5)
     )
@@ -110,7 +124,13 @@ def _curves(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
         return  # an experiment of another kind
     for (model, task), panel in frame.dropna(subset=["value"]).groupby(["model", "task"], sort=False):
         shown = panel.assign(**{name: 100 * panel[name] for name in ("value", "low", "high")})
-        base = alt.Chart(shown[["arm", "x", "value", "low", "high"]], width=WIDTH, height=220, title=f"{task}, {model}")
+        base = alt.Chart(
+            shown[["arm", "x", "value", "low", "high"]],
+            width=WIDTH,
+            height=220,
+            title=f"{task}, {model}",
+            description=f"Scores: {task}, {model}",
+        )
         x = alt.X("x:Q", scale=alt.Scale(type="log"), title="share or number")
         colour = alt.Color("arm:N", scale=alt.Scale(range=_COLOURS), sort=None, legend=alt.Legend(orient="bottom"))
         tooltip = ["arm:N", "x:Q", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in ("value", "low", "high"))]
@@ -119,26 +139,46 @@ def _curves(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
 
 
 def _heads(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
-    """Two maps side by side, each with a menu of all rankings."""
-    if len(frame) > _MOST_HEADS:
-        first = frame.drop_duplicates(["model", "task", "localizer"])["ranking"]
-        frame = frame[frame["ranking"].isin(first)]
-    several = [
-        name for name in ("model", "task", "localizer", "seed", "fold", "training_seed") if frame[name].nunique() > 1
-    ]
-    several = several or ["localizer"]
-    named = frame[several].astype(str).agg(", ".join, axis=1)
-    cells = pd.DataFrame({"map": named, **{name: frame[name] for name in ("layer", "head", "rank", "edited")}})
-    cells["score"] = [float(f"{score:.4g}") for score in frame["score"]]
-    names = list(dict.fromkeys(named))
+    """Yield two maps to be set side by side, each with a menu of the rankings."""
+    first = set(frame.drop_duplicates(["model", "task", "localizer"])["ranking"])
+    frame = frame.sort_values("ranking", key=lambda ids: ~ids.isin(first), kind="stable")
+    sizes = frame.groupby("ranking", sort=False).size().cumsum()
+    frame = frame[frame["ranking"].isin(sizes.index[(sizes <= MOST_HEADS) | (sizes.index == sizes.index[0])])]
+    told = ["model", "task", "localizer", "seed", "fold", "training_seed"]
+    told = [name for name in told if frame[name].nunique() > 1] or ["task", "localizer"]
+    rankings = []
+    for _, ranking in frame.groupby("ranking", sort=False):
+        cells = ranking.sort_values(["layer", "head"])
+        rankings.append(
+            {
+                "map": ", ".join(str(cells[name].iloc[0]) for name in told),
+                "width": int(cells["head"].max()) + 1,
+                "score": [float(f"{score:.4g}") for score in cells["score"]],
+                "rank": cells["rank"].tolist(),
+                "selected": cells["selected"].astype(int).tolist(),
+            }
+        )
+    names = [ranking["map"] for ranking in rankings]
     for side, start in (("left", names[0]), ("right", names[min(1, len(names) - 1)])):
         chosen = alt.param(f"map_{side}", value=start, bind=alt.binding_select(options=names, name="map "))
-        base = alt.Chart(cells, width=WIDTH, height=WIDTH).transform_filter(f"datum.map == map_{side}")
+        title = "Scores of heads, by layer"
+        base = (
+            alt.Chart(alt.Data(values=rankings), width=WIDTH, height=WIDTH, description=f"{title}, {side}")
+            .transform_filter(f"datum.map == map_{side}")
+            .transform_flatten(["score", "rank", "selected"])
+            .transform_window(at="row_number()")
+            .transform_calculate(
+                layer="floor((datum.at - 1) / datum.width)",
+                head="(datum.at - 1) % datum.width",
+                is_selected="datum.selected ? 'yes' : 'no'",
+            )
+        )
         x, y = alt.X("head:O"), alt.Y("layer:O", sort="descending")
-        tooltip = ["layer:O", "head:O", "score:Q", "rank:Q", "edited:N"]
+        tooltip = [alt.Tooltip(f"{name}:Q") for name in ("layer", "head", "score", "rank")]
+        tooltip.append(alt.Tooltip("is_selected:N", title="selected"))
         colour = alt.Color("score:Q", scale=alt.Scale(scheme="cividis"), legend=alt.Legend(orient="bottom"))
         rect = base.mark_rect().encode(x=x, y=y, color=colour, tooltip=tooltip)
-        marks = base.transform_filter("datum.edited").mark_point(shape="square", color=_COLOURS[1], size=40)
+        marks = base.transform_filter("datum.selected").mark_point(shape="square", color=_COLOURS[1], size=40)
         yield (rect + marks.encode(x=x, y=y, tooltip=tooltip)).add_params(chosen)
 
 

@@ -90,7 +90,7 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         title = f"Methods by task, protocol {protocol}"
         yield Output("figure", table_name(protocol), title, "main", main, list(config.tasks))
         yield Output("table", table_name(protocol), title, "main", main, list(config.tasks))
-    title = "Scores against trained parameters and against seconds"
+    title = f"Scores against trained parameters and against seconds, protocol {config.protocols[0]}"
     yield Output("figure", COSTS, title, "main", main, list(config.tasks))
     if "base" in config.methods:
         title = "Differences to the base model and to full fine-tuning, over all tasks"
@@ -116,8 +116,8 @@ def _outputs(table: RunTable) -> Iterator[Output]:
             "table", "expected", "Published values and ours", "expected", needs, [str(r) for r, _ in published]
         )
     if ranked := configured_rankings(table):
-        edited = sorted((fit.ranking.id, *fit.k) for fit in table.fits.values() if fit.ranking)
-        yield Output("figure", HEADS, "Scores of attention heads", "head_map", _written(table, ranked), edited)
+        selected = sorted((fit.ranking.id, fit.bottom, *fit.k) for fit in table.fits.values() if fit.ranking)
+        yield Output("figure", HEADS, "Scores of attention heads", "head_map", _written(table, ranked), selected)
     rankings = _written(table, table.head_rankings.values())
     if len(table.head_rankings) > 1:
         title, told = "Overlap of head rankings", [sorted(table.head_rankings), table.head_counts()]

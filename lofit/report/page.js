@@ -44,20 +44,21 @@
     const found = text.replaceAll(",", "").match(/^[<†]? ?([+-]?\d+(\.\d+)?(e[+-]?\d+)?)/i);
     return found ? Number(found[1]) : NaN;
   };
-  const compare = (one, other) => {
+  const compare = (one, other, sign) => {
     const [a, b] = [number(one), number(other)];
-    if (Number.isNaN(a) !== Number.isNaN(b)) return Number.isNaN(a) ? 1 : -1;
-    return Number.isNaN(a) ? one.localeCompare(other, "en", { numeric: true }) : a - b;
+    if (Number.isNaN(a) !== Number.isNaN(b)) return Number.isNaN(a) ? 1 : -1; // what is no number comes last
+    return sign * (Number.isNaN(a) ? one.localeCompare(other, "en", { numeric: true }) : a - b);
   };
   const textOf = (row, at) => row.cells[at].textContent.trim();
   const sort = (table, heading, at) => {
     const down = heading.getAttribute("aria-sort") === "ascending";
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const rows = [...table.tBodies[0].rows].sort((one, other) => compare(textOf(one, at), textOf(other, at)));
-    table.tBodies[0].append(...(down ? rows.reverse() : rows));
+    const rows = [...table.tBodies[0].rows];
+    table.tBodies[0].append(...rows.sort((one, other) => compare(textOf(one, at), textOf(other, at), down ? -1 : 1)));
   };
   const equip = (table) => {
+    if (!table.tBodies.length) return;
     [...table.tHead.rows[0].cells].forEach((heading, at) => {
       const button = make("button", { type: "button", onclick: () => sort(table, heading, at) }, ...heading.childNodes);
       heading.replaceChildren(button);
@@ -114,9 +115,9 @@
     const said = make("div", {}, make("p", {}, make("strong", {}, name), " ", make("span", { class: right ? "good" : "bad" }, right ? "right" : at[0] > 0 ? `scores ${at[0]}` : "wrong")));
     if (typeof at[1] === "string") said.append(make("p", {}, at[1] || "(nothing)"));
     else {
-      const best = Math.max(...at[1]);
+      const best = Math.max(...at[1].map((value) => value ?? -Infinity));
       said.append(make("ul", {}, ...item.choices.map((text, n) => {
-        const line = make("li", { class: item.gold.includes(n) ? "good" : null }, `${at[1][n].toFixed(2)} nats: ${text}${item.gold.includes(n) ? " (right)" : ""}`);
+        const line = make("li", { class: item.gold.includes(n) ? "good" : null }, `${at[1][n]?.toFixed(2) ?? "not finite"} nats: ${text}${item.gold.includes(n) ? " (right)" : ""}`);
         if (at[1][n] === best) line.style.fontWeight = "bold";
         return line;
       })));
@@ -124,13 +125,15 @@
     return said;
   };
   const PAGE = 10;
+  let described = null;
   const show = (upTo = PAGE) => {
     const [first, second] = ["first", "second"].map((name) => select(name).value);
     const run = here().filter((found) => found.method === second).find((found) => `seed ${found.seed}, fold ${found.fold}` === select("run").value);
     const others = here().filter((found) => found.method === first && found.fold === run.fold && found.set === run.set);
     const other = others.find((found) => found.seed === run.seed) ?? others[0];
     const list = section.querySelector(".items"), told = section.querySelector("[aria-live]");
-    describe(run);
+    if (run !== described) describe(run);
+    described = run;
     if (!other) {
       told.textContent = `${first} has no run on the same items.`;
       list.replaceChildren();
@@ -139,10 +142,10 @@
     const word = select("word").value.toLowerCase(), keep = WHICH[select("which").value];
     const items = data.items[run.set].map((item, at) => ({ ...item, at }))
       .filter((item) => keep(other.answers[item.at][0], run.answers[item.at][0]))
-      .filter((item) => !word || item.prompt.toLowerCase().includes(word) || JSON.stringify(run.answers[item.at]).toLowerCase().includes(word));
+      .filter((item) => !word || JSON.stringify([item.prompt, item.right, item.choices, run.answers[item.at], other.answers[item.at]]).toLowerCase().includes(word));
     told.textContent = `${items.length} of ${data.items[run.set].length} items`;
     list.replaceChildren(...items.slice(0, upTo).map((item) => make("li", {},
-      make("span", { class: "soft" }, item.id), make("pre", { tabindex: "0" }, item.prompt),
+      make("span", { class: "soft" }, item.id), make("pre", { tabindex: "0", role: "region", "aria-label": `prompt of ${item.id}` }, item.prompt),
       ...(item.right.length ? [make("p", {}, "Right: ", item.right.join(" | "))] : []),
       make("div", { class: "pair" }, answerOf(other, item, first), answerOf(run, item, second)))));
     section.querySelector(".more").hidden = items.length <= upTo;
@@ -168,9 +171,9 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   update({ first: "base" });
 
-  // A cell of the main table opens its items.
-  const main = document.querySelector("#table-main table");
-  if (main) {
+  // A cell of the main table of this protocol opens its items.
+  const main = document.querySelector(`#table-${data.table} table`);
+  if (main?.tBodies.length) {
     const names = [...main.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
     for (const row of main.tBodies[0].rows) {
       const [model, method] = ["model", "method"].map((name) => textOf(row, names.indexOf(name)));

@@ -25,7 +25,7 @@ from lofit.errors import ReportError
 from lofit.files import write_text
 from lofit.plan.kinds import counts
 from lofit.plan.store import origins
-from lofit.plan.table import ALL, RunTable
+from lofit.plan.table import ALL, MAIN, RunTable
 from lofit.report import interactive
 from lofit.report.collect import read_results
 from lofit.report.costs import costs_table, node_reports, surroundings
@@ -86,16 +86,17 @@ def write_report(table: RunTable) -> Path:
     shown = [output for output in outputs(table) if not table.note or output.path(table.drawn).is_file()]
     names = [output.name for output in shown]
     sections = [_section(output, table.drawn, names.count(output.name) > 1) for output in shown]
+    compared = results_path(table, MAIN).is_file()  # not if nothing of the main comparison is there yet
     page = document(
         "page.html.j2",
         panels={section.id: section.panels for section in sections if section.panels},
-        data=page_data(table),
+        data=page_data(table) if compared else {"runs": []},
         config=table.config,
         study=table.config.results.name,
         date=f"{datetime.fromtimestamp(results_path(table, ALL).stat().st_mtime, UTC):%Y-%m-%d}",
         commits=sorted({commit[:10] for commit in places["commit"] if commit}),
         counts=counts(table),
-        findings=findings(table),
+        findings=findings(table) if compared else [],
         findings_note=NOTE,
         sections=sections,
         note=table.note,

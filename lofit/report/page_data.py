@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lofit.files import read_jsonl
+from lofit.files import read_jsonl, short_hash
 from lofit.plan.kinds import EVALUATE, kind_of
 from lofit.plan.nodes import EvalNode
 from lofit.plan.table import MAIN, RunTable
@@ -15,10 +16,13 @@ from lofit.report.items import scores_of
 from lofit.report.paths import headline
 from lofit.report.samples import answered
 from lofit.report.show import told_of_fit
+from lofit.spec.protocol import table_name
 
 MOST_BYTES = 2_500_000
 """Of all items with their answers, as JSON; with more, the page has the first items of every task only."""
-_POINTS = 120
+_ANSWER_BYTES = 60
+"""Of an answer, at least: with so many runs that this alone is too much, fewer items are read."""
+_POINTS = 40
 """Of a training curve; with more steps, every n-th is kept."""
 
 
@@ -29,31 +33,37 @@ def page_data(table: RunTable) -> dict[str, Any]:
         ``runs``: for each run with scores its ``id``, ``model``, ``method`` (as tables call it), ``task``, ``fold``,
         ``seed``, ``score`` (a fraction), ``told`` (pairs of a name and a text), ``curves`` (name to losses by step or
         epoch) and ``answers``, one for each item of its ``set``: the score, and the answer or the log-likelihoods of
-        the choices (nats). ``items``: by set the ``prompt``, ``right`` answers and ``choices`` of each item.
-        ``metrics``: task to headline metric. ``shown`` and ``of``: the number of items of the page, and of the study.
+        the choices (nats; None if it is not finite). ``items``: by set, which runs on the same items share, the
+        ``prompt``, ``right`` answers and ``choices`` of each item.
+        ``metrics``: task to headline metric. ``table``: the table of the protocol. ``shown`` and ``of``: the number of
+        items of the page, and of the study.
     """
     protocol, metrics = table.config.protocols[0], headline(table)
     rows = main_rows(table, protocol)
     names = dict(zip(rows["run_id"], rows["variant"], strict=True))
     items: dict[str, list[dict[str, Any]]] = {}
+    counts: dict[str, int] = {}
     runs = []
     own = [node for node in table.part(MAIN).values() if node.own and node.protocol == protocol]
     for node in own:
         report = EVALUATE.read_report(table, node)
         if report["status"] != "ok" or node.fit.id not in names or node.data.task not in metrics:
             continue
-        metric, place = metrics[node.data.task], f"{node.model}/{node.data.id}"
+        metric = metrics[node.data.task]
         samples = [
             (sample, scores[metric])
             for sample in read_jsonl(table.folder(node) / "samples.jsonl")
             if metric in (scores := scores_of(sample))
         ]
-        known = items.setdefault(place, [_item(sample) for sample, _ in samples])
-        if len(known) == len(samples):
-            run = _run(table, node) | {"method": names[node.fit.id], "set": place}
-            run["score"] = report["metrics"][metric]["value"]
-            runs.append(run | {"answers": [_answer(sample, score) for sample, score in samples]})
-    return {"metrics": metrics, **_limited(runs, items)}
+        first = samples[: max(1, MOST_BYTES // (_ANSWER_BYTES * len(own)))]
+        asked = [_item(sample) for sample, _ in first]
+        place = short_hash(asked)
+        items.setdefault(place, asked)
+        counts[place] = len(samples)
+        run = _run(table, node) | {"method": names[node.fit.id], "set": place}
+        run["score"] = report["metrics"][metric]["value"]
+        runs.append(run | {"answers": [_answer(sample, score) for sample, score in first]})
+    return {"metrics": metrics, "table": table_name(protocol), **_limited(runs, items), "of": sum(counts.values())}
 
 
 def _run(table: RunTable, node: EvalNode) -> dict[str, Any]:
@@ -63,14 +73,16 @@ def _run(table: RunTable, node: EvalNode) -> dict[str, Any]:
     if told := told_of_fit(table, fit):
         report, run["told"] = kind_of(fit).read_report(table, fit), list(told.items())
         names = ("train_loss", "validation_loss", "validation_metric")
-        run["curves"] = {name: _thinned(report[name]) for name in names if report.get(name)}
+        curves = {name: _thinned(report.get(name) or []) for name in names}
+        run["curves"] = {name: points for name, points in curves.items() if points}
     return run
 
 
 def _thinned(values: Sequence[float | None]) -> list[list[float]]:
-    """Return pairs of a position and a value, at most so many."""
-    step = -(-len(values) // _POINTS)
-    return [[at, float(f"{value:.5g}")] for at, value in enumerate(values) if value is not None and at % step == 0]
+    """Return pairs of a position and a value, about so many at most; the last is among them."""
+    known = [[at, float(f"{value:.5g}")] for at, value in enumerate(values) if value is not None]
+    step = -(-len(known) // _POINTS)
+    return known[:: step or 1] + (known[-1:] if known and (len(known) - 1) % step else [])
 
 
 def _item(sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,15 +100,17 @@ def _item(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def _answer(sample: Mapping[str, Any], score: float) -> list[Any]:
     found = answered(sample)
-    told = found.answer if found.answer is not None else [round(likelihood, 2) for _, likelihood, _ in found.choices]
-    return [round(score, 4), told]
+    if found.answer is not None:
+        return [round(score, 4), found.answer]
+    likelihoods = [likelihood for _, likelihood, _ in found.choices]
+    return [round(score, 4), [round(value, 2) if math.isfinite(value) else None for value in likelihoods]]
 
 
 def _limited(runs: list[dict[str, Any]], items: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return runs and items, with so many of the first items of every set as fit on the page."""
     size = len(json.dumps([items, [run["answers"] for run in runs]]).encode())
-    share, of = min(1.0, MOST_BYTES / size), sum(map(len, items.values()))
+    share = min(1.0, MOST_BYTES / size)
     kept = {place: found[: max(1, int(share * len(found)))] for place, found in items.items()}
     for run in runs:
         run["answers"] = run["answers"][: len(kept[run["set"]])]
-    return {"runs": runs, "items": kept, "shown": sum(map(len, kept.values())), "of": of}
+    return {"runs": runs, "items": kept, "shown": sum(map(len, kept.values()))}

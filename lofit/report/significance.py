@@ -51,3 +51,13 @@ def compared_with_best(cells: pd.DataFrame, rows: pd.DataFrame, items: pd.DataFr
             if best in (one, other):
                 cells.loc[other if one == best else one, "p_best"] = p
     return cells
+
+
+def leads(cells: pd.DataFrame) -> pd.Series:
+    """Return which cells are the best of a model on a task, or cannot be told from it: bool, aligned with ``cells``.
+
+    Args:
+        cells: one row per ``model``, ``method`` and ``task``, with ``percent`` and ``p_best``.
+    """
+    best = cells["percent"] == cells.groupby(["model", "task"])["percent"].transform("max")
+    return best | (cells["p_best"] > ALPHA)

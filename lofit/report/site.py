@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +12,7 @@ import altair as alt
 import pandas as pd
 
 from lofit.errors import ReportError
-from lofit.files import atomic_path, write_text
+from lofit.files import user_folder, write_text
 from lofit.report.interactive import specification
 from lofit.report.outputs import COSTS
 from lofit.report.page import document
@@ -29,13 +30,14 @@ def write_site(studies: Sequence[Path], out: Path) -> Path:
 
     Args:
         studies: results folders with the figures and the page of a study.
-        out: folder to write; files of an earlier site are replaced.
+        out: folder to write: a new one, an empty one, or an earlier site, which is replaced.
 
     Returns:
         The path of the index.
 
     Raises:
         ReportError: a study has not been drawn.
+        LofitError: the folder holds anything else, or a study.
     """
     names = _names(studies)
     parts = [leaderboard(folder).assign(study=name) for folder, name in zip(studies, names, strict=True)]
@@ -44,17 +46,15 @@ def write_site(studies: Sequence[Path], out: Path) -> Path:
     for name, column in AXES.items():
         shown[name] = [MISSING if pd.isna(value) else f"{value:,.0f}" for value in board[column]]
     page = document(
-        "site.html.j2", {"leaderboard": [specification(_chart(board))]}, None, names=names, page=PAGE, columns=SHOWN,
-        lines=shown[SHOWN].to_numpy().tolist(),
+        "site.html.j2", {"leaderboard": list(map(specification, _charts(board)))}, None, names=names, page=PAGE,
+        columns=SHOWN, lines=shown[SHOWN].to_numpy().tolist(),
     )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    for folder, name in zip(studies, names, strict=True):
-        (out / name).mkdir(exist_ok=True)
-        with atomic_path(out / name / PAGE) as part:
-            shutil.copyfile(folder / PAGE, part)
-    with atomic_path(out / "leaderboard.csv") as part:
-        board.to_csv(part, index=False)
-    write_text(out / "index.html", page)
+    with user_folder(out, outside=studies) as part:
+        for folder, name in zip(studies, names, strict=True):
+            (part / name).mkdir(parents=True)
+            shutil.copyfile(folder / PAGE, part / name / PAGE)
+        board.to_csv(part / "leaderboard.csv", index=False)
+        write_text(part / "index.html", page)
     return out / "index.html"
 
 
@@ -76,16 +76,18 @@ def leaderboard(folder: Path) -> pd.DataFrame:
 
 
 def _names(studies: Sequence[Path]) -> list[str]:
-    """Name every study by its folder, and with the folders above it where several would have one name."""
-    folders, depth = [folder.resolve() for folder in studies], 1
-    while len(set(names := ["-".join(folder.parts[-depth:]) for folder in folders])) < len(set(folders)):
-        depth += 1
-    return names
+    """Name every study by its folder; where several would have one name, by the folder above and a number, too."""
+    folders = [folder.resolve() for folder in studies]
+    several = Counter(folder.name for folder in folders)
+    names = [folder.name if several[folder.name] == 1 else f"{folder.parent.name}-{folder.name}" for folder in folders]
+    return [name if names.count(name) == 1 else f"{name}-{at}" for at, name in enumerate(names, start=1)]
 
 
-def _chart(board: pd.DataFrame) -> alt.LayerChart:
+def _charts(board: pd.DataFrame) -> Iterator[alt.LayerChart]:
     """Draw one task of one model; both, and what scores are drawn against, are chosen on the page."""
     known = board.dropna(subset=["percent"])
+    if known.empty:
+        return
     cells = known.assign(where=known["task"] + ", " + known["model"] + ", " + known["protocol"])
     where, axis = (
         alt.param(name, value=values[0], bind=alt.binding_select(options=values, name=f"{label} "))
@@ -101,7 +103,7 @@ def _chart(board: pd.DataFrame) -> alt.LayerChart:
             x=" : ".join(f"axis == '{name}' ? datum.{column}" for name, column in AXES.items()) + " : 0"
         )
         .transform_filter("datum.x > 0")
-        .properties(width=520, height=300)
+        .properties(width=520, height=300, description="Scores of all studies against their costs")
     )
     x = alt.X(
         "x:Q",
@@ -115,4 +117,4 @@ def _chart(board: pd.DataFrame) -> alt.LayerChart:
         x=x, y="percent:Q", color=alt.Color("study:N"), tooltip=["study:N", "method:N", "x:Q", *numbers]
     )
     names = base.mark_text(dx=8, dy=-6, align="left", fontSize=10).encode(x=x, y="percent:Q", text="method:N")
-    return (bars + points + names).add_params(where, axis)
+    yield (bars + points + names).add_params(where, axis)

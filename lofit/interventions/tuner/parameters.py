@@ -77,7 +77,11 @@ def set_vectors(
 
 @contextlib.contextmanager
 def offsets_times(peft_model: nn.Module, factor: float) -> Iterator[None]:
-    """Context in which every offset of LOFIT adapters acts ``factor`` times; -1 turns it round."""
+    """Context in which every offset of LOFIT adapters acts ``factor`` times; -1 turns it round.
+
+    What a checkpointed layer computes after its offset is computed again without the factor in the backward pass: take
+    this for offsets on the output of layers alone, after which a layer computes nothing.
+    """
     layers = [module for module in peft_model.modules() if isinstance(module, EditLayer)]
     for layer in layers:
         layer.offset_factor = factor

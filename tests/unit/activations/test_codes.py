@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -39,7 +38,7 @@ def test_the_loss_of_a_head_by_hand() -> None:
     model = Autoencoders(HEADS, WIDTH, CODES, LENGTH, generator())
     x, labels = torch.randn(HEADS, TEXTS, WIDTH, generator=generator(1)), torch.tensor([0, 1] * (TEXTS // 2))
     codebook = model.codebook.clone()
-    losses, perplexity = model.losses(x, labels, contrast=0.1)
+    losses = model.losses(x, labels, contrast=0.1)
     for head in range(HEADS):
 
         def through(layers: Any, value: torch.Tensor, head: int = head) -> torch.Tensor:
@@ -54,8 +53,6 @@ def test_the_loss_of_a_head_by_hand() -> None:
         expected = functional.mse_loss(decoded, x[head]) + 0.25 * functional.mse_loss(vectors, rounded)
         expected = expected + 0.1 * contrastive(rounded.view(1, TEXTS, -1), labels)[0]
         assert_close(losses[head], expected)
-        shares = torch.bincount(nearest, minlength=CODES) / len(nearest)
-        assert perplexity[head].item() == pytest.approx(float(torch.special.entr(shares).sum().exp()), rel=1e-3)
         counts = 0.01 * torch.bincount(nearest, minlength=CODES)
         sums = 0.99 * codebook[head]
         for code, vector in zip(nearest.tolist(), vectors.detach(), strict=True):
@@ -83,8 +80,7 @@ def test_heads_do_not_see_each_other() -> None:
         other = torch.stack([x[0], scale * x[1]])
         settings = {"codes": CODES, "length": LENGTH, "epochs": 3, "lr": 0.01, "batch_size": 4}
         labels = torch.tensor([0, 1] * (TEXTS // 2))
-        encode, _ = fit_codes(other, labels, generator(), **settings, contrast=0.1, least_used=0, patience=99)
-        codes = encode(other)
+        codes = fit_codes(other, labels, generator(), **settings, contrast=0.1)(other)
         prior = fit_prior(
             codes[:1].repeat(2, 1, 1) if scale == 1 else codes,
             generator(),
@@ -99,21 +95,19 @@ def test_heads_do_not_see_each_other() -> None:
 
 
 def test_the_head_that_knows_the_answer_is_told_from_noise() -> None:
-    params = Params(lr=3e-3, prior_lr=1e-2)
-    texts = 200
+    """With the published hyperparameters."""
+    params, texts = Params(), 400
     labels = torch.arange(texts) % 2
-    x = torch.randn(HEADS, texts, WIDTH, generator=generator(1))
-    x[1] += 2.0 * labels[:, None]
-    settings = params.model_dump(include={"codes", "length", "epochs", "lr", "contrast", "least_used", "patience"})
-    encode, collapsed = fit_codes(x[:, :150], labels[:150], generator(), batch_size=32, **settings)
-    codes = encode(x)
+    x = torch.randn(HEADS, texts, 64, generator=generator(1))
+    x[1] += labels[:, None]
+    settings = params.model_dump(exclude={"prior_epochs", "prior_lr"})
+    codes = fit_codes(x[:, :300], labels[:300], generator(), **settings)(x)
     assert codes.shape == (HEADS, texts, 8)
     right, wrong = (
-        fit_prior(codes[:, :150][:, labels[:150] == side], generator(), codes=32, epochs=6, lr=1e-2, batch_size=32)
+        fit_prior(codes[:, :300][:, labels[:300] == side], generator(), codes=32, epochs=10, lr=1e-3, batch_size=32)
         for side in (1, 0)
     )
-    ratios = (right(codes) - wrong(codes))[:, 150:]
-    accuracy = ((ratios > 0) == (labels[150:] == 1)).float().mean(1)
+    ratios = (right(codes) - wrong(codes))[:, 300:]
+    accuracy = ((ratios > 0) == (labels[300:] == 1)).float().mean(1)
     assert accuracy[1] > 0.9
-    assert max(accuracy[0], accuracy[2]) < 0.75
-    assert not collapsed[1]
+    assert max(accuracy[0], accuracy[2]) < 0.7

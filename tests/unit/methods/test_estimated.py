@@ -22,6 +22,7 @@ from lofit.models.encoding import encode
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import unpacked
 from lofit.plan.kinds import EVALUATE, FIT
+from lofit.spec.hyperparameters import ComputeParams
 from lofit.training.forward import Forward
 from lofit.training.trainer import Validation
 from tests.by_hand import PROJECTIONS, edited, outputs_edited
@@ -121,6 +122,11 @@ def test_bipo_learns_to_prefer_right_answers_and_its_opposite_wrong_ones(rows: d
     losses = result.record["validation_loss"]
     assert losses[-1] < losses[0] == pytest.approx(math.log(2), rel=1e-5)
     assert result.model.peft_config["default"].layers == [1]
+    twice = method.fit(
+        fit_context(session(**rows, compute=ComputeParams(checkpointing=True))),
+        method.Params(lr=0.02, epochs=8, batch_size=4, beta=0.5, layer=0.4),
+    )
+    assert twice.record["validation_loss"] == pytest.approx(losses, rel=1e-5)
     assert opened.objective == rows.get("objective", "sft")
 
     def margin() -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import axe_core_python
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
@@ -21,9 +22,10 @@ from lofit.errors import ConfigError, ReportError
 from lofit.files import read_jsonl
 from lofit.nodes import evaluate as evaluate_node
 from lofit.plan.table import RunTable
+from lofit.report import interactive
 from lofit.report.head_map import head_scores
 from lofit.report.items import scores_of
-from lofit.report.outputs import outputs
+from lofit.report.outputs import named, outputs
 from lofit.report.page import write_report
 from lofit.report.parts import collect_results
 from lofit.report.show import _item, show
@@ -200,6 +202,7 @@ def test_a_cell_opens_its_items(table: RunTable, seen: dict[str, Any]) -> None:
     kinds = {"gained": (0, 1), "lost": (1, 0), "wrong": (0, 0), "right": (1, 1)}
     expected = {"all": len(pairs)} | {name: pairs.count(kind) for name, kind in kinds.items()}
     assert seen["counts"] == {name: f"{count} of {len(pairs)} items" for name, count in expected.items()}
+    assert seen["second"] == f"{len(pairs)} of {len(pairs)} items", "the base model is run once, on the same items"
     for text, base, lofit in zip(seen["items"], samples["base"], samples["lofit"], strict=False):
         assert " ".join(base["doc"]["prompt"].split()) in " ".join(text.split())
         for sample in (base, lofit):
@@ -208,17 +211,47 @@ def test_a_cell_opens_its_items(table: RunTable, seen: dict[str, Any]) -> None:
 
 
 def test_a_head_tells_its_place_and_score(table: RunTable, seen: dict[str, Any]) -> None:
-    told = re.fullmatch(r"layer(\d+)head(\d+)score([\d.e-]+)rank(\d+)edited(true|false)", seen["hover"])
+    told = re.fullmatch(r"layer(\d+)head(\d+)score([\d.e-]+)rank(\d+)selected(yes|no)", seen["hover"])
     assert told, seen["hover"]
     scores = head_scores(table)
     first = scores[scores["ranking"] == scores["ranking"].iloc[0]].set_index(["layer", "head"])
     row = first.loc[(int(told[1]), int(told[2]))]
     assert float(told[3]) == pytest.approx(row["score"], rel=1e-3)
-    assert (int(told[4]), told[5]) == (row["rank"], str(bool(row["edited"])).lower())
+    assert (int(told[4]), told[5]) == (row["rank"], "yes" if row["selected"] else "no")
 
 
 def test_axe_finds_nothing_serious(seen: dict[str, Any]) -> None:
     assert seen["axe"] == []
+
+
+def test_a_map_of_many_heads_is_cut_by_whole_rankings(table: RunTable, tmp_path: Path) -> None:
+    """Altair takes no more than 5,000 rows unless it is told; the first seed is kept before the second."""
+    [output] = named(table, "heads")
+    sides, per_map = 40, 40 * 40
+    where = {"model": "m", "task": "t", "localizer": "l", "fold": 0, "training_seed": 0, "selected": False}
+    parts = [
+        pd.DataFrame(
+            {
+                **where,
+                "ranking": f"{localizer}/{seed}",
+                "localizer": localizer,
+                "seed": seed,
+                "layer": np.repeat(np.arange(sides), sides),
+                "head": np.tile(np.arange(sides), sides),
+                "score": np.arange(per_map) / 7,
+                "rank": np.arange(per_map) + 1,
+            }
+        )
+        for seed in range(6)
+        for localizer in ("a", "b", "c", "d")
+    ]
+    output.path(tmp_path).parent.mkdir()
+    pd.concat(parts).to_csv(output.path(tmp_path).with_suffix(".csv"), index=False)
+    for panel in interactive.panels(output, tmp_path):
+        maps = panel["data"]["values"]
+        assert len(maps) == interactive.MOST_HEADS // per_map
+        assert [entry["map"] for entry in maps[:4]] == [f"{localizer}, 0" for localizer in ("a", "b", "c", "d")]
+        assert {len(entry["score"]) for entry in maps} == {per_map}
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="browser: no chromium on this machine")
