@@ -22,7 +22,7 @@ WIDTH = 260
 """Of a panel, in CSS pixels."""
 MOST_HEADS = 30_000
 """On the map, of all rankings; of more, the first rankings are kept, those of the first fold and seed before others."""
-_COLOURS = [line["color"] for line in LINES]
+_COLOURS = [line["color"] for line in LINES if line["color"] != "#000000"]  # which a dark page would hide
 
 
 def panels(output: Output, results: Path) -> list[Panel]:
@@ -76,47 +76,47 @@ def _dots(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
 
 
 def _costs(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
-    known = frame.dropna(subset=["value"])
+    known = frame[(frame["trained_params"] > 0) | (frame["seconds"] > 0)].dropna(subset=["value"])
+    known = known.rename(columns={"arm": "name"})
+    names = list(dict.fromkeys(known["name"]))
     for model, of_model in known.groupby("model", sort=False):
         for column, title in (("trained_params", "trained parameters"), ("seconds", "seconds to localize and fit")):
-            panel = of_model[of_model[column] > 0]
-            panel = panel.assign(**{name: 100 * panel[name] for name in ("value", "low", "high")})
-            yield _scatter(panel, "arm", column, title, "value", "mean headline score (%)", ("low", "high"), str(model))
+            panel = of_model[of_model[column] > 0].assign(x=of_model[column])
+            yield _scatter(panel, names, title, "mean headline score (%)", str(model))
 
 
 def _disturbance(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
-    for (model, task, on, kind), panel in frame.groupby(["model", "task", "scored_on", "moved_on"], sort=False):
-        shown = panel[panel["kl"] > 0]
-        shown = shown.assign(**{name: 100 * shown[name] for name in ("value", "low", "high")})
-        title = f"KL to base on {kind} (nats/token)"
-        y = f"{on} {panel['metric'].iloc[0]} (%)"
-        yield _scatter(shown, "method", "kl", title, "value", y, ("low", "high"), f"{model}, fitted for {task}")
+    moved = frame[frame["kl"] > 0].rename(columns={"method": "name", "kl": "x"})
+    names = list(dict.fromkeys(moved["name"]))
+    for (model, task, on, kind), panel in moved.groupby(["model", "task", "scored_on", "moved_on"], sort=False):
+        x, y = f"KL to base on {kind} (nats/token)", f"{on} {panel['metric'].iloc[0]} (%)"
+        yield _scatter(panel, names, x, y, f"{model}, fitted for {task}")
 
 
-def _scatter(
-    panel: pd.DataFrame, name: str, x: str, x_title: str, y: str, y_title: str, ends: tuple[str, str], title: str
-) -> alt.LayerChart:
-    """Return points with vertical intervals and their names, on a logarithmic axis."""
-    base = alt.Chart(
-        panel[[name, x, y, *ends]],
-        width=WIDTH,
-        height=220,
-        title=title,
-        description=f"{y_title} against {x_title}: {title}",
-    )
-    across = alt.X(
-        f"{x}:Q", title=x_title, scale=alt.Scale(type="log", padding=40), axis=alt.Axis(format="~s", tickCount=5)
-    )
-    colour = alt.Color(f"{name}:N", legend=None, scale=alt.Scale(range=_COLOURS), sort=None)
-    tooltip = [f"{name}:N", alt.Tooltip(f"{x}:Q", format=",.4~g")]
-    tooltip += [alt.Tooltip(f"{column}:Q", format=".1f") for column in (y, *ends)]
-    up = alt.Y(f"{y}:Q", title=y_title)
-    bars = base.mark_rule().encode(x=across, y=alt.Y(f"{ends[0]}:Q", title=y_title), y2=f"{ends[1]}:Q", color=colour)
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(x=across, y=up, color=colour, tooltip=tooltip)
-    names = base.mark_text(dx=8, dy=-6, align="left", fontSize=10).encode(
-        x=across, y=up, text=f"{name}:N", color=colour
-    )
-    return bars + points + names
+def _scatter(panel: pd.DataFrame, names: list[str], x_title: str, y_title: str, title: str) -> alt.LayerChart:
+    """Return points with vertical intervals and their names, on a logarithmic axis.
+
+    Args:
+        panel: columns ``name``, ``x``, and as fractions ``value``, ``low`` and ``high``.
+        names: all names of the figure, which have a colour each.
+        x_title: title of the logarithmic axis.
+        y_title: title of the other axis.
+        title: title of the panel.
+    """
+    scores = ["value", "low", "high"]
+    percent = panel[["name", "x"]].join(100 * panel[scores])
+    description = f"{y_title} against {x_title}: {title}"
+    base = alt.Chart(percent, width=WIDTH, height=220, title=title, description=description)
+    scale, axis = alt.Scale(type="log", padding=40), alt.Axis(format="~s", tickCount=5)
+    x, y = alt.X("x:Q", title=x_title, scale=scale, axis=axis), alt.Y("value:Q", title=y_title)
+    colours = [_COLOURS[at % len(_COLOURS)] for at in range(len(names))]
+    colour = alt.Color("name:N", legend=None, scale=alt.Scale(domain=names, range=colours))
+    tooltip = ["name:N", alt.Tooltip("x:Q", title=x_title, format=",.4~g")]
+    tooltip += [alt.Tooltip(f"{column}:Q", format=".1f") for column in scores]
+    bars = base.mark_rule().encode(x=x, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=colour)
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=colour, tooltip=tooltip)
+    labels = base.mark_text(dx=8, dy=-6, align="left", fontSize=10).encode(x=x, y=y, text="name:N")
+    return bars + points + labels
 
 
 def _curves(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:

@@ -92,7 +92,7 @@ def write_report(table: RunTable) -> Path:
         panels={section.id: section.panels for section in sections if section.panels},
         data=page_data(table) if compared else {"runs": []},
         config=table.config,
-        study=table.config.results.name,
+        study="LoFiT Bench" if table.config.results.name == "results" else table.config.results.name,
         date=f"{datetime.fromtimestamp(results_path(table, ALL).stat().st_mtime, UTC):%Y-%m-%d}",
         commits=sorted({commit[:10] for commit in places["commit"] if commit}),
         counts=counts(table),
