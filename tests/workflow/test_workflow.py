@@ -30,7 +30,7 @@ from tests.workflows import REPOSITORY, TRAINING, Workflow
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     made = Workflow(tmp_path_factory.mktemp("workflow"))
     assert made.planned() == Counter(
-        fetch=1, prepare=1, capture=1, localize=2, fit=5, evaluate=7, collect=1, collect_part=2, table=3, figure=1,
+        fetch=1, prepare=1, capture=1, localize=2, fit=5, evaluate=7, collect=1, collect_part=2, table=3, figure=4,
         page=1,
     )  # fmt: skip
     made.run()
@@ -96,7 +96,7 @@ def test_table_and_figure_are_made(workflow: Workflow) -> None:
         "tables/overlap.csv",
         "tables/suite.csv",
         "items.parquet",
-        *(f"figures/transfer.{e}" for e in ("pdf", "png", "csv")),
+        *(f"figures/{name}.{e}" for name in ("main", "costs", "heads", "transfer") for e in ("pdf", "png", "csv")),
     ):
         assert (workflow.folder / "results" / name).stat().st_size > 0
     overlap = pd.read_csv(workflow.folder / "results" / "tables" / "overlap.csv")
@@ -291,7 +291,7 @@ def test_a_changed_hyperparameter_reruns_its_method_and_what_follows(workflow: W
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lofit"]["heads"]["params"] = TRAINING | {"l1": 0.5}
     assert workflow.planned(changed) == Counter(
-        localize=1, fit=1, evaluate=1, collect=1, collect_part=2, table=3, figure=1, page=1
+        localize=1, fit=1, evaluate=1, collect=1, collect_part=2, table=3, figure=4, page=1
     )
 
 
