@@ -4,6 +4,7 @@
 # make smoke  the smallest real run           make format fix style
 # make example  fit a custom task (examples/opposites)
 # make lock   renew the pinned versions       make docs   write the generated pages and schema
+# make html   build the documentation as a site, in build/html
 # make bench  measure speed and memory against naive baselines (half an hour)
 # make gpu-check  prove a GPU machine: equality, failures, speed and memory as a table (docs/gpu.md)
 # make clean  delete outputs and caches, after asking (YES=1: without)
@@ -47,7 +48,7 @@ RUN := PATH="$(BIN):$$PATH"
 SNAKEMAKE = $(RUN) snakemake --logger lofit --configfile $(1) \
 	$(if $(DATA_MIRROR),--config data_mirror="$(MIRROR)") --cores $(CORES) $(SNAKEMAKE_ARGS)
 
-.PHONY: help setup demo smoke example bench gpu-check test test-slow test-all format lint docs lock clean
+.PHONY: help setup demo smoke example bench gpu-check test test-slow test-all format lint docs html lock clean
 # `make -j` changes nothing: two workflows in one folder would only wait for each other's lock.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -127,6 +128,13 @@ docs: $(STAMP)
 	$(BIN)/python scripts/describe.py
 	$(BIN)/python scripts/paper.py
 	$(BIN)/lofit schema > $(VENV)/schema.yaml && mv $(VENV)/schema.yaml workflow/schemas/config.schema.yaml
+
+# All is read again: Sphinx tells the warnings of a page only when it reads it.
+html: $(STAMP)
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --nitpicky --jobs auto \
+		--conf-dir docs --doctree-dir build/doctrees . build/html
+	@echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > build/html/index.html
+	@echo "build/html/index.html"
 
 lock:
 	$(PYTHON) scripts/lock.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(UPGRADE),--upgrade)

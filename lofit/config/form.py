@@ -62,7 +62,7 @@ class JudgesConfig(Form):
 class TransferConfig(Form):
     """The transfer experiment: offsets for each task on heads selected on every task."""
 
-    method: str = "lofit"
+    method: str = Field(default="lofit", description="the method that is fitted")
     k: HeadCount = 0.10
     tasks: list[str] | None = Field(default=None, min_length=1, description="null: all configured tasks")
     seeds: list[Seed] | None = Field(
@@ -127,7 +127,7 @@ class Config(Form):
         min_length=2,
         description="learning rates that every trained method chooses from, unless it has a `search` or its `params` "
         "an `lr`, as multiples of its recipe's, ascending; if the best is the first or the last, one more beyond it is "
-        "tried; null: each method trains at its recipe's",
+        "tried; null: each method trains at its recipe's (docs/experiments.md)",
     )
     search_seeds: Literal["first", "each"] = Field(
         default="first",
@@ -147,9 +147,11 @@ class Config(Form):
     plugins: list[InputPath] = Field(
         default=[], description="folders with further methods, localizers and tasks (docs/extending.md)"
     )
-    data_mirror: InputPath | None = Field(default=None, description="folder with local copies of downloads")
+    data_mirror: InputPath | None = Field(
+        default=None, description="folder with local copies of downloads (docs/usage.md)"
+    )
     reuse: list[InputPath] = Field(
-        default=[], description="stores, or results folders, from which nodes are taken that they hold"
+        default=[], description="stores, or results folders, from which nodes are taken that they hold (docs/usage.md)"
     )
     results: OwnFolder = Field(default=Path("results"), description="folder of everything that is computed")
     resources: OwnFolder = Field(
@@ -170,13 +172,15 @@ class Config(Form):
         description="model class for scoring: packed, lm-eval's hf, or lm-eval's vllm on exported checkpoints (GPU)",
     )
     training: ComputeParams = Field(
-        default=ComputeParams(), description="how training is computed; results stay the same"
+        default=ComputeParams(), description="how training is computed (docs/architecture.md); results stay the same"
     )
-    limits: LimitsConfig = Field(default=LimitsConfig(), description="of one node; changing them reruns nothing")
+    limits: LimitsConfig = Field(
+        default=LimitsConfig(), description="of one node (docs/failures.md); changing them reruns nothing"
+    )
     threads: int = Field(default=2, ge=1, le=4096, description="CPU threads of a node that runs the model")
     node_server: StrictBool = Field(
         default=True,
-        description="nodes are forked from a process that has read the model; results are the same bits",
+        description="nodes are forked from a process that has read the model (docs/architecture.md); same bits",
     )
     eval_batch_size: int = Field(default=16, ge=1, description="prompts in one forward pass")
     progress: StrictBool = Field(default=True, description="progress bars (only ever shown on a terminal)")

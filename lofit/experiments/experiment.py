@@ -29,7 +29,7 @@ UNSCORED: tuple[Kind, ...] = ("layers", "lens", "planted")
 class ArmConfig(MethodConfig):
     """One line of an experiment: a method, and what it is run with."""
 
-    method: str
+    method: str = Field(description="name of the method")
 
 
 class DamageConfig(Form):
@@ -52,12 +52,12 @@ class DamageConfig(Form):
 class PlantedConfig(Form):
     """A model that is damaged at known heads, to see whether localizers find them; all combinations are run."""
 
-    damages: list[DamageConfig] = Field(min_length=1)
+    damages: list[DamageConfig] = Field(min_length=1, description="ways to damage heads")
     k: list[Annotated[StrictInt, Field(ge=1)]] = Field(
         min_length=1, description="numbers of damaged heads, and of heads that are edited"
     )
     n_train: list[Annotated[StrictInt, Field(ge=1)]] = Field(min_length=1, description="numbers of training examples")
-    n_validation: Annotated[StrictInt, Field(ge=1)] = 32
+    n_validation: Annotated[StrictInt, Field(ge=1)] = Field(default=32, description="number of validation examples")
     tokens: Annotated[StrictInt, Field(ge=1)] = Field(default=10, description="most tokens of an answer")
     targets: list[Literal["dense", "sparse"]] = Field(
         min_length=1,

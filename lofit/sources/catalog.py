@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from lofit.errors import ConfigError
 from lofit.sources.source import ModelSource
@@ -18,14 +18,14 @@ class ModelEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    source: ModelSource
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    """Query heads per layer."""
-    billions: PositiveFloat | None = None
-    """Parameters in 1e9, for the estimates of ``lofit plan`` and for the memory and time that jobs request."""
-    gpus: PositiveInt = 1
-    """Number of GPUs over which the layers are distributed if ``device`` is cuda."""
+    source: ModelSource = Field(description="where it comes from")
+    n_layers: PositiveInt = Field(description="number of layers")
+    n_heads: PositiveInt = Field(description="query heads per layer")
+    billions: PositiveFloat | None = Field(
+        default=None,
+        description="parameters in 1e9, for the estimates of `lofit plan` and the memory and time that jobs request",
+    )
+    gpus: PositiveInt = Field(default=1, description="GPUs over which the layers are distributed if `device` is cuda")
 
 
 @cache

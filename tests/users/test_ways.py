@@ -1,4 +1,4 @@
-"""What users do, as scripts beside this file, on a tiny model."""
+"""What users do, as the tutorials and scripts beside this file have it, on a tiny model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from tests.users.ways import WAYS, go, install_wheel
 pytestmark = pytest.mark.slow
 
 SAID = {
-    "own_csv": ["| lora  ", "### reviews-", "nats right", "lofit run "],
-    "new_method": ["nudge (3 heads)"],
+    "own-data": ["| lora  ", "### messages-", "nats right", "lofit run "],
+    "own-method": ["nudge (1 head)", "would run: 1 fit, 1 evaluate, 1 collect"],
+    "own-model": ["smollm2-360m", "fewshot"],
     "published_figure": ["results/laptop/tables/planted.md"],
     "cluster": ["would run: "],
     "carelessly": ["unknown key 'mehtods'", "forty-two", "column 'txt'"],

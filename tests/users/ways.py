@@ -1,4 +1,4 @@
-"""What users do, as scripts beside this file: run them, and say how many commands and minutes each takes.
+"""What users do, as tutorials and as scripts beside this file: how many commands and minutes each takes.
 
 python -m tests.users.ways          # with SmolLM2-135M, as a user would
 """
@@ -15,13 +15,46 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-WAYS = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.sh"))}
+TUTORIALS = REPOSITORY / "docs" / "tutorials"
+WAYS = {path.stem: path for path in sorted([*Path(__file__).parent.glob("*.sh"), *TUTORIALS.glob("*.md")])}
 MOODS = {"grand": "positive", "dull": "negative"}
+BLOCK = re.compile(r"(?:`([\w./]+)`:\n\n)?```(\w*)\n(.*?)```", re.DOTALL)
+"""In a tutorial, the file that a block is, if the line before names one; its language, none of commands; its text."""
+
+
+def script(way: str, model: Path | None = None) -> str:
+    """What a user types, for bash; of a tutorial, its commands and the files that it has the user write.
+
+    Args:
+        way: its name.
+        model: a transformers folder of 3 layers and 4 heads, to take in the place of a tutorial's model.
+    """
+    text = WAYS[way].read_text(encoding="utf-8")
+    if WAYS[way].suffix == ".sh":
+        return text
+    lines = []
+    for file, language, body in BLOCK.findall(text):
+        if not language:
+            lines.append(body)
+        elif file:
+            lines.append(f"cat > {file} <<'END'\n{body}END\n")
+    text = "".join(lines)
+    if way == "cluster":  # nothing is installed, downloaded or submitted, and the workflow is a smaller one
+        text = text.replace("pip install", ": pip install").replace("lofit run ", "lofit run -n ")
+        text = text.replace("--like paper", "--like smoke")
+    if model:
+        source = f"source: {{kind: local, path: {model}}}"
+        text = re.sub("source: {kind: hub.*}", source, text).replace("n_layers: 32", "n_layers: 3")
+        text = text.replace("n_heads: 15", "n_heads: 4").replace("--model smollm2-135m", f"--model {model}")
+        text = text.replace(
+            "models: [smollm2-135m]", f"models: [tiny]\nmodel_sources: {{tiny: {{{source}, n_layers: 3, n_heads: 4}}}}"
+        )
+    return text
 
 
 def commands(way: str) -> int:
     """Number of commands of `lofit` that a user types."""
-    return len(re.findall(r"^(?:wrong )?lofit ", WAYS[way].read_text(), re.MULTILINE))
+    return len(re.findall(r"^(?:wrong )?lofit ", script(way), re.MULTILINE))
 
 
 def install_wheel(folder: Path) -> Path:
@@ -63,7 +96,7 @@ def go(way: str, folder: Path, programs: Path, model: Path | None = None) -> tup
     }
     start = time.monotonic()
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", str(WAYS[way])],
+        ["bash", "-euo", "pipefail", "-c", script(way, model)],
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -86,7 +119,7 @@ def main() -> None:
             place = Path(folder) / "ways" / way
             place.mkdir(parents=True)
             _, seconds = go(way, place, wheel if way == "pip_alone" else own)
-            print(f"| {way.replace('_', ' ')} | {commands(way)} | {seconds / 60:.1f} |", flush=True)
+            print(f"| {way.replace('_', ' ').replace('-', ' ')} | {commands(way)} | {seconds / 60:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

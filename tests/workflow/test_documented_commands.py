@@ -48,11 +48,16 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "scontrol": (CHECKED, "needs SLURM"),
     "sbatch": (CHECKED, "needs SLURM"),
     "grep": (RUN, ""),
+    "export": (RUN, ""),
+    "mkdir": (CHECKED, "tests/users runs tutorials as a whole"),
+    "cd": (CHECKED, "tests/users runs tutorials as a whole"),
+    "sed": (CHECKED, "tests/users runs tutorials as a whole"),
     "lm_eval": (CHECKED, "needs a model; tests/unit/test_export.py loads what is exported with it"),
     "llama-cli": (CHECKED, "not installed; tests/unit/interventions/test_steering.py adds vectors as it does"),
 }
 """Program to what is done with its commands, and why they are not run as they stand."""
 HELP = {
+    "generate": "tests/users runs it",
     "push": "tests/unit/test_export.py uploads to a stand-in",
     "run": "tests/unit/test_study.py and tests/users run it",
     "site": "tests/unit/report/test_page.py runs it on two studies",
@@ -96,7 +101,7 @@ def documented() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     pages = [page for part in ("*.md", "docs/**/*.md", "examples/**/*.md", "lofit/**/*.md", "perf/*.md",
              "results/*.md", "config/**/*.md") for page in sorted(REPOSITORY.glob(part))]  # fmt: skip
-    fence = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+    fence = re.compile(r"^ *```([^`\n]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
     for page in pages:
         text, name = page.read_text(encoding="utf-8"), str(page.relative_to(REPOSITORY))
         for language, body in fence.findall(text):

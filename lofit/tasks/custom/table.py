@@ -40,8 +40,8 @@ class Description(Form):
     )
     cluster: str | None = Field(default=None, description="column that dependent rows share")
     stratum: str | None = Field(default=None, description="column with the kind of row")
-    summary: Line = "custom task"
-    licence: Line = "not stated"
+    summary: Line = Field(default="custom task", description="what it is, for the record")
+    licence: Line = Field(default="not stated", description="of the data, for the record")
     max_gen_toks: StrictInt = Field(default=32, ge=1, description="most tokens of a generated answer")
     until: list[str] = Field(default=["\n"], description="strings at which a generated answer ends")
 
