@@ -287,7 +287,7 @@ def test_a_second_run_does_nothing(workflow: Workflow) -> None:
 def test_a_changed_hyperparameter_reruns_its_method_and_what_follows(workflow: Workflow) -> None:
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lora"]["params"] = TRAINING | {"lr": 0.02}
-    assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, collect_part=1, table=2, page=1)
+    assert workflow.planned(changed) == Counter(fit=1, evaluate=1, collect=1, collect_part=1, table=2, figure=2, page=1)
     changed = copy.deepcopy(workflow.config)
     changed["methods"]["lofit"]["heads"]["params"] = TRAINING | {"l1": 0.5}
     assert workflow.planned(changed) == Counter(
@@ -329,7 +329,7 @@ def test_a_deleted_adapter_reruns_its_own_branch(workflow: Workflow) -> None:
     adapter = workflow.path(workflow.table().folder(node)) / "adapter"
     kept = shutil.copytree(adapter, workflow.folder / "kept")
     shutil.rmtree(adapter)
-    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, collect_part=1, table=2, page=1)
+    assert workflow.planned() == Counter(fit=1, evaluate=1, collect=1, collect_part=1, table=2, figure=2, page=1)
     workflow.run()
     weights = "adapter_model.safetensors"
     assert (adapter / weights).read_bytes() == (kept / weights).read_bytes(), "the same seed gives the same adapter"
