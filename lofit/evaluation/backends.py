@@ -22,6 +22,7 @@ from lofit.evaluation.finite import CheckedLM, TrainingEncoding
 from lofit.evaluation.lm import LocalizedLM
 from lofit.files import read_json
 from lofit.interventions import export_merged
+from lofit.interventions.prompt import virtual_tokens
 from lofit.interventions.spans import counts_tokens, needs_spans
 from lofit.models.loading import precision_of
 from lofit.spec.protocol import PACKED, STOCK, VLLM, Backend
@@ -46,6 +47,8 @@ def model_class(backend: Backend) -> Iterator[Callable[..., LM]]:
 
 
 def _stock(pretrained: Any, **kwargs: Any) -> LM:
+    if virtual_tokens(pretrained):
+        raise EditError("lm-eval's hf pads between virtual tokens and prompt; set backend to packed")
     if needs_spans(pretrained) or counts_tokens(pretrained):
         raise EditError("lm-eval's hf cannot tell the prompt from the answer, as this edit must; set backend to packed")
     return CheckedLM(pretrained=pretrained, **kwargs)

@@ -15,9 +15,10 @@ from transformers.cache_utils import DynamicLayer
 
 from lofit.evaluation.finite import require_finite
 from lofit.evaluation.prefixes import LEAST_PREFIX, shared_prefix
+from lofit.interventions.prompt import virtual_tokens
 from lofit.interventions.spans import given_spans
 from lofit.models.encoding import Example
-from lofit.packing.forward import KeyValues, answer_logits, prefill, repeated
+from lofit.packing.forward import KeyValues, answer_logits, prefill, repeated, run
 from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import fill, packed
 from lofit.packing.trie import Trie
@@ -131,8 +132,8 @@ def decode(
     Args:
         model: as for :func:`generate`.
         logits: float [prompts, vocabulary], of the next token of each prompt.
-        layers: for each layer keys and values [rows, heads, longest, width], left-padded; the list is emptied, so that
-            they are freed.
+        layers: for each layer keys and values [rows, heads, virtual tokens + longest, width], left-padded behind the
+            virtual tokens; the list is emptied, so that they are freed.
         lengths: int64 [rows], tokens of each row.
         ending: where continuations end.
 
@@ -143,7 +144,7 @@ def decode(
         FitError: a prediction is not finite.
     """
     n_tokens, is_done, eos = ending
-    longest, n_rows = layers[0][0].shape[2], len(lengths) // len(logits)
+    longest, n_rows = layers[0][0].shape[2] - virtual_tokens(model), len(lengths) // len(logits)
     cache = DynamicCache()
     while layers:  # each layer's keys and values are freed once they are copied
         cache.layers.append(_PreallocatedLayer(*layers.pop(0), n_tokens))
@@ -172,7 +173,8 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         everywhere = torch.ones(len(mask), 1, dtype=torch.bool, device=tokens.device)
         with given_spans(prompt=~everywhere, answer=everywhere):
-            output = model(
+            output = run(
+                model,
                 input_ids=tokens.repeat(n_rows)[:, None],
                 attention_mask=mask,
                 position_ids=lengths[:, None],
@@ -201,7 +203,7 @@ def _read_prompts(
 
     Returns:
         The order of the prompts; logits [prompts, vocabulary] of their next tokens; and for each layer keys and values
-        [prompts, heads, longest, width], left-padded.
+        [prompts, heads, virtual tokens + longest, width], left-padded behind the virtual tokens.
     """
     tries = [Trie([Example((*prompts[i], pad_id), len(prompts[i])) for i in family], prefix) for family in families]
     rows = fill([len(trie) for trie in tries])
@@ -209,7 +211,7 @@ def _read_prompts(
     order: list[int] = []
     logits: list[torch.Tensor] = []
     parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
-    tail = LastLayerTrim(model)
+    tail, front = LastLayerTrim(model), torch.arange(virtual_tokens(model))
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         batch = packed([[tries[t] for t in row] for row in part], pad_id, model.device, model.dtype, prefix)
@@ -223,7 +225,8 @@ def _read_prompts(
             for node in tries[t].targets[:, 0]:
                 path = tries[t].ancestors[node].nonzero()[:, 0] + nodes
                 columns = torch.cat([torch.arange(prefix), prefix + batch.cell_column.cpu()[path]])
-                places.append(torch.cat([torch.zeros(longest - len(columns), dtype=torch.long), columns]))
+                padding = torch.zeros(longest - len(columns), dtype=torch.long)
+                places.append(torch.cat([front, padding, len(front) + columns]))
                 row_of.append(batch.cell_row[path[0]])
             nodes += len(tries[t])
         at_row, at_column = torch.stack(row_of)[:, None], torch.stack(places)

@@ -18,7 +18,7 @@ from lofit.interventions.spans import generation_spans, needs_spans
 from lofit.models.encoding import Example
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import PAD, unpacked
-from lofit.packing.support import longest_packable, supports_packing
+from lofit.packing.support import longest_packable, refuse_virtual_tokens, supports_packing
 from lofit.progress import track
 
 # Stop sequences, most tokens to generate, and whether nothing but greedy decoding is asked for.
@@ -31,7 +31,7 @@ class LocalizedLM(CheckedLM):
     Requests and results are those of the stock model. The answers to one question share a row and all questions share
     their preamble (:mod:`lofit.packing.trie`), the output head runs on answers only, and adapters get the positions of
     prompt and answer. A model that cannot be packed runs the stock code, or one text per row if its adapter needs the
-    positions.
+    positions. A model with virtual tokens is never run on anything but packed rows.
     """
 
     def _loglikelihood_tokens(
@@ -48,10 +48,12 @@ class LocalizedLM(CheckedLM):
         texts = [self._text(context, continuation) for _, context, continuation in requests]
         if self._can_pack and max((len(text.ids) for text in texts), default=0) <= longest_packable(self.model):
             results = self._packed(texts)
-        elif self._needs_positions:
-            results = self._unpacked(texts)
         else:
-            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            longest = max((len(context) + len(answer) for _, context, answer in requests), default=0)
+            refuse_virtual_tokens(self.model, longest)
+            if not self._needs_positions:
+                return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            results = self._unpacked(texts)
         answers = [results[text] for text in texts]
         for (strings, _, _), answer in zip(requests, answers, strict=True):
             if strings is not None:
@@ -113,6 +115,8 @@ class LocalizedLM(CheckedLM):
         asked = [request.args for request in requests]
         settings = {repr(given): self._settings(given) for _, given in asked}
         if not all(self._generates(context, settings[repr(given)]) for context, given in asked):
+            lengths = (self._length(context) + settings[repr(given)][1] for context, given in asked)
+            refuse_virtual_tokens(self.model, max(lengths))
             return super().generate_until(requests, disable_tqdm)
         results: dict[tuple[str, str], str] = {}
         for name, (until, n_tokens, _) in settings.items():

@@ -15,9 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.errors import FitError
 from lofit.evaluation.finite import require_finite
+from lofit.interventions.prompt import virtual_tokens
 from lofit.interventions.spans import given_spans
 from lofit.models.encoding import check_ids, prepended_ids, token_ids
 from lofit.models.loading import vocabulary_of
+from lofit.packing.forward import run
 from lofit.progress import track
 
 WINDOW = 256
@@ -59,7 +61,8 @@ def score_text(
         for number, row in enumerate(rows)
         for i, ids in enumerate(_windows(tokenizer, row["text"]))
     ]
-    reads = getattr(model.config.get_text_config(), "max_position_embeddings", None) or WINDOW
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    reads = most - virtual_tokens(model)
     if (longest := max((len(ids) for _, _, ids in windows), default=0)) > reads:
         raise FitError(f"a window of text has {longest} tokens and the model reads {reads}; choose one that reads more")
     samples: list[dict[str, Any]] = []
@@ -93,7 +96,7 @@ def _log_probs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Compute the float32 log-probabilities [length - 1, vocabulary] of each next token."""
     everywhere = torch.ones(tokens.shape[0], tokens.shape[1], dtype=torch.bool, device=tokens.device)
     with given_spans(prompt=everywhere, answer=everywhere):
-        logits = model(input_ids=tokens, use_cache=False).logits
+        logits = run(model, input_ids=tokens, use_cache=False).logits
     log_probs = torch.log_softmax(logits[0, :-1].float(), -1)
     require_finite(log_probs.amax(-1))
     return log_probs

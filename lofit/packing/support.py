@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from lofit.errors import EditError, FitError
+from lofit.interventions.prompt import virtual_tokens
 from lofit.interventions.spans import counts_tokens
 from lofit.models.encoding import Example
 from lofit.models.memory import out_of_memory
@@ -22,7 +24,7 @@ def longest_packable(model: Any) -> int:
     """Return the number of tokens of the longest text that can be packed; 0 if the model takes no block mask at all.
 
     Packing needs explicit position ids, attention that is a masked softmax, and no attention window shorter than the
-    text.
+    text. Texts behind virtual tokens have to fit into what the model reads: they are not cut, nor run in another way.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     config = base.config.get_text_config()
@@ -39,7 +41,33 @@ def longest_packable(model: Any) -> int:
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
     if getattr(config, "use_sliding_window", None) is False:
         windows[0] = None
-    return min((int(window) for window in windows if window), default=2**31)
+    if n := virtual_tokens(model):
+        reads = getattr(config, "max_position_embeddings", None)
+        windows.append(reads and reads + 1)  # the last token of a text is only predicted
+    return min((int(window) for window in windows if window), default=2**31) - n
+
+
+def refuse_virtual_tokens(model: Any, longest: int) -> None:
+    """Check that a model that cannot run on packed rows has no virtual tokens: they would be apart from padded texts.
+
+    Args:
+        model: the model.
+        longest: tokens of the longest text, the last of which is only predicted.
+
+    Raises:
+        FitError: it has, and the text is too long.
+        EditError: it has, and the model or what is asked for is the reason.
+    """
+    if n := virtual_tokens(model):
+        if 0 < (most := longest_packable(model)) < longest:
+            raise FitError(
+                f"a text has {longest} tokens, and {most} fit beside the {n} virtual tokens in what the model reads; "
+                "give fewer virtual tokens, or choose another method or model"
+            )
+        raise EditError(
+            "virtual tokens need a model that takes a block mask, and keys and values in front of a text, and greedy "
+            "decoding; choose another method or model"
+        )
 
 
 @torch.no_grad()
@@ -48,13 +76,18 @@ def supports_packing(model: Any) -> bool:
 
     Log-probabilities of tokens may differ by 0.01 nats plus 1% of their magnitude. In half precision, rounding alone
     can exceed that, so there the bound on the mean difference is an eighth of what ignoring the block mask changes.
+    Behind virtual tokens a text sees less of itself and of others; whether the mask holds is found out without them.
     """
     vocabulary = model.config.get_text_config().vocab_size
     # The same tokens for all vocabularies of a size, drawn from the whole vocabulary.
     ids = torch.randint(vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [Example((*ids[:8], *ids[8:11]), 8), Example((*ids[:8], *ids[9:]), 7), Example((*ids[:9], ids[2]), 8)]
     try:
-        return _same_packed(model, ids, texts)
+        if not virtual_tokens(model):
+            return _same_packed(model, ids, texts)
+        answer_log_probs(model, unpacked(texts, PAD, model.device))  # the family may have no place for them
+        with model.disable_adapter():
+            return _same_packed(model, ids, texts)
     except Exception as error:  # a family can reject the mask with any error; running out of memory is no answer
         if out_of_memory(error):
             raise

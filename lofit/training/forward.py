@@ -17,7 +17,7 @@ from lofit.models.encoding import Row
 from lofit.packing.forward import answer_log_probs, answer_logits
 from lofit.packing.last_layer import LastLayerTrim
 from lofit.packing.rows import Rows, fill, packed, unpacked
-from lofit.packing.support import longest_packable, supports_packing
+from lofit.packing.support import longest_packable, refuse_virtual_tokens, supports_packing
 from lofit.packing.trie import Trie
 from lofit.training.cached_prefix import PrefixStore, decoder_layers, first_trained_layer
 
@@ -32,10 +32,15 @@ class Forward:
             model: a causal language model, with its adapters.
             rows: all rows of examples that it will run on.
             pad_id: any token.
+
+        Raises:
+            LofitError: it cannot, and has virtual tokens.
         """
         self.model, self.pad_id = model, pad_id
         longest = max((len(text.ids) for row in rows for text in row), default=0)
         self.packs = longest <= longest_packable(model) and supports_packing(model)
+        if not self.packs:
+            refuse_virtual_tokens(model, longest)
         self.tail = LastLayerTrim(model) if self.packs else None
         self.store: PrefixStore | None = None
         self._tries: dict[Row, Trie] = {}

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lofit.errors import EditError, FitError, TaskError
+from lofit.interventions.prompt import virtual_tokens
 from lofit.models.encoding import Row, encode_rows
 from lofit.models.meter import Meter
 from lofit.packing.forward import answer_logits
@@ -264,7 +265,10 @@ def wrap(session: Session, config: PeftConfig) -> PeftModel:
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             family = type(session.model).__name__
             raise EditError(f"{type(config).__name__} does not fit {family}: {error}") from None
-    return model.eval()
+    model.eval()
+    if virtual_tokens(model):
+        model.prompt_encoder.train()  # an LSTM on a GPU has a gradient in this mode alone; there is no dropout
+    return model
 
 
 def _loop(

@@ -31,6 +31,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lofit.errors import EditError
 from lofit.files import user_folder
+from lofit.interventions.prompt import virtual_tokens
 from lofit.interventions.tuner.sites import find_site
 
 # Families with the same forward pass as Llama except for biases; their configurations share these fields.
@@ -54,6 +55,9 @@ _LLAMA_FIELDS = (
     "rope_parameters",
     "attention_dropout",
 )
+
+
+_CANNOT = "the adapter cannot be merged ({}); keep it and load it with peft"
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,8 @@ def export_merged(peft_model: PeftModel, folder: str | Path, tokenizer: PreTrain
         EditError: the model cannot be merged, or its family cannot hold a folded offset.
         LofitError: ``folder`` holds anything else.
     """
+    if virtual_tokens(peft_model):
+        raise EditError(_CANNOT.format("virtual tokens are not part of its weights"))
     tuner: Any = peft_model.base_model
     model = peft_model.get_base_model()
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -210,7 +216,7 @@ def _merge(tuner: Any) -> None:
         raise
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise EditError(f"the adapter cannot be merged ({reason}); keep it and load it with peft") from None
+        raise EditError(_CANNOT.format(reason)) from None
 
 
 def _plain_weights(model: nn.Module) -> dict[str, torch.Tensor]:

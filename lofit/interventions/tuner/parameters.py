@@ -13,6 +13,7 @@ from torch import nn
 
 from lofit.errors import EditError
 from lofit.interventions.hook import NAME
+from lofit.interventions.prompt import virtual_tokens
 from lofit.interventions.tuner.layer import EditLayer
 from lofit.interventions.tuner.sites import find_site
 
@@ -44,6 +45,7 @@ def parameter_counts(model: nn.Module, foldable: bool = True) -> dict[str, int]:
     edits = [module for module in model.modules() if isinstance(module, EditLayer)]
     if edits:
         foldable = all(layer.mergeable for layer in edits)
+    foldable = foldable and not virtual_tokens(model)
     biases = sum(layer.new_bias_size(model.active_adapters) for layer in edits) if foldable else 0
     return {"trained": trained, "stored": stored, "inference": biases if foldable else stored}
 
