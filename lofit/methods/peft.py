@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, create_model, field_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from lofit.errors import EditError, brief
 from lofit.methods.method import Method, trains
@@ -21,20 +21,23 @@ if TYPE_CHECKING:
 SEEDS = ("projection_prng_key", "random_seed", "random_loc_seed", "projection_seed", "proj_seed", "generator_seed")
 """Fields by which types of PEFT seed what they draw; they get the seed of the run."""
 _AS_IT_TRAINS = "its ranks or masks change while it trains, which this training loop does not do"
-_ELSEWHERE = "it does not wrap modules of the model"
 REFUSED = {
     **dict.fromkeys(("ADALORA", "ADAMSS"), _AS_IT_TRAINS),
     "LILY": "its router averages over all tokens of a batch, so scores would depend on what follows and on the batch",
     "PVERA": "it draws noise in training mode, which models are never in here",
-    **dict.fromkeys(("POLY", "XLORA", "SHADOW", "TRAINABLE_TOKENS"), "it takes inputs that no task here has"),
-    **dict.fromkeys(("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING"), _ELSEWHERE),
-    **dict.fromkeys(("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"), _ELSEWHERE),
+    **dict.fromkeys(
+        ("POLY", "XLORA", "SHADOW", "TRAINABLE_TOKENS", "MULTITASK_PROMPT_TUNING"),
+        "it takes inputs that no task here has",
+    ),
+    "ADAPTION_PROMPT": "it replaces the attention of a few families alone",
+    "CARTRIDGE": "it stands for one long text, which no task here has",
+    "CPT": "it has a loss of its own, over the examples that it starts from",
     **dict.fromkeys(("LOFIT", "LOREFT"), "methods of this suite make it: lofit, red, loreft and others"),
 }
 """Types that do not fit, and why."""
 _INITIAL = (True, False, "gaussian", "orthogonal")
 """Initial values of LoRA that leave the base model as it is; of the others, ``pissa`` is a method here."""
-_OWN_DROPOUT = ("module_dropout", "rank_dropout", "boft_dropout")
+_OWN_DROPOUT = ("module_dropout", "rank_dropout", "boft_dropout", "encoder_dropout")
 """Dropout that PEFT draws itself, from a generator that no seed of the run reaches."""
 
 
@@ -65,7 +68,18 @@ class Params(TargetParams):
                 raise ValueError(f"init_lora_weights {value!r} changes the base model, or reads data; leave it out")
             if name in _OWN_DROPOUT and value:
                 raise ValueError(f"'{name}' is drawn outside the seeds of a run; leave it at 0")
+            if name == "prompt_tuning_init" and value not in ("RANDOM", "SAMPLE_VOCAB"):
+                raise ValueError("prompt_tuning_init must be RANDOM or SAMPLE_VOCAB; TEXT asks the hub for a tokenizer")
+        n = given.get("num_virtual_tokens")
+        if "num_virtual_tokens" in known and not (type(n) is int and n > 0):
+            raise ValueError(f"peft_type {given['peft_type']} needs num_virtual_tokens, 1 or more; set it")
         return given
+
+    @model_validator(mode="after")
+    def _no_modules_of_prompts(self) -> Self:
+        if self.target_modules and _learns_prompt(self.config):
+            raise ValueError(f"peft_type {self.config['peft_type']} adapts no modules; leave out target_modules")
+        return self
 
 
 def _form(given: dict[str, Any]) -> Any:
@@ -79,24 +93,29 @@ def _form(given: dict[str, Any]) -> Any:
     return forms[given["peft_type"]]
 
 
+def _learns_prompt(given: dict[str, Any]) -> bool:
+    from peft.config import PromptLearningConfig
+
+    return issubclass(_form(given), PromptLearningConfig)
+
+
 def adapter(params: Params, context: FitContext) -> PeftConfig:
-    """Configure a type of PEFT on modules of the language model alone.
+    """Configure a type of PEFT on modules of the language model alone, or in front of its texts.
 
     Raises:
         EditError: the model lacks the modules, or PEFT refuses the configuration.
     """
     given, form = dict(params.config), _form(params.config)
     kind, known = given.pop("peft_type"), {entry.name for entry in fields(form)}
-    targets = _targets(kind, params, context)
+    where: dict[str, Any] = {}
+    if not _learns_prompt(params.config):
+        targets = _targets(kind, params, context)
+        where = targets.by_name if "exclude_modules" in known else targets.by_pattern
     drawn = {name: context.seed for name in SEEDS if name in known}
     if "save_projection" in known:
         drawn["save_projection"] = False  # it is drawn again from the seed
     try:
-        made: PeftConfig = form(
-            task_type="CAUSAL_LM",
-            **(targets.by_name if "exclude_modules" in known else targets.by_pattern),
-            **(drawn | given),
-        )
+        made: PeftConfig = form(task_type="CAUSAL_LM", **where, **(drawn | given))
     except (TypeError, ValueError) as error:
         raise EditError(f"config: PEFT refuses it ({brief(error)}); correct it") from None
     return made
@@ -147,6 +166,6 @@ METHOD = Method(
     Params=Params,
     learns="what the configured type learns, by gradient",
     parameters="those of the configured type",
-    deviations="types that need more than a training loop, and prompt learning, are refused",
+    deviations="types that need more than a training loop are refused",
     fit=trains(adapter),
 )

@@ -22,7 +22,7 @@ from lofit.interventions import export_merged, find_site, head_norms, parameter_
 from lofit.interventions.loreft.layer import PostBlockEdit
 from lofit.methods import load_method, method_names, peft
 from lofit.models.adapters import load_fitted
-from lofit.packing.forward import answer_logits
+from lofit.packing.forward import answer_logits, run
 from lofit.packing.rows import unpacked
 from lofit.spec.hyperparameters import TrainParams
 from lofit.training.cached_prefix import first_trained_layer
@@ -64,6 +64,9 @@ STORED = {
     "fourierft": L * 2 * 20,
     "hira": L * 8 * ((D + D) + (D + KV)),
     "beft": L * KV,
+    "prompt_tuning": 5 * D,
+    "prefix_tuning": 2 * L * 5 * KV,
+    "p_tuning": 5 * D,
     "full": sum(p.numel() for p in tiny_model("llama", vocab_size=259).parameters()),
 }
 TRAINED = [
@@ -82,6 +85,8 @@ VALUES = {
     "pissa": STORED["pissa"] // 2,
     "jola": STORED["jola"] + 2 * L * H,  # its gates are not stored
     "shira": STORED["shira"] // 3,
+    "p_tuning": 5 * D + 3 * (D * D + D),  # with linear maps of the same width
+    "prefix_tuning": 5 * KV + (KV + 1) * 8 + (8 + 1) * 2 * L * KV,  # with an MLP of 8 hidden units
 }
 """Values that are trained, where they are not all that is stored."""
 SMALL: dict[str, dict[str, Any]] = {
@@ -92,6 +97,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 16},
     "road": {"group_size": 8},
     "fourierft": {"n_frequency": 20},
+    "prompt_tuning": {"num_virtual_tokens": 5},
+    "prefix_tuning": {"num_virtual_tokens": 5, "encoder_hidden_size": 8},
+    "p_tuning": {"num_virtual_tokens": 5},
 }
 """What in the configuration of a type of PEFT is smaller here, for a tiny model."""
 
@@ -147,9 +155,14 @@ def assert_tokens_see_neither_later_ones_nor_other_rows(model: Any) -> None:
     """Else scores would depend on what is packed or batched together."""
     tokens = tiny_tokens(batch=1)
     other = torch.cat([tokens[:, :4], tokens[:, 4:].flip(1) + 1], 1)
-    expected = model(tokens).logits[:, :4]
-    assert_close(model(other).logits[:, :4], expected, rtol=1e-4, atol=1e-5)
-    assert_close(model(torch.cat([tokens, other])).logits[:1, :4], expected, rtol=1e-4, atol=1e-5)
+    expected = logits(model, tokens)[:, :4]
+    assert_close(logits(model, other)[:, :4], expected, rtol=1e-4, atol=1e-5)
+    assert_close(logits(model, torch.cat([tokens, other]))[:1, :4], expected, rtol=1e-4, atol=1e-5)
+
+
+def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = run(model, tokens).logits
+    return found
 
 
 @pytest.mark.parametrize("name", PEFT)
@@ -158,12 +171,12 @@ def test_a_type_of_peft_switched_off_is_the_base_and_merged_computes_the_same(na
     fitted = fit(name, session()).model
     with torch.no_grad():
         with fitted.disable_adapter():
-            assert torch.equal(fitted(tokens).logits, base(tokens).logits)
-        expected = fitted(tokens).logits
+            assert torch.equal(logits(fitted, tokens), base(tokens).logits)
+        expected = logits(fitted, tokens)
         assert_tokens_see_neither_later_ones_nor_other_rows(fitted)
         assert not torch.allclose(expected, base(tokens).logits, atol=1e-4)
         if not load_method(name).foldable:
-            with pytest.raises(EditError):
+            with pytest.raises(EditError, match=r"cannot be merged \(.*\); keep it|no place for the bias"):
                 export_merged(fitted, tmp_path / "out")
             return
         export_merged(fitted, tmp_path / "out")
@@ -176,7 +189,20 @@ def test_a_type_of_peft_switched_off_is_the_base_and_merged_computes_the_same(na
     [
         ({"r": 8}, "peft_type must be one of BEFT, BOFT"),
         ({"peft_type": "LORRA"}, "peft_type must be one of"),
-        ({"peft_type": "PREFIX_TUNING"}, "peft_type PREFIX_TUNING does not fit: it does not wrap modules of the model"),
+        ({"peft_type": "CPT"}, "peft_type CPT does not fit: it has a loss of its own"),
+        ({"peft_type": "MULTITASK_PROMPT_TUNING"}, "it takes inputs that no task here has"),
+        ({"peft_type": "ADAPTION_PROMPT"}, "it replaces the attention of a few families alone"),
+        ({"peft_type": "CARTRIDGE"}, "it stands for one long text"),
+        ({"peft_type": "PREFIX_TUNING"}, "PREFIX_TUNING needs num_virtual_tokens, 1 or more"),
+        ({"peft_type": "P_TUNING", "num_virtual_tokens": 2.0}, "P_TUNING needs num_virtual_tokens, 1 or more"),
+        (
+            {"peft_type": "P_TUNING", "num_virtual_tokens": 2, "encoder_dropout": 0.1},
+            "'encoder_dropout' is drawn outside",
+        ),
+        (
+            {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2, "prompt_tuning_init": "TEXT"},
+            "prompt_tuning_init must be RANDOM or SAMPLE_VOCAB; TEXT asks the hub for a tokenizer",
+        ),
         ({"peft_type": ["LORA"]}, "peft_type must be one of"),
         ({"peft_type": "LILY"}, "its router averages over all tokens of a batch"),
         ({"peft_type": "LORA", "inference_mode": True}, "'inference_mode' is not part of it"),
@@ -191,6 +217,11 @@ def test_what_is_wrong_with_a_type_of_peft_is_told_before_anything_runs(config: 
     given = GOOD | {"methods": {"base": None, "peft": {"params": {"config": config}}}}
     with pytest.raises(ConfigError, match=rf"methods\.peft\.params\.config: .*{message}"):
         parse_config(given)
+
+
+def test_virtual_tokens_are_not_of_modules() -> None:
+    with pytest.raises(ValueError, match="peft_type P_TUNING adapts no modules; leave out target_modules"):
+        load_method("p_tuning").Params(lr=0.1, target_modules=("q_proj",))
 
 
 @pytest.mark.parametrize("form", ["linear", "silu"])
