@@ -124,6 +124,13 @@ MUTANTS = (
         "tests/unit/evaluate/test_scoring.py",
     ),
     Mutant(
+        "positions begin anew behind virtual tokens",
+        "lofit/packing/forward.py",
+        'inputs["position_ids"] = positions + n',
+        'inputs["position_ids"] = positions',
+        "tests/unit/packing/test_virtual_tokens.py",
+    ),
+    Mutant(
         "any correct answer wins MC1",
         "lofit/tasks/truthfulqa/utils.py",
         "wins([scores[0], *wrong], [True, *(False for _ in wrong)])",

@@ -137,7 +137,9 @@ def test_every_way_of_scoring_is_the_base_model_behind_the_stored_values(
     rows = [(text,) for text in TEXTS]
     forward = Forward(model, rows, 0)
     assert forward.packs
-    assert_close(forward.log_probs(rows)[:, 0], torch.stack([part.sum() for part in expected]), rtol=1e-4, atol=1e-4)
+    totals = torch.stack([part.sum() for part in expected])
+    assert_close(forward.log_probs(rows)[:, 0], totals, rtol=1e-4, atol=1e-4)
+    assert_close(forward.log_probs([(TEXTS[0], TEXTS[2])])[0], totals[[0, 2]], rtol=1e-4, atol=1e-4)  # begin alike
     # Scored by lm-eval's class: rows of several answers, and a preamble that is read once.
     tokenizer, read = byte_tokenizer(), load_adapter(base_of(family), tmp_path)
     prompts = [tokenizer(prompt)["input_ids"] for prompt, _ in PAIRS]
