@@ -65,9 +65,9 @@ def draw_dots(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             axes.set_xlabel(f"{panel['metric'].iloc[0]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5, axis="x")
         note = (
-            "Bars: 95% interval over clusters of test items and over seeds. Filled: the best, and what cannot be told "
+            "Bars: 95% interval over clusters of test items and over seeds. Filled: the best, and what does not differ "
+            "significantly from it."
         )
-        note += "from it."
         figure.supxlabel(textwrap.fill(note, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
         return save_with_csv(figure, frame, stem)
 

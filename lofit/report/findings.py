@@ -100,11 +100,11 @@ def _best(known: pd.DataFrame, clusters: int) -> str:
         return f"{best['method']}: {scores}."
     level = known.loc[~(known["p_best"] <= ALPHA) & (known["method"] != best["method"]), "method"]
     told = f"{best['method']} is highest, {scores}"
-    return f"{told}; these cannot be told from it: {_listed(list(level))}." if len(level) else f"{told}."
+    return f"{told}; not significantly different from it: {_listed(list(level))}." if len(level) else f"{told}."
 
 
 def _to_base(frame: pd.DataFrame, base: str) -> Iterator[str]:
-    """Yield which methods are above the base model, below it, and cannot be told from it."""
+    """Yield which methods are above the base model, below it, and not significantly different from it."""
     told = frame["p_holm"] <= ALPHA
     above, below = frame[told & (frame["difference"] > 0)], frame[told & (frame["difference"] < 0)]
     if len(above):
@@ -113,7 +113,8 @@ def _to_base(frame: pd.DataFrame, base: str) -> Iterator[str]:
     if len(below):
         yield f"Below the base model: {_listed(list(map(_difference, below.to_dict('records'))))}."
     if len(rest := frame[~told]):
-        yield f"Cannot be told from the base model: {_listed(list(map(_difference, rest.to_dict('records'))))}."
+        others = _listed(list(map(_difference, rest.to_dict("records"))))
+        yield f"Not significantly different from the base model: {others}."
 
 
 def _to_ours(frame: pd.DataFrame, methods: Mapping[str, str], costs: Mapping[Hashable, float]) -> Iterator[str]:
@@ -123,7 +124,7 @@ def _to_ours(frame: pd.DataFrame, methods: Mapping[str, str], costs: Mapping[Has
         ours, theirs = (costs.get((line["model"], line["task"], line[name]), 0) for name in ("against", "arm"))
         if methods[line["arm"]] in (OURS, BASE) or not (ours > 0 and theirs > 0):
             continue
-        verdict = "" if line["p_holm"] <= ALPHA else ", cannot be told apart"
+        verdict = "" if line["p_holm"] <= ALPHA else " (not significant)"
         parts.append(f"{_difference(line)}{verdict}, with {_times(theirs / ours)} trained parameters")
     if parts:
         yield f"Against {frame['against'].iloc[0]}: {'; '.join(parts)}."

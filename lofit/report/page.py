@@ -19,7 +19,6 @@ import jinja2
 import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from lofit.errors import ReportError
 from lofit.files import write_text
@@ -195,9 +194,9 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _as_data(value: Any) -> Markup:
+def _as_data(value: Any) -> str:
     """JSON that cannot end the element it stands in."""
-    return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
 
 def _environment() -> jinja2.Environment:

@@ -54,7 +54,7 @@ def compared_with_best(cells: pd.DataFrame, rows: pd.DataFrame, items: pd.DataFr
 
 
 def leads(cells: pd.DataFrame) -> pd.Series:
-    """Return which cells are the best of a model on a task, or cannot be told from it: bool, aligned with ``cells``.
+    """Return which cells are the best on a task, or do not differ significantly from it: bool, aligned with ``cells``.
 
     Args:
         cells: one row per ``model``, ``method`` and ``task``, with ``percent`` and ``p_best``.

@@ -42,7 +42,7 @@ def test_what_is_far_apart_is_told_and_what_is_close_is_not() -> None:
     found = sentences(base=base, iti=draws(0.12, 4), lofit=lofit, lora=lora)
     best, other = ("lofit (8 heads)", "lora") if np.mean(lofit) >= np.mean(lora) else ("lora", "lofit (8 heads)")
     assert found[0].startswith(f"{best} is highest, {100 * max(np.mean(lofit), np.mean(lora)):.1f} [")
-    assert f"{N} clusters of test items, 1 seed); these cannot be told from it: {other}." in found[0]
+    assert f"{N} clusters of test items, 1 seed); not significantly different from it: {other}." in found[0]
     assert found[1].startswith(f"Above the base model ({100 * np.mean(base):.1f} [")
     assert "iti" not in found[1]
     for method, scores in (("lofit (8 heads)", lofit), ("lora", lora)):
@@ -50,8 +50,8 @@ def test_what_is_far_apart_is_told_and_what_is_close_is_not() -> None:
         half = stats.t.ppf(0.975, N - 1) * gaps.std(ddof=1) / np.sqrt(N)
         low, high = 100 * (gaps.mean() - half), 100 * (gaps.mean() + half)
         assert f"{method} {100 * gaps.mean():+.1f} [{low:+.1f}, {high:+.1f}]" in found[1]
-    assert found[2].startswith("Cannot be told from the base model: iti ")
-    against = r"Against lofit \(8 heads\): lora \S+ \[\S+, \S+\], cannot be told apart"
+    assert found[2].startswith("Not significantly different from the base model: iti ")
+    against = r"Against lofit \(8 heads\): lora \S+ \[\S+, \S+\] \(not significant\)"
     assert re.fullmatch(rf"{against}, with 100 times the trained parameters\.", found[3])
     assert len(found) == 4
 
@@ -120,9 +120,9 @@ def test_where_nothing_can_be_tested_nothing_is_claimed() -> None:
     runs = [plain("clutrr", 0.0, "base"), plain("clutrr", 1.0)]
     frame = results(*runs).assign(variant=["base", "lora"], x=np.nan)
     [found] = found_in(frame, scored((runs[0], [0.0]), (runs[1], [1.0])), {"clutrr": "exact_match"})
-    assert found.sentences == [
-        "lora is highest, 100.0% (exact_match, 1 cluster of test items, 1 seed); these cannot be told from it: base."
-    ]
+    [sentence] = found.sentences
+    assert sentence.startswith("lora is highest, 100.0% (exact_match, 1 cluster of test items, 1 seed); ")
+    assert sentence.endswith("; not significantly different from it: base.")
 
 
 def test_a_single_method_is_not_the_highest() -> None:
