@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -63,31 +64,34 @@ def found_in(rows: pd.DataFrame, items: pd.DataFrame, metrics: Mapping[str, str]
     methods = dict(zip(rows["variant"], rows["method"], strict=True))
     scored = rows[rows["value"].notna()]
     clusters = item_scores(scored, items).groupby(["model", "task"])["cluster"].nunique().to_dict()
+
+    @cache
+    def differences(model: str, other: str) -> pd.DataFrame:
+        """All methods of a model against one of them; corrected over all tasks."""
+        frame = pairs(scored[scored["model"] == model], items, other)
+        return frame[frame["p_holm"].notna()]
+
     found = []
     for (model, task), group in cells(rows, metrics, items).groupby(["model", "task"], sort=False):
         known = group.dropna(subset=["percent"])
         if known.empty:
             continue
-        of_model = scored[scored["model"] == model]
-        ours = of_model.loc[(of_model["task"] == task) & (of_model["method"] == OURS), "variant"]
+        here = (scored["model"] == model) & (scored["task"] == task)
+        ours = scored.loc[here & (scored["method"] == OURS), "variant"]
         sentences = [_best(known, int(clusters[model, task]))]
         base = known[known["method"] == BASE]
         if len(base):
-            sentences += _to_base(_against(of_model, items, BASE, task), cell_text(base.iloc[0].to_dict()))
+            frame = differences(str(model), BASE)
+            sentences += _to_base(frame[frame["task"] == task], cell_text(base.iloc[0].to_dict()))
         if len(ours):
-            sentences += _to_ours(_against(of_model, items, ours.iloc[-1], task), methods, costs)
+            frame = differences(str(model), ours.iloc[-1])
+            sentences += _to_ours(frame[frame["task"] == task], methods, costs)
         if failed := list(group.loc[group["status"] == "failed", "method"]):
             sentences.append(f"Failed: {_listed(failed)}.")
         if partial := list(group.loc[group["status"] == "partial", "method"]):
             sentences.append(f"Without some of their seeds ({DAGGER}): {_listed(partial)}.")
         found.append(Finding(str(model), str(task), sentences))
     return found
-
-
-def _against(rows: pd.DataFrame, items: pd.DataFrame, other: str, task: object) -> pd.DataFrame:
-    """Return the differences of all methods of a model to one of them, on a task; corrected over all tasks."""
-    frame = pairs(rows, items, other)
-    return frame[(frame["task"] == task) & frame["p_holm"].notna()]
 
 
 def _best(known: pd.DataFrame, clusters: int) -> str:
