@@ -13,7 +13,8 @@ from lofit.models.encoding import encode_rows
 from lofit.models.session import Session
 from lofit.rankings.ranking import rank_heads
 from lofit.spec.hyperparameters import TrainParams
-from lofit.training.trainer import batches, train
+from lofit.training.loop import batches
+from lofit.training.trainer import train
 from perf.baselines import HeadByHead, eager, padded
 from perf.common import Claim, inputs, model_and_tokenizer, report, rows_of, set_up
 

@@ -90,7 +90,7 @@ MUTANTS = (
     ),
     Mutant(
         "no warm-up of the learning rate",
-        "lofit/training/trainer.py",
+        "lofit/training/loop.py",
         "warmup = round(params.warmup * steps)",
         "warmup = 0",
         "tests/unit/fit/test_trainer.py",

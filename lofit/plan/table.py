@@ -1,66 +1,25 @@
-"""The run table: a configuration expanded to one row per node, with ids and paths.
-
-This is the only fan-out.
-"""
+"""The run table: every node of a configuration once, with its id and its folder."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
-from functools import cached_property, partial
-from itertools import product
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-from pydantic import BaseModel
+from typing import Any, TypeVar
 
 from lofit import localizers, methods
-from lofit.config import Config, TaskConfig, grid
-from lofit.config.experiments import RANDOM
-from lofit.config.methods import searches_lr
-from lofit.config.recipes import resolve
+from lofit.config import Config
 from lofit.errors import ConfigError
-from lofit.experiments import ArmConfig, ExperimentConfig
-from lofit.plan.nodes import (
-    ActivationsNode,
-    DataNode,
-    EffectsNode,
-    EvalNode,
-    ExperimentRun,
-    FitNode,
-    LocalizeNode,
-    ModelNode,
-    Node,
-    PlantedRun,
-    PlantNode,
-    TunedNode,
-)
-from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
+from lofit.plan.expansion import Expansion, scores_task
+from lofit.plan.nodes import ActivationsNode, DataNode, EvalNode, FitNode, LocalizeNode, Node, PlantNode, TunedNode
 from lofit.spec.protocol import paper
 
 ALL, MAIN, TRANSFER = "all", "main", "transfer"
 """Parts of the results that are collected, beside those of the experiments; see :meth:`RunTable.part`."""
 
 N = TypeVar("N", bound=Node)
-
-
-def scores_task(method: str, task: str) -> bool:
-    """Whether a method is defined for a task."""
-    only = methods.load_method(method).tasks
-    return not only or task in only
-
-
-def _like(fit: FitNode, change: Callable[[FitNode], FitNode]) -> FitNode:
-    """The same run with a change; a search is not made again, its choice is taken over."""
-    if not isinstance(fit, TunedNode):
-        return change(fit)
-    return replace(
-        cast(TunedNode, change(fit)),
-        candidates=tuple(map(change, fit.candidates)),
-        extensions=tuple(map(change, fit.extensions)),
-        leader=fit.leader or fit,
-    )
 
 
 def _unique(nodes: Iterable[N]) -> dict[str, N]:
@@ -87,19 +46,20 @@ class RunTable:
             note: what is said of this table in the titles of what is drawn.
         """
         self.config, self.keep, self.drawn, self.note = config, keep, drawn or config.results, note
+        self.runs = runs = Expansion(config)
         self.comparison: dict[str, FitNode] = {}  # retention, which asks what is in it, comes later
-        self.comparison = _unique(filter(self._is_kept, self._comparison()))
-        self.transfers = _unique(filter(self._is_kept, self._transfer()))
+        self.comparison = _unique(filter(self._is_kept, runs.comparison()))
+        self.transfers = _unique(filter(self._is_kept, runs.transfers()))
         kinds = {name: config.experiment(name).kind for name in config.experiments}
         self.experiments = {
-            name: [run for run in self._experiment(name) if self._is_kept(run.fit)]
+            name: [run for run in runs.experiment(name) if self._is_kept(run.fit)]
             for name, kind in kinds.items()
             if kind != "planted"
         }
         self.planted = {
             name: [
                 replace(run, fit=run.fit if run.fit and keep(run.fit) else None)
-                for run in self._planted(name)
+                for run in runs.planted(name)
                 if keep(run.plant) and keep(run.ranking)
             ]
             for name, kind in kinds.items()
@@ -125,31 +85,13 @@ class RunTable:
         self.evaluations = _unique(found for fit in scored.values() for found in self.evaluations_of(fit))
         reading = [*users, *self.evaluations.values(), *self.effects.values()]
         self.data = _unique(node.data for node in reading if isinstance(node.data, DataNode))
-        self.models = _unique(map(self._model, config.all_models))
+        self.models = _unique(map(runs.model, config.all_models))
 
     @cached_property
     def fitted(self) -> dict[str, FitNode]:
         """The fits that have something to fit and are not the best of others."""
         own = {id: node for id, node in self.fits.items() if id not in self.tuned}
         return {id: node for id, node in own.items() if methods.load_method(node.method).fit}
-
-    def folds(self, task: str) -> list[int]:
-        """Configured folds of a task."""
-        return self._folds(task, self.config.tasks[task])
-
-    def _folds(self, task: str, entry: TaskConfig | None) -> list[int]:
-        return list(entry.folds if entry and entry.folds else self.config.task(task).folds)
-
-    def _data(self, task: str, fold: int, seed: int) -> DataNode:
-        return self._data_of(task, self.config.tasks[task], fold, seed)
-
-    def _data_of(self, task: str, entry: TaskConfig | None, fold: int, seed: int) -> DataNode:
-        entry = entry or TaskConfig()
-        options = self.config.task(task).Options.model_validate(entry.options)
-        path = str(entry.path) if entry.path else None
-        read = entry.read.model_dump(mode="json", exclude_defaults=True) if entry.read else None
-        chat = None if self.config.task(task).plain_text else self.config.chat
-        return DataNode(task, fold, seed, options.model_dump(mode="json"), path, read=read, chat=chat)
 
     def _is_kept(self, fit: FitNode) -> bool:
         return any(node.own for node in self.evaluations_of(fit))
@@ -177,41 +119,13 @@ class RunTable:
             if task == fit.data.task or not scores_task(fit.method, task):
                 continue
             first = next(name for name in self.config.tasks if name != task)
-            if not method.fit and (fit.data.task, fit.data.fold) != (first, self.folds(first)[0]):
+            if not method.fit and (fit.data.task, fit.data.fold) != (first, self.runs.folds(first)[0]):
                 continue
             ranked = fit.ranking.data if fit.ranking and fit.ranking.data.task == task else None
-            for fold in self._folds(task, entry):
+            for fold in self.runs.folds_of(task, entry):
                 if not ranked or fold == ranked.fold:
-                    data = self._data_of(task, entry, fold, 0)
+                    data = self.runs.data_of(task, entry, fold, 0)
                     yield EvalNode(fit, data, paper(bool(data.chat)), self.config.backend)
-
-    def _model(self, name: str) -> ModelNode:
-        return ModelNode(name, self._source(name))
-
-    def _source(self, model: str) -> dict[str, Any]:
-        return self.config.model_entry(model).source.model_dump(mode="json")
-
-    def _ranking(self, model: str, data: DataNode | PlantNode, method: str, entry: MethodConfig) -> LocalizeNode:
-        heads = entry.heads or HeadsConfig()
-        name = heads.localizer or methods.load_method(method).localizer
-        assert name is not None, f"{method} edits no selected heads"
-        params = self.localizer_params(name, model, data.task, heads.params)
-        return LocalizeNode(model, self._source(model), self.config.dtype_of(model), data, name, params)
-
-    def localizer_params(self, name: str, model: str, task: str, overrides: dict[str, Any]) -> BaseModel:
-        """The hyperparameters of a localizer for a model and task."""
-        form, shared = localizers.load_localizer(name).Params, self.config.shared_params
-        return form.model_validate(resolve(localizers.recipe(name), form, model, task, shared, overrides))
-
-    def localizer_of(self, method: str) -> str:
-        """The localizer of a configured method that edits selected heads: the configured one, or its own."""
-        heads = self._entry(method).heads or HeadsConfig()
-        name = heads.localizer or methods.load_method(method).localizer
-        assert name is not None, f"{method} edits no selected heads"
-        return name
-
-    def _entry(self, method: str) -> MethodConfig:
-        return self.config.methods[method] or MethodConfig()
 
     def activations_of(self, node: LocalizeNode | FitNode) -> ActivationsNode | None:
         """The activations a node reads; None if it reads none."""
@@ -220,193 +134,6 @@ class RunTable:
         else:
             used = methods.load_method(node.method).uses_activations
         return ActivationsNode(node.model, node.model_source, node.dtype, node.data) if used else None
-
-    def _fit(
-        self,
-        model: str,
-        data: DataNode | PlantNode,
-        name: str,
-        entry: MethodConfig,
-        ranking: LocalizeNode | None = None,
-        k: tuple[int, ...] = (),
-    ) -> FitNode:
-        params, dtype = self._params(model, data, name, entry), self.config.dtype_of(model)
-        bottom = bool(ranking and entry.heads and entry.heads.bottom)
-        return FitNode(model, self._source(model), dtype, data, name, params, ranking, k, bottom=bottom)
-
-    def _params(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Any:
-        form, shared = methods.load_method(name).Params, self.config.shared_params
-        return form.model_validate(resolve(methods.recipe(name), form, model, data.task, shared, entry.params))
-
-    def _comparison(self) -> Iterable[FitNode]:
-        """Every method on every task, with heads selected on the same split."""
-        for model in self.config.models:
-            for task in self.config.tasks:
-                for fold in self.folds(task):
-                    for seed in self.config.seeds:
-                        yield from self._methods(model, self._data(task, fold, seed))
-
-    def _methods(self, model: str, data: DataNode) -> Iterable[FitNode]:
-        for name in self.config.methods:
-            yield from self._runs(model, data, name, self._entry(name))
-
-    def _runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
-        """The runs of one method on one split: one per number of heads, unless it chooses that itself."""
-        method = methods.load_method(name)
-        if not method.seeded and data.seed != self.config.seeds[0]:
-            return  # every seed scores the same test items
-        if not scores_task(name, data.task):
-            return
-        first = self.config.seeds[0]
-        if entry.search or (self.config.lr_grid and searches_lr(name, entry)):
-            tuned = self._tuned_runs(model, data, name, entry)
-            if data.seed == first or self.config.search_seeds == "each":
-                yield from tuned
-            else:
-                leaders = self._tuned_runs(model, replace(data, seed=first), name, entry)
-                yield from (replace(run, leader=leader) for run, leader in zip(tuned, leaders, strict=True))
-        else:
-            yield from self._plain_runs(model, data, name, entry)
-
-    def _tuned_runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[TunedNode]:
-        """The searches of one method on one split, each with fits of its own."""
-        further: list[MethodConfig] = []
-        if entry.search:
-            settings = grid.settings(entry, entry.search, self.config.search_points)
-        else:
-            assert self.config.lr_grid
-            search = grid.lr_search(self._params(model, data, name, entry).lr, self.config.lr_grid)
-            settings = grid.settings(entry, search, None)
-            ends = SearchConfig(params={"lr": list(grid.beyond(search.params["lr"]))})
-            further = [setting for _, setting in grid.settings(entry, ends, None)]
-        runs = [list(self._plain_runs(model, data, name, setting)) for _, setting in settings]
-        extensions = [list(self._plain_runs(model, data, name, setting)) for setting in further]
-        for number, tried in enumerate(zip(*runs, strict=True)):
-            shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
-            shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
-            yield TunedNode(
-                **shared,
-                candidates=tried,
-                points=tuple(point for point, _ in settings),
-                select_by=self.config.select_by,
-                extensions=tuple(fits[number] for fits in extensions),
-            )
-
-    def _plain_runs(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
-        method = methods.load_method(name)
-        if not method.localizer:
-            yield self._fit(model, data, name, entry)
-            return
-        heads = entry.heads or HeadsConfig()
-        head_data = data if isinstance(data, PlantNode) else self._head_data(data, heads.task or data.task)
-        ranking = self._ranking(model, head_data, name, entry)
-        counts = sorted({self.config.head_count(model, k) for k in heads.k})
-        for k in [tuple(counts)] if method.chooses_k else [(count,) for count in counts]:
-            yield self._fit(model, data, name, entry, ranking, k)
-
-    def _experiment(self, name: str) -> Iterable[ExperimentRun]:
-        """The runs of an experiment: every arm, at every point of its axis, on every task, fold and seed.
-
-        The logit lens shows the first fold and seed alone.
-        """
-        spec = self.config.experiment(name)
-        shown = 1 if spec.kind == "lens" else None
-        for model in self.config.models:
-            for task in spec.tasks or list(self.config.tasks):
-                for fold in self.folds(task)[:shown]:
-                    for seed in (spec.seeds or self.config.seeds)[:shown]:
-                        for label, arm in (spec.arms or {}).items():
-                            for x, entry, data in self._points(spec, arm, model, task, fold, seed):
-                                for fit in self._runs(model, data, arm.method, entry):
-                                    yield from (ExperimentRun(label, x, made) for made in self._reseeded(spec, fit))
-
-    def _planted(self, name: str) -> Iterable[PlantedRun]:
-        """The runs of an experiment on planted heads: every arm on every damaged model, of the first fold and seed."""
-        spec = self.config.experiment(name)
-        assert spec.planted
-        chosen = spec.planted
-        for model, task in product(self.config.models, spec.tasks or self.config.tasks):
-            entry = self.config.tasks[task] or TaskConfig()
-            for damage, n, k, targets, draw in product(
-                chosen.damages, chosen.n_train, chosen.k, chosen.targets, range(chosen.draws)
-            ):
-                options = {**entry.options, "n_train": n, "n_validation": chosen.n_validation}
-                sized = entry.model_copy(update={"options": options})
-                data = self._data_of(task, sized, self.folds(task)[0], self.config.seeds[0])
-                source, dtype = self._source(model), self.config.dtype_of(model)
-                plant = PlantNode(EffectsNode(model, source, dtype, data, damage, chosen.tokens), k, draw, targets)
-                for label, arm in (spec.arms or {}).items():
-                    heads = (arm.heads or HeadsConfig()).model_copy(update={"k": [k]})
-                    [fit] = self._plain_runs(model, plant, arm.method, MethodConfig(heads=heads, params=arm.params))
-                    assert fit.ranking
-                    yield PlantedRun(label, fit.ranking, fit if label in (chosen.fitted or [label]) else None)
-
-    def _reseeded(self, spec: ExperimentConfig, fit: FitNode) -> Iterable[FitNode]:
-        """The run, or one for each training seed of a ``variance`` experiment, by default the configured seeds."""
-        if spec.kind != "variance":
-            yield fit
-            return
-        for seed in spec.training_seeds or spec.seeds or self.config.seeds:
-            if seed == fit.data.seed:
-                yield fit
-            else:
-
-                def reseeded(node: FitNode, seed: int = seed) -> FitNode:
-                    ranking = replace(node.ranking, training_seed=seed) if node.ranking else None
-                    return replace(node, training_seed=seed, ranking=ranking)
-
-                yield _like(fit, reseeded)
-
-    def _points(
-        self, spec: ExperimentConfig, arm: ArmConfig, model: str, task: str, fold: int, seed: int
-    ) -> Iterable[tuple[float | None, MethodConfig, DataNode]]:
-        """Places on the axis of an experiment, with what an arm is run with there."""
-        entry = MethodConfig(heads=arm.heads, params=arm.params, search=arm.search)
-        task_entry = self.config.tasks[task] or TaskConfig()
-        if spec.k:
-            for k in spec.k:
-                heads = (arm.heads or HeadsConfig()).model_copy(update={"k": [k]})
-                place = self.config.head_count(model, k) if spec.counts_heads else k
-                yield place, entry.model_copy(update={"heads": heads}), self._data(task, fold, seed)
-        elif spec.n_train:
-            for n in spec.n_train:
-                sized = task_entry.model_copy(update={"options": {**task_entry.options, "n_train": n}})
-                yield n, entry, self._data_of(task, sized, fold, seed)
-        else:
-            yield None, entry, self._data(task, fold, seed)
-
-    def _head_data(self, data: DataNode, task: str) -> DataNode:
-        """The split of ``task`` on which heads for ``data`` are ranked: of the same fold where it has one."""
-        if task == data.task:
-            return data
-        fold = data.fold if data.fold in self.folds(task) else self.folds(task)[0]
-        return self._data(task, fold, data.seed)
-
-    def _transfer(self) -> Iterable[FitNode]:
-        """Offsets for each task on heads selected on every task, and on random heads if that is asked for.
-
-        Heads are of the same fold where there is one. Hyperparameters of training are searched for with the heads that
-        are selected on the task itself, and taken over with the others.
-        """
-        transfer = self.config.transfer
-        if not transfer:
-            return
-        names = transfer.tasks or list(self.config.tasks)
-        for model in self.config.models:
-            entry = self._entry(transfer.method)
-            search = SearchConfig(params=entry.search.params) if entry.search and entry.search.params else None
-            heads = (entry.heads or HeadsConfig()).model_copy(update={"k": [transfer.k]})
-            entry = entry.model_copy(update={"heads": heads, "search": search})
-            random = entry.model_copy(update={"heads": HeadsConfig(localizer=RANDOM)})
-            for task in names:
-                for fold in self.folds(task):
-                    for seed in transfer.seeds or self.config.seeds:
-                        data = self._data(task, fold, seed)
-                        (own,) = self._runs(model, data, transfer.method, entry)
-                        chosen = [(self._head_data(data, source), entry) for source in names]
-                        for head_data, by in [*chosen, *([(data, random)] if transfer.random_row else [])]:
-                            ranking = self._ranking(model, head_data, transfer.method, by)
-                            yield own if ranking == own.ranking else _like(own, partial(replace, ranking=ranking))
 
     def scores_validation(self, fit: FitNode) -> bool:
         """Whether a fit computes the headline metric on the validation rows, beside the loss."""
@@ -473,7 +200,7 @@ class RunTable:
 
     def model_dir(self, model: str) -> Path:
         """A plain transformers folder; its name holds a hash of where the model comes from."""
-        return self.folder(self._model(model))
+        return self.folder(self.runs.model(model))
 
     def parts(self) -> list[str]:
         """The parts of the results that :meth:`part` knows."""

@@ -326,7 +326,7 @@ def write(table: RunTable, output: Output) -> None:
     results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
-    options: dict[str, Any] = {"selector": table.localizer_of(name), "random_row": config.transfer.random_row}
+    options: dict[str, Any] = {"selector": table.runs.localizer_of(name), "random_row": config.transfer.random_row}
     matrix = pd.concat(
         [
             transfer_matrix(results[results["model"] == model], chosen, k, items, method=name, **options)

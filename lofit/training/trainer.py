@@ -1,19 +1,16 @@
-"""The training loop, shared by every trained method and localizer, and the loss by which all methods are tuned."""
+"""Training, shared by every trained method and localizer, and the loss by which all methods are tuned."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from lofit.errors import EditError, FitError, TaskError
 from lofit.interventions.prompt import virtual_tokens
@@ -21,12 +18,10 @@ from lofit.models.encoding import Row, encode_rows
 from lofit.models.meter import Meter
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import PAD, unpacked
-from lofit.progress import track
 from lofit.training.cached_prefix import GB
 from lofit.training.compute_options import with_compute_options
-from lofit.training.dropout import AdapterDropout
 from lofit.training.forward import Forward
-from lofit.training.master_weights import MasterWeights
+from lofit.training.loop import Loop
 from lofit.training.objectives import BipoObjective, DpoObjective, KlObjective, Objective, SftObjective
 from lofit.training.savepoint import SavePoint, fingerprint
 
@@ -64,29 +59,6 @@ class Fitted:
 
     model: Any
     record: dict[str, Any]
-
-
-class Kept:
-    """The trained values of the best epoch so far.
-
-    Attributes:
-        values: on the CPU, in the optimizer's order; empty before the end of the first epoch.
-    """
-
-    def __init__(self) -> None:
-        self.values: list[torch.Tensor] = []
-
-    @staticmethod
-    def epoch(state: dict[str, Any]) -> int:
-        """Return the best epoch, from 1; 0 before the end of the first.
-
-        Args:
-            state: lists ``validation_loss`` and, if it is computed, ``validation_metric``; their first value is of the
-                model before training.
-        """
-        losses = state["validation_loss"]
-        metrics = state.get("validation_metric", [0.0] * len(losses))
-        return max(range(1, len(losses)), key=lambda at: (metrics[at], -losses[at]), default=0)
 
 
 def make_objective(session: Session, params: LossParams) -> Objective:
@@ -172,17 +144,6 @@ class Validation:
         return {name: total / self.objective.terms(self.rows) for name, total in sums.items()}
 
 
-def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[list[Row]]:
-    """Draw the batches of one epoch: the rows in random order, ``size`` at a time; one batch may be smaller.
-
-    The batch with most tokens comes first, so that running out of memory shows at once.
-    """
-    order = torch.randperm(len(rows), generator=generator).tolist()
-    drawn = [[rows[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
-    largest = max(range(len(drawn)), key=lambda i: sum(len(text.ids) for row in drawn[i] for text in row))
-    return [drawn.pop(largest), *drawn]
-
-
 def train(
     session: Session,
     config: PeftConfig | None,
@@ -239,8 +200,8 @@ def train(
         texts = [[text.ids for text in row] for row in [*rows, *validation.rows]]
         start = fingerprint(effect.base, texts, session.metric is None)
         save_point = SavePoint(session.save_to, start, compute.save_minutes)
-        kept = Kept() if keeps_best else None
-        record = _loop(session, forward, rows, validation, params, meter, title, extra, save_point, kept)
+        loop = Loop(session, forward, rows, validation, params, meter, extra, save_point, keeps_best)
+        record = loop.run(title, session.progress)
     record["trained_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if config is None:  # torch rounds differently if weights are not frozen, and they were for the unmodified outputs
         model.requires_grad_(False)
@@ -269,172 +230,6 @@ def wrap(session: Session, config: PeftConfig) -> PeftModel:
     if virtual_tokens(model):
         model.prompt_encoder.train()  # an LSTM on a GPU has a gradient in this mode alone; there is no dropout
     return model
-
-
-def _loop(
-    session: Session,
-    forward: Forward,
-    rows: list[Row],
-    validation: Validation,
-    params: TrainParams,
-    meter: Meter,
-    title: str,
-    penalty: Penalty | None,
-    save_point: SavePoint,
-    kept: Kept | None,
-) -> dict[str, Any]:
-    trained = MasterWeights([p for p in forward.model.parameters() if p.requires_grad])
-    objective, part_size = validation.objective, session.compute.micro_batch or params.batch_size
-    steps = params.epochs * math.ceil(len(rows) / params.batch_size)
-    optimizer = torch.optim.AdamW(
-        trained.masters, lr=params.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=params.weight_decay
-    )
-    device = session.model.device
-    warmup = round(params.warmup * steps)
-    order = torch.Generator().manual_seed(session.seed)
-    drawn = penalty.generator if penalty else None
-    dropout = AdapterDropout(forward.model, session.seed, device)
-    state: dict[str, Any] = {
-        "train_loss": [],
-        "validation_loss": [],  # and other lists of what validation measures, as long as this one
-        "tokens": 0,
-        "seconds": 0.0,
-        "deterministic": True,
-    }
-    losses: list[float] = state["train_loss"]
-    excluded = 0.0  # seconds spent on validation and on saving, which are not part of the cost of training
-
-    every_epoch = kept is not None or session.compute.validate_by == "metric"
-
-    def validate() -> None:
-        nonlocal excluded
-        before = meter.seconds()
-        scored = every_epoch or len(state["validation_loss"]) == params.epochs
-        for name, value in validation.measure(forward, scored).items():
-            state.setdefault(f"validation_{name}", []).append(value)
-        if kept is not None and kept.epoch(state) == len(state["validation_loss"]) - 1 > 0:
-            kept.values = [p.detach().cpu().clone() for p in trained.masters]
-        excluded += meter.seconds() - before
-        meter.forget()
-
-    def save() -> None:
-        nonlocal excluded
-        before = meter.seconds()
-        record = state | {"seconds": state["seconds"] + before - excluded}
-        save_point.save(trained.masters, optimizer, drawn, record, kept.values if kept else [])
-        excluded += meter.seconds() - before
-
-    if found := save_point.load(trained.masters, optimizer, drawn, kept.values if kept else []):
-        trained.round()
-        state.update(found)
-        losses = state["train_loss"]
-        print(f"{title}: going on from step {len(losses)} of {steps}", file=sys.stderr, flush=True)
-    else:
-        validate()
-    done = len(losses)
-    optimizer.param_groups[0]["initial_lr"] = params.lr
-    schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup), last_epoch=done - 1)
-    with track(title, steps, session.progress, done) as advance:
-        for epoch in range(params.epochs):
-            for number, batch in enumerate(batches(rows, params.batch_size, order)):
-                step = epoch * steps // params.epochs + number
-                if step < done:
-                    continue
-                if penalty:
-                    penalty.draw()
-
-                def gradient(batch: list[Row] = batch, step: int = step) -> torch.Tensor:
-                    """Compute the loss of the step, and its gradient at the trained values."""
-                    trained.clear()
-                    count, loss = objective.terms(batch), torch.zeros((), dtype=torch.float64, device=device)
-                    with dropout.on(step):
-                        for start in range(0, len(batch), part_size):
-                            part = objective.total(forward, batch[start : start + part_size]) / count
-                            part.backward()
-                            loss += part.detach()
-                    if params.l1 or penalty:
-                        rest = params.l1 * torch.stack([p.abs().sum().to(device) for p in trained.values]).sum()
-                        if penalty:
-                            rest = rest + penalty.value(step)
-                        rest.backward()
-                        loss += rest.detach()
-                    return loss
-
-                try:
-                    with only_deterministic(state["deterministic"]):
-                        total = gradient()
-                except RuntimeError as error:
-                    if not state["deterministic"] or "deterministic" not in str(error):
-                        raise
-                    state["deterministic"] = False  # an operation of this family is not deterministic on this device
-                    total = gradient()
-                length = torch.nn.utils.clip_grad_norm_(trained.collect(), params.max_grad_norm)
-                # The one wait for the GPU in each step.
-                loss, norm = torch.stack([total, length.to(device, torch.float64)]).tolist()
-                losses.append(loss)
-                if not math.isfinite(loss):
-                    raise FitError(f"loss is {loss} at step {len(losses)} of {steps}; lower the learning rate")
-                if not math.isfinite(norm):
-                    raise FitError(
-                        f"norm of the gradient is {norm} at step {len(losses)} of {steps}; lower the learning rate"
-                    )
-                _step(optimizer, f"step {len(losses)} of {steps}")
-                schedule.step()
-                trained.round()
-                meter.sample()
-                state["tokens"] += sum(len(example.ids) - 1 for row in batch for example in row)
-                advance(f"loss {losses[-1]:.3f}")
-                if save_point.due:
-                    save()
-            if len(state["validation_loss"]) <= epoch + 1:
-                validate()
-    if kept is not None:
-        with torch.no_grad():
-            for master, value in zip(trained.masters, kept.values, strict=True):
-                master.copy_(value)
-        trained.round()
-    if not all(p.isfinite().all() for p in trained.values):
-        raise FitError(f"a trained value is not finite after {steps} steps; lower the learning rate")
-    cost = meter.report()
-    cost["seconds"] += state["seconds"] - excluded
-    return {
-        "train_loss": losses,
-        **{name: values for name, values in state.items() if name.startswith("validation_")},
-        "kept_epoch": kept.epoch(state) if kept else params.epochs,
-        "steps": steps,
-        "tokens_per_second": state["tokens"] / cost["seconds"],
-        "deterministic": state["deterministic"],
-        **cost,
-    }
-
-
-@contextlib.contextmanager
-def only_deterministic(only: bool) -> Iterator[None]:
-    """Context in which an operation without a deterministic implementation raises an error instead of a warning.
-
-    Attention kernels decide by this setting whether their backward pass is deterministic (PyTorch 2.13, aten/native/
-    transformers/cuda/attention_backward.cu). Nothing changes if deterministic algorithms are off, or ``only`` is false.
-    """
-    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(enabled, warn_only=warns and not only)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warns)
-
-
-def _step(optimizer: torch.optim.Optimizer, name: str) -> None:
-    try:
-        optimizer.step()
-    except RuntimeError as error:  # the learning rate over the bias correction is too large for float32
-        if "without overflow" not in str(error):
-            raise
-        raise FitError(f"an update of the weights overflows at {name}; lower the learning rate") from None
-
-
-def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Return the share of the peak learning rate at ``step``: up over ``warmup`` steps, then down to 0, both linear."""
-    return step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
 
 
 class EffectCheck:

@@ -46,7 +46,7 @@ from lofit.nodes.limits import limited
 from lofit.nodes.status import record_failure
 from lofit.plan.table import RunTable
 from lofit.spec.hyperparameters import ComputeParams, TrainParams
-from lofit.training import trainer
+from lofit.training import loop, trainer
 from lofit.training.forward import Forward
 from lofit.training.objectives import SftObjective
 from perf.baselines import HeadByHead, plain_step, reference_step
@@ -243,7 +243,7 @@ class Killed(Exception):
 
 def trained(device: torch.device, file: Path, kill: bool) -> tuple[list[torch.Tensor], dict[str, Any]]:
     """Offsets after some steps, all at once or interrupted after three of them; and the record."""
-    shape, step = SHAPES[device.type]["equality"], trainer._step
+    shape, step = SHAPES[device.type]["equality"], loop._update
     rows = [{"id": str(i), "prompt": prompt, "target": f" {prompt[:5]}"} for i, prompt in enumerate(strings(8, 0, 40))]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
 
@@ -272,12 +272,12 @@ def trained(device: torch.device, file: Path, kill: bool) -> tuple[list[torch.Te
                 raise Killed
             step(*args)
 
-        trainer._step = limited_step
+        loop._update = limited_step
         try:
             with contextlib.suppress(Killed):
                 run()
         finally:
-            trainer._step = step
+            loop._update = step
     return run()
 
 
@@ -352,7 +352,7 @@ def speed(device: torch.device) -> Iterator[Row]:
         yield at_least(f"{name} against PEFT LoRA", lora_seconds / seconds, None)
         if gpu:
             yield at_most(f"{name}, peak memory over weights", most / held, 1.25, "x")
-        with trainer.only_deterministic(True):
+        with loop.only_deterministic(True):
             strict = statistics.median(in_turn({"run": run}, rounds)["run"])
         yield Row(f"{name}, deterministic operations only", f"{strict / seconds:.2f} times as long")
         model = tuned.unload()

@@ -12,7 +12,7 @@ import torch
 from lofit.methods import load_method
 from lofit.models.session import Session
 from lofit.spec.hyperparameters import ComputeParams
-from lofit.training import trainer
+from lofit.training.savepoint import SavePoint
 from lofit.training.trainer import Fitted
 from tests.sessions import PAIRS, ROWS, Killed, fit_context, interrupt, session
 
@@ -87,6 +87,6 @@ def test_a_damaged_save_point_is_not_used(damage: bytes, tmp_path: Path) -> None
 def test_save_points_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit("lora", opened(tmp_path / "s", compute=ComputeParams(save_minutes=None)))
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(trainer.SavePoint, "save", None)
+    monkeypatch.setattr(SavePoint, "save", None)
     fit("lora", opened(tmp_path / "s", compute=ComputeParams(save_minutes=10)))  # ends sooner
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from lofit.methods import load_method
 from lofit.methods.lofit import Params as StepV
 from lofit.models.session import Session
 from lofit.spec.hyperparameters import ComputeParams
-from lofit.training import trainer
+from lofit.training import loop, trainer
 from lofit.training.trainer import Penalty, Validation, train
 from tests.sessions import PAIRS, fit_context, session
 
@@ -231,7 +231,7 @@ def test_small_updates_of_weights_in_half_precision_add_up(monkeypatch: pytest.M
     """At a usual learning rate a single update is less than bfloat16 can hold, and all of them together are not."""
     wanted, found = full(torch.float32), full(torch.bfloat16)
     monkeypatch.setattr(
-        trainer.MasterWeights, "__init__", lambda self, values: vars(self).update(values=values, masters=values)
+        loop.MasterWeights, "__init__", lambda self, values: vars(self).update(values=values, masters=values)
     )
     plain = full(torch.bfloat16)
     assert found.abs().sum() > 3 * plain.abs().sum()
@@ -248,10 +248,8 @@ def test_masters_go_on_from_a_save_point(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             if kill:
                 steps = iter(range(5))
-                step = trainer._step
-                patch.setattr(
-                    trainer, "_step", lambda *args: step(*args) if next(steps, None) is not None else killed()
-                )
+                step = loop._update
+                patch.setattr(loop, "_update", lambda *args: step(*args) if next(steps, None) is not None else killed())
             fitted = train(opened, None, load_method("full").Params(lr=1e-4, epochs=5, batch_size=4), "t")
         return {name: p.detach() for name, p in fitted.model.named_parameters()}
 
