@@ -145,3 +145,18 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"choose from: {', '.join(known)}"
     return f"unknown {kind} '{name}'; {hint}"
+
+
+def matching(kind: str, asked: str, names: Iterable[str]) -> str:
+    """Return the name that ``asked`` is, or is a part of.
+
+    Raises:
+        ConfigError: there is no such name, or several.
+    """
+    known = list(dict.fromkeys(map(str, names)))
+    found = [asked] if asked in known else [name for name in known if asked in name]
+    if len(found) > 1:
+        raise ConfigError(f"'{asked}' is part of several names: {', '.join(found)}; give one whole")
+    if not found:
+        raise ConfigError(unknown(kind, asked, known))
+    return found[0]

@@ -137,7 +137,8 @@ def render(
 def compare(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT|main", help="What was run.")],
     against: Annotated[
-        str | None, typer.Option(help="Compare with this arm or method; default: the primary one, if any.")
+        str | None,
+        typer.Option(help="Compare with this arm or method, or a unique part of its name; default: the primary one."),
     ] = None,
     every: Annotated[bool, typer.Option("--every-pair", help="Compare every two arms.")] = False,
     configfile: ConfigFile = DEFAULT,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lofit import registry
 from lofit.errors import ConfigError, ReportError
 from lofit.plan.table import MAIN, RunTable
 from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
@@ -38,14 +39,15 @@ def compare(
     Args:
         table: the run table of the configuration.
         name: name of the experiment; or ``main``.
-        against: the arm to compare with; None: the experiment's primary arm, or every two arms if it has none.
+        against: the arm to compare with, or a part of its name that no other has; None: the experiment's primary arm,
+            or every two arms if it has none.
         every_pair: compare every two arms, although there is a primary one.
 
     Returns:
         The table of :func:`pairs`, and one line for each absent result with the reason.
 
     Raises:
-        ConfigError: ``name`` is no experiment with scores, or ``against`` is not one of its arms.
+        ConfigError: ``name`` is no experiment with scores, or ``against`` names none of its arms, or several.
         ReportError: the experiment has not been run, or there is nothing to compare.
     """
     known = [each for each in table.config.experiments if table.config.experiment(each).kind in KINDS]
@@ -57,10 +59,9 @@ def compare(
             main_rows(table, table.config.protocols[0]) if name == MAIN else arm_rows(table, name), headline(table)
         )
     )
-    arms = list(rows["variant"].unique())
-    if against is not None and against not in arms:
-        raise ConfigError(f"{name} has no results of '{against}', but of: {', '.join(arms)}")
-    if against is None and not every_pair and primary in arms:
+    if against is not None:
+        against = registry.matching(f"arm of {name}", against, rows["variant"])
+    elif not every_pair and primary in set(rows["variant"]):
         against = primary
     absent = absences(rows)
     found = pairs(rows, pd.read_parquet(items_path(table, name)), against)

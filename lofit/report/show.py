@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import pandas as pd
@@ -48,13 +48,13 @@ def show(
         ReportError: the table has not been made.
     """
     rows, metrics = _rows(table, name)
-    task = _one("column", column, rows["task"])
+    task = registry.matching("column", column, rows["task"])
     rows = rows[rows["task"] == task]
-    found = _one("model", model, rows["model"]) if model else None
+    found = registry.matching("model", model, rows["model"]) if model else None
     if found is None and rows["model"].nunique() > 1:
         raise ConfigError(f"{name} has several models; give --model: {', '.join(rows['model'].unique())}")
     rows = rows[rows["model"] == found] if found else rows
-    variant = _one("row", row, rows["variant"])
+    variant = registry.matching("row", row, rows["variant"])
     part = MAIN if name not in table.experiments else name
     _, items = read_part(table, part)
     [cell] = (
@@ -88,17 +88,6 @@ def _rows(table: RunTable, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     places = zip(rows["variant"], rows["x"].astype(float), strict=True)
     labels = [arm if pd.isna(x) else f"{arm} at {x:g}" for arm, x in places]
     return rows.assign(variant=labels), headline(table)
-
-
-def _one(what: str, asked: str, names: Iterable[str]) -> str:
-    """The name that ``asked`` is, or is a part of."""
-    known = list(dict.fromkeys(map(str, names)))
-    found = [asked] if asked in known else [name for name in known if asked in name]
-    if len(found) > 1:
-        raise ConfigError(f"'{asked}' is part of several names: {', '.join(found)}; give one whole")
-    if not found:
-        raise ConfigError(registry.unknown(what, asked, known))
-    return found[0]
 
 
 def _run(

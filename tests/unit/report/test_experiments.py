@@ -164,7 +164,7 @@ def test_arms_are_compared_on_the_items_of_their_runs(table: RunTable) -> None:
     [
         ("layers", None, "no experiment 'layers' with scores; this configuration has: main, peft, head_selection"),
         ("pefd", None, "no experiment 'pefd' with scores"),
-        ("peft", "lofit", "peft has no results of 'lofit', but of: base, LoFiT, LoRA"),
+        ("peft", "lofit", "unknown arm of peft 'lofit'; choose from: LoFiT, LoRA, base"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_one_clear_line(
