@@ -157,6 +157,10 @@
     const curves = make("div", { class: "curves" });
     place.replaceChildren(make("p", { class: "soft" }, `${run.id}: ${(100 * run.score).toFixed(1)}% ${data.metrics[run.task]}`));
     if (lines.length) place.append(make("div", { class: "wide" }, make("table", {}, make("tbody", {}, ...lines))), curves);
+    if (run.lens.length) place.append(make("details", { class: "lens", ontoggle: mark }, make("summary", {}, "tokens that offsets stand for (logit lens)"),
+      make("div", { class: "wide" }, make("table", {},
+        make("thead", {}, make("tr", {}, ...["head", "norm of its offset", "tokens, most probable first"].map((name) => make("th", { scope: "col" }, name)))),
+        make("tbody", {}, ...run.lens.map((cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell)))))))));
     const values = Object.entries(run.curves).flatMap(([name, points]) => {
       const last = points.at(-1)[0] || 1;
       return points.map(([at, value]) => ({ what: name.replaceAll("_", " "), done: (100 * at) / last, value }));

@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 
 from lofit.errors import ReportError
 from lofit.files import write_text
-from lofit.plan.kinds import counts
+from lofit.plan.kinds import PREPARE, counts
 from lofit.plan.store import origins
 from lofit.plan.table import ALL, MAIN, RunTable
 from lofit.report import interactive
@@ -102,6 +102,7 @@ def write_report(table: RunTable) -> Path:
         failures=failures(results),
         remarks=item_remarks(results),
         n_runs=results["run_id"].nunique(),
+        tasks=data_of_tasks(table),
         costs=costs.to_dict("records"),
         hours=costs["hours"].sum(),
         origins=origins(table),
@@ -141,6 +142,29 @@ def configuration_text(table: RunTable) -> str:
     """Return the configuration as YAML, with all defaults but without ``data_mirror``."""
     values = table.config.model_dump(mode="json", exclude={"data_mirror"})
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+
+
+def data_of_tasks(table: RunTable) -> list[dict[str, Any]]:
+    """Return for every task with data what it is, its rows, and from where and under which licence they are.
+
+    Returns:
+        ``task``, ``summary``, ``metric`` and ``licence``; ``rows``: of each split, how many were taken for the first
+        seed and fold, of how many; ``origins``: datasets, and folders of files.
+    """
+    found = []
+    for name in (*table.config.tasks, *table.config.retention):
+        task, node = table.config.task(name), next((node for node in table.data.values() if node.task == name), None)
+        if node is None or not PREPARE.report(table, node).is_file():
+            continue
+        manifest = PREPARE.read_report(table, node)
+        rows = [f"{count['kept']:,} of {count['available']:,}" for count in manifest["counts"].values()]
+        sources = [(entry["kind"], str(entry["origin"])) for entry in manifest["provenance"]]
+        origins = [origin.rpartition("/")[0] if kind == "file" else origin for kind, origin in sources]
+        found.append(
+            {"task": name, "summary": task.summary, "metric": task.headline, "licence": task.licence}
+            | {"rows": dict(zip(manifest["counts"], rows, strict=True)), "origins": list(dict.fromkeys(origins))}
+        )
+    return found
 
 
 def failures(results: pd.DataFrame) -> list[dict[str, str]]:

@@ -7,12 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from lofit.files import read_jsonl, short_hash
 from lofit.plan.kinds import EVALUATE, kind_of
 from lofit.plan.nodes import EvalNode
 from lofit.plan.table import MAIN, RunTable
 from lofit.report.compare import main_rows
 from lofit.report.items import scores_of
+from lofit.report.outputs import outputs
 from lofit.report.paths import headline
 from lofit.report.samples import answered
 from lofit.report.show import told_of_fit
@@ -22,6 +25,8 @@ MOST_BYTES = 2_500_000
 """Of all items with their answers, as JSON; with more, the page has the first items of every task only."""
 _ANSWER_BYTES = 60
 """Of an answer, at least: with so many runs that this alone is too much, fewer items are read."""
+_HEADS = 10
+"""With tokens, of a run."""
 _POINTS = 40
 """Of a training curve; with more steps, every n-th is kept."""
 
@@ -32,9 +37,10 @@ def page_data(table: RunTable) -> dict[str, Any]:
     Returns:
         ``runs``: for each run with scores its ``id``, ``model``, ``method`` (as tables call it), ``task``, ``fold``,
         ``seed``, ``score`` (a fraction), ``told`` (pairs of a name and a text), ``curves`` (name to losses by step or
-        epoch) and ``answers``, one for each item of its ``set``: the score, and the answer or the log-likelihoods of
-        the choices (nats; None if it is not finite). ``items``: by set, which runs on the same items share, the
-        ``prompt``, ``right`` answers and ``choices`` of each item.
+        epoch), ``lens`` (of each head with a large offset its place, L2 norm and tokens, if an experiment of kind
+        ``lens`` has the run) and ``answers``, one for each item of its ``set``: the score, and the answer or the
+        log-likelihoods of the choices (nats; None if it is not finite). ``items``: by set, which runs on the same
+        items share, the ``prompt``, ``right`` answers and ``choices`` of each item.
         ``metrics``: task to headline metric. ``table``: the table of the protocol. ``shown`` and ``of``: the number of
         items of the page, and of the study.
     """
@@ -43,7 +49,7 @@ def page_data(table: RunTable) -> dict[str, Any]:
     names = dict(zip(rows["run_id"], rows["variant"], strict=True))
     items: dict[str, list[dict[str, Any]]] = {}
     counts: dict[str, int] = {}
-    runs = []
+    runs, lenses = [], _lenses(table)
     own = [node for node in table.part(MAIN).values() if node.own and node.protocol == protocol]
     for node in own:
         report = EVALUATE.read_report(table, node)
@@ -61,7 +67,7 @@ def page_data(table: RunTable) -> dict[str, Any]:
         items.setdefault(place, asked)
         counts[place] = len(samples)
         run = _run(table, node) | {"method": names[node.fit.id], "set": place}
-        run["score"] = report["metrics"][metric]["value"]
+        run |= {"score": report["metrics"][metric]["value"], "lens": lenses.get(node.fit.id, [])}
         runs.append(run | {"answers": [_answer(sample, score) for sample, score in first]})
     return {"metrics": metrics, "table": table_name(protocol), **_limited(runs, items), "of": sum(counts.values())}
 
@@ -76,6 +82,25 @@ def _run(table: RunTable, node: EvalNode) -> dict[str, Any]:
         curves = {name: _thinned(report.get(name) or []) for name in names}
         run["curves"] = {name: points for name, points in curves.items() if points}
     return run
+
+
+def _lenses(table: RunTable) -> dict[str, list[list[str]]]:
+    """Return place, norm and tokens of the largest offsets of each fit, from the logit lenses that are drawn."""
+    found: dict[str, list[list[str]]] = {}
+    for output in outputs(table):
+        path = output.path(table.drawn).with_suffix(".csv")
+        if output.module != "lens" or not path.is_file():
+            continue
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        known = rows[rows["layer"] != ""]  # otherwise nothing was read
+        for run in table.experiments[output.name]:
+            own = (known["model"] == run.fit.model) & (known["task"] == run.fit.data.task) & (known["arm"] == run.label)
+            heads = list(known[own].groupby(["layer", "head", "norm"], sort=False))[:_HEADS]
+            found[run.fit.id] = [
+                [f"layer {layer}, head {head}", f"{float(str(norm)):.3f}", ", ".join(tokens["token"])]
+                for (layer, head, norm), tokens in heads
+            ]
+    return found
 
 
 def _thinned(values: Sequence[float | None]) -> list[list[float]]:

@@ -34,6 +34,7 @@ const type = (field, value) => { field.value = value; field.dispatchEvent(new Ev
   type(form.elements.run, "seed 2, fold 0");
   result.second = look.querySelector("[aria-live]").textContent;
   type(form.elements.run, "seed 1, fold 0");
+  result.lens = texts(look.querySelectorAll(".run .lens tbody tr"));
   result.items = texts(look.querySelectorAll(".items li"));
 
   const cell = document.querySelector("#figure-heads .panels svg .mark-rect path"), box = cell.getBoundingClientRect();

@@ -49,6 +49,7 @@ MINE = {
 
 
 PROBE = (Path(__file__).parent / "probe.js").read_text(encoding="utf-8")
+HINT = "the table goes on to the right"
 FIGURES = 5  # scores, scores against costs, head_fraction, transfer, maps of heads
 
 
@@ -83,9 +84,8 @@ class Page(HTMLParser):
 def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
     folder = tmp_path_factory.mktemp("page")
     experiments = {"head_fraction": {"k": [0.1, 0.25], "arms": {"LoFiT": METHODS["lofit"] | {"method": "lofit"}}}}
-    made = fitted_table(
-        tiny_config(folder, METHODS, experiments=experiments | {"mine": MINE}, seeds=[1, 2], transfer={"k": 3})
-    )
+    experiments |= {"mine": MINE, "lens": {"arms": {"LoFiT": METHODS["lofit"] | {"method": "lofit"}}}}
+    made = fitted_table(tiny_config(folder, METHODS, experiments=experiments, seeds=[1, 2], transfer={"k": 3}))
     for node in made.evaluations.values():
         evaluate_node.run(made, node)
     for part in made.parts():
@@ -122,11 +122,13 @@ def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
     assert not page.tags & {"link", "iframe", "object"}
 
 
-def test_failures_and_costs_are_told(page: Page) -> None:
+def test_failures_data_and_costs_are_told(table: RunTable, page: Page) -> None:
     failed = page.texts[page.texts.index("Failed") :]
     assert sum("lora-" in text for text in failed) == 2
     assert any("lower the learning rate" in text for text in failed)
     costs = page.texts[page.texts.index("Costs of nodes") : page.texts.index("Failed")]
+    task, data = table.config.task("listops"), page.texts[page.texts.index("Data") : page.texts.index("Costs of nodes")]
+    assert data[-8:] == ["listops", task.summary, "exact_match", "8 of 8", "4 of 4", "6 of 6", task.licence, HINT]
     rows = {
         tuple(costs[i : i + 2]): costs[i + 2 : i + 4] for i, text in enumerate(costs) if text in ("fit", "evaluate")
     }
@@ -208,6 +210,11 @@ def test_a_cell_opens_its_items(table: RunTable, seen: dict[str, Any]) -> None:
         for sample in (base, lofit):
             assert " ".join(sample["filtered_resps"][0].split()) in " ".join(text.split())
     assert seen["curves"] == 1
+    rows = pd.read_csv(table.config.results / "tables" / "lens.csv").groupby(["layer", "head"], sort=False)
+    assert seen["lens"] == [
+        f"layer {layer}, head {head}{tokens['norm'].iloc[0]:.3f}{', '.join(tokens['token'])}"
+        for (layer, head), tokens in rows
+    ]
 
 
 def test_a_head_tells_its_place_and_score(table: RunTable, seen: dict[str, Any]) -> None:
