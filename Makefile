@@ -1,6 +1,7 @@
+# make setup  install the pinned environment in .venv
 # make demo   install, run the workflow of config.yaml, print the results
 # make test   install, run the quick tests    make lint   style, types, workflow
-# make test-all  all tests: whole workflows, faults, a SLURM cluster, PEFT's own suite
+# make test-slow  the tests that `make test` leaves out    make test-all  all tests: whole workflows, faults, a SLURM cluster, PEFT's own suite
 # make smoke  the smallest real run           make format fix style
 # make example  fit a custom task (examples/opposites)
 # make lock   renew the pinned versions       make docs   write the generated pages and schema
@@ -95,7 +96,7 @@ bench: $(STAMP)
 	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") python -m perf.run
 
 # As many processes as cores, each with one thread; the tests of a file, which share what is costly, in one of them.
-PYTEST = $(RUN) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+PYTEST = $(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test: $(STAMP)

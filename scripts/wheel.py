@@ -1,4 +1,4 @@
-"""Put what `lofit run` and `lofit init` need of the checkout into the wheel (`shipped` in lofit/files.py)."""
+"""Put what commands such as `lofit run` need of the checkout into the wheel (`shipped` in lofit/files.py)."""
 
 from __future__ import annotations
 

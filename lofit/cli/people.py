@@ -77,7 +77,9 @@ def generate(
     run: RunId,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="Text to continue; as often as wanted. -: every line of the input. None: ask for them."),
+        typer.Option(
+            help="Text to continue; repeatable. -: each line of the input. Default: prompts are asked for."
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are messages, worded by the chat template.")] = False,
@@ -188,7 +190,7 @@ def lens(
 ) -> None:
     """Print which tokens the offset of each edited head pushes the model towards (logit lens), as Markdown."""
     table = read_table(configfile)
-    node = table.find(table.fitted, run)
+    node = table.find(table.fitted | table.tuned, run)
     set_up_computing(table.config.threads)
     from lofit.report.lens import lens_table
 
@@ -205,7 +207,7 @@ def summary(configfile: ConfigFile = DEFAULT) -> None:
 
 @app.command("mark-failed", rich_help_panel=TROUBLE)
 def mark_failed(
-    run: Annotated[list[str] | None, typer.Option(help="Id of a node; as often as wanted.")] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Id of a node; repeatable.")] = None,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Every node that was killed: it was started, has what it needs and left no result."),

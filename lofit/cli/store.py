@@ -105,7 +105,7 @@ def take(store: Store, configfile: ConfigFile = DEFAULT) -> None:
 @stores.command()
 def prune(
     store: Store,
-    configfile: Annotated[list[Path], typer.Option(help="Configuration whose nodes stay; as often as wanted.")],
+    configfile: Annotated[list[Path], typer.Option(help="Configuration whose nodes stay; repeatable.")],
     yes: Annotated[bool, typer.Option("--yes", help="Remove them without asking.")] = False,
 ) -> None:
     """List the nodes of a store that no configuration names, and remove them after asking.

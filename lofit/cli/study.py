@@ -60,12 +60,12 @@ def new(
 def plan(
     configfile: ConfigFile = DEFAULT,
     tflops: Annotated[
-        float | None, typer.Option(min=0, help="Sustained TFLOP/s of one device, for the hours; default: see below.")
+        float | None, typer.Option(min=0, help="Sustained TFLOP/s of one device; default: the rate above.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="List every run as well.")] = False,
-    models: Annotated[Names, typer.Option("--model", help="Runs of this model alone; as often as wanted.")] = None,
-    tasks: Annotated[Names, typer.Option("--task", help="Runs on this task alone; as often as wanted.")] = None,
-    methods: Annotated[Names, typer.Option("--method", help="Runs of this method alone; as often as wanted.")] = None,
+    models: Annotated[Names, typer.Option("--model", help="Runs of this model alone; repeatable.")] = None,
+    tasks: Annotated[Names, typer.Option("--task", help="Runs on this task alone; repeatable.")] = None,
+    methods: Annotated[Names, typer.Option("--method", help="Runs of this method alone; repeatable.")] = None,
 ) -> None:
     """Check a configuration and print its size, about what it costs, and what it makes. Downloads nothing.
 
@@ -85,23 +85,21 @@ def run(
     context: typer.Context,
     config: Configuration = DEFAULT,
     only: Annotated[
-        Names, typer.Option(help="A table or figure, an experiment's name, or a path of results; as often as wanted.")
+        Names, typer.Option(help="A table or figure, an experiment's name, or a path of results; repeatable.")
     ] = None,
-    models: Annotated[Names, typer.Option("--model", help="Runs of this model alone; as often as wanted.")] = None,
-    tasks: Annotated[Names, typer.Option("--task", help="Runs on this task alone; as often as wanted.")] = None,
-    methods: Annotated[Names, typer.Option("--method", help="Runs of this method alone; as often as wanted.")] = None,
+    models: Annotated[Names, typer.Option("--model", help="Runs of this model alone; repeatable.")] = None,
+    tasks: Annotated[Names, typer.Option("--task", help="Runs on this task alone; repeatable.")] = None,
+    methods: Annotated[Names, typer.Option("--method", help="Runs of this method alone; repeatable.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Say how many nodes would run, and run none.")
     ] = False,
     cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="slurm, grouped, or a folder with a profile of Snakemake.")
-    ] = None,
+    profile: Annotated[str | None, typer.Option(help="slurm, or a folder with a profile of Snakemake.")] = None,
 ) -> None:
     """Run the workflow of a configuration. Only what is missing or has changed is computed.
 
     Options after `--` go to Snakemake: `lofit run config.yaml -- --rerun-incomplete`. What is run for single models,
-    tasks or methods is scored and not drawn.
+    tasks or methods is scored, and no tables or figures are made.
     """
     table = read_table(config)
     targets = [str(path) for path in _targets(table, only, _asked(table.config, models, tasks, methods))]
@@ -137,17 +135,17 @@ def train(
             help="Folder with train.jsonl and test.jsonl, a data file, or a YAML file naming them.",
         ),
     ],
-    method: Annotated[list[str], typer.Option(help="Method to fit; as often as wanted. The base model is always run.")],
+    method: Annotated[list[str], typer.Option(help="Method to fit; repeatable. The base model is always run.")],
     prompt: Annotated[str | None, typer.Option(help="Text with columns in braces, such as 'Review: {text}'.")] = None,
     label: Annotated[str | None, typer.Option(help="Column with the right choice.")] = None,
     choice: Annotated[
-        list[str] | None, typer.Option(help="What is chosen from; as often as wanted. Default: the labels.")
+        list[str] | None, typer.Option(help="What is chosen from; repeatable. Default: the labels.")
     ] = None,
     answer: Annotated[str | None, typer.Option(help="Column with the text to generate, instead of a label.")] = None,
     test: Annotated[Path | None, typer.Option(help="File of test rows; default: a fifth of the prompts.")] = None,
-    model: Annotated[str, typer.Option(help="Name of the catalogue, or a transformers folder.")] = "smollm2-135m",
+    model: Annotated[str, typer.Option(help="Name in the catalogue, or a transformers folder.")] = "smollm2-135m",
     k: Annotated[float, typer.Option(help="Heads to edit: how many (1 or more), or which share of them.")] = 0.10,
-    seed: Annotated[list[int] | None, typer.Option(help="Seed of training; as often as wanted. Default: 42.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of training; repeatable. Default: 42.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are messages, worded by the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="Message of the system before them; with --chat.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("results/train"),
@@ -156,7 +154,7 @@ def train(
         Literal["refuse", "replace", "keep"],
         typer.Option(help="Prompts that training rows share with validation or test: refuse, leave out, or keep them."),
     ] = "refuse",
-    reuse: Annotated[list[Path] | None, typer.Option(help="Store to take nodes from; as often as wanted.")] = None,
+    reuse: Annotated[list[Path] | None, typer.Option(help="Store to take nodes from; repeatable.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Fit methods on a custom task and compare them with the base model, without the workflow."""
