@@ -86,7 +86,7 @@ def user_folder(target: Path, outside: Iterable[Path] = ()) -> Iterator[Path]:
         part = scratch / place.name
         yield part
         files = [path for path in sorted(part.rglob("*")) if path.is_file() and path != part / EXPORT_MARK]
-        written = {path.relative_to(part).as_posix(): _sha256(path) for path in files}
+        written = {path.relative_to(part).as_posix(): sha256_of(path) for path in files}
         write_json(part / EXPORT_MARK, {"sha256": written})
         try:
             _move_into_place(part, place, named)
@@ -122,7 +122,7 @@ def _refuse_foreign(folder: Path, named: str) -> None:
         if path.is_dir() and not path.is_symlink():
             ours = any(other.startswith(f"{name}/") for other in written)
         elif path.is_file() and not path.is_symlink():
-            ours = name == EXPORT_MARK or written.get(name) == _sha256(path)
+            ours = name == EXPORT_MARK or written.get(name) == sha256_of(path)
         else:
             ours = False
         if not ours:
@@ -149,7 +149,8 @@ def _move_into_place(part: Path, place: Path, named: str) -> None:
     shutil.rmtree(aside)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 checksum of a file as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -165,11 +165,9 @@ def transfer_problems(config: Config, transfer: TransferConfig) -> Iterator[str]
         yield f"transfer.method: '{transfer.method}' is not among the configured methods; add it under methods"
     elif not (method := methods.load_method(transfer.method)).localizer or method.chooses_k:
         yield f"transfer.method: '{transfer.method}' does not edit a given number of selected heads; choose lofit"
-    elif (
-        transfer.random_row
-        and (heads := (config.methods[transfer.method] or MethodConfig()).heads)
-        and heads.localizer == RANDOM
-    ):
+    elif (heads := (config.methods[transfer.method] or MethodConfig()).heads) and heads.bottom:
+        yield f"transfer.method: '{transfer.method}' edits the heads that are ranked last; remove its bottom"
+    elif transfer.random_row and heads and heads.localizer == RANDOM:
         yield f"transfer.random_row: the heads of '{transfer.method}' are random anyway; set it to false"
     for task in transfer.tasks or []:
         if task not in config.tasks:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lofit.errors import SourceError, brief
+from lofit.files import sha256_of
 from lofit.models.loading import Precision, load_model
 from lofit.models.memory import out_of_memory
-from lofit.sources.download import sha256_of
 
 if TYPE_CHECKING:
     import torch

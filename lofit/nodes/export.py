@@ -18,7 +18,7 @@ from lofit.models.adapters import load_fitted, verify
 from lofit.models.loading import load_tokenizer, pick_dtype
 from lofit.nodes.model_card import write_card
 from lofit.plan.kinds import kind_of
-from lofit.plan.nodes import FitNode
+from lofit.plan.nodes import FitNode, PlantNode
 from lofit.plan.table import RunTable
 from lofit.sources.hub import push_folder
 
@@ -29,9 +29,11 @@ def fitted_report(table: RunTable, node: FitNode) -> dict[str, Any]:
     """Return the report of a fit whose adapter or checkpoint can be used.
 
     Raises:
-        FitError: the method fits nothing, or the fit failed.
+        FitError: the method fits nothing, the fit failed, or it was of a damaged model.
         SourceError: the fitted files were altered after the fit.
     """
+    if isinstance(node.data, PlantNode):
+        raise FitError(f"{node.id}: fitted to a damaged model, which is of no other use; name the run of a task")
     if load_method(node.method).fit is None:
         raise FitError(f"{node.id}: {node.method} fits nothing; name the run of a method that does")
     report = kind_of(node).read_report(table, node)
@@ -58,8 +60,8 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
         SourceError: the fitted files were altered after the fit.
         EditError: the edit cannot be merged into a model of this family, or is not the addition of a vector.
     """
-    fitted, model_dir = table.folder(node) / "adapter", table.model_dir(node.model)
     report = fitted_report(table, node)
+    fitted, model_dir = table.folder(node) / "adapter", table.model_dir(node.model)
     is_adapter = (fitted / "adapter_config.json").is_file()
     scores = table.folder(table.own_evaluation(node)) / "results.json"
     metrics = read_json(scores)["metrics"] if scores.is_file() else {}

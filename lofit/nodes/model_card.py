@@ -140,7 +140,8 @@ def _heads(node: FitNode, heads: Sequence[Head]) -> str:
         return ""
     named = ", ".join(f"L{layer}H{head}" for layer, head in heads)
     source = f"ranked by `{node.ranking.localizer}` on `{node.ranking.data.task}`"
-    return f"\nEdited heads (layer and query head, from 0), {source}, best first: {named}.\n"
+    first = "last" if node.bottom else "best"
+    return f"\nEdited heads (layer and query head, from 0), {source}, {first} first: {named}.\n"
 
 
 def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -131,7 +131,8 @@ class Expansion:
                     heads = (arm.heads or HeadsConfig()).model_copy(update={"k": [k]})
                     [fit] = self._plain_runs(model, plant, arm.method, MethodConfig(heads=heads, params=arm.params))
                     assert fit.ranking
-                    yield PlantedRun(label, fit.ranking, fit if label in (chosen.fitted or [label]) else None)
+                    fitted = fit if label in (chosen.fitted or [label]) else None
+                    yield PlantedRun(label, fit.ranking, fitted, fit.bottom)
 
     def folds(self, task: str) -> list[int]:
         """Configured folds of a task."""
@@ -198,11 +199,11 @@ class Expansion:
     def _runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
         """The runs of one method on one split: one per number of heads, unless it chooses that itself."""
         method = methods.load_method(name)
-        if not method.seeded and data.seed != self.config.seeds[0]:
+        first = self.config.seeds[0]
+        if not method.seeded and data.seed != first:
             return  # every seed scores the same test items
         if not scores_task(name, data.task):
             return
-        first = self.config.seeds[0]
         if entry.search or (self.config.lr_grid and searches_lr(name, entry)):
             tuned = self._tuned_runs(model, data, name, entry)
             if data.seed == first or self.config.search_seeds == "each":

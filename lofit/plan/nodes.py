@@ -410,11 +410,13 @@ class PlantedRun:
         label: of the arm.
         ranking: the ranking.
         fit: the run; None if nothing is fitted.
+        bottom: whether it is of the heads that are ranked last.
     """
 
     label: str
     ranking: LocalizeNode
     fit: FitNode | None
+    bottom: bool
 
     @property
     def plant(self) -> PlantNode:

@@ -16,7 +16,7 @@ from lofit.plan.table import RunTable
 def setting(table: RunTable, node: LocalizeNode) -> str:
     """The localizer, with what its rankings set otherwise than is usual for the model and task."""
     try:
-        usual = table.runs.localizer_params(node.localizer, node.model, node.data.task, {}).model_dump(mode="json")
+        usual = table.expansion.localizer_params(node.localizer, node.model, node.data.task, {}).model_dump(mode="json")
     except ValidationError:  # a hyperparameter has no usual value
         usual = {}
     set_here = [

@@ -23,12 +23,11 @@ from pydantic import Field, ValidationError
 from lofit import __version__
 from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import StoreError
-from lofit.files import atomic_path, only_writer, read_json, short_hash, write_json
+from lofit.files import atomic_path, only_writer, read_json, sha256_of, short_hash, write_json
 from lofit.node_server.client import ENTRY
 from lofit.plan.kinds import EVALUATE, FETCH, KINDS, PREPARE, NodeKind
 from lofit.plan.nodes import Node
 from lofit.plan.table import RunTable
-from lofit.sources.download import sha256_of
 from lofit.spec.base import Form, first_problem
 
 STORED = {kind.name: kind for kind in KINDS if kind is not FETCH}

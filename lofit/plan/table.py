@@ -46,20 +46,20 @@ class RunTable:
             note: what is said of this table in the titles of what is drawn.
         """
         self.config, self.keep, self.drawn, self.note = config, keep, drawn or config.results, note
-        self.runs = runs = Expansion(config)
+        self.expansion = expansion = Expansion(config)
         self.comparison: dict[str, FitNode] = {}  # retention, which asks what is in it, comes later
-        self.comparison = _unique(filter(self._is_kept, runs.comparison()))
-        self.transfers = _unique(filter(self._is_kept, runs.transfers()))
+        self.comparison = _unique(filter(self._is_kept, expansion.comparison()))
+        self.transfers = _unique(filter(self._is_kept, expansion.transfers()))
         kinds = {name: config.experiment(name).kind for name in config.experiments}
         self.experiments = {
-            name: [run for run in runs.experiment(name) if self._is_kept(run.fit)]
+            name: [run for run in expansion.experiment(name) if self._is_kept(run.fit)]
             for name, kind in kinds.items()
             if kind != "planted"
         }
         self.planted = {
             name: [
                 replace(run, fit=run.fit if run.fit and keep(run.fit) else None)
-                for run in runs.planted(name)
+                for run in expansion.planted(name)
                 if keep(run.plant) and keep(run.ranking)
             ]
             for name, kind in kinds.items()
@@ -85,7 +85,7 @@ class RunTable:
         self.evaluations = _unique(found for fit in scored.values() for found in self.evaluations_of(fit))
         reading = [*users, *self.evaluations.values(), *self.effects.values()]
         self.data = _unique(node.data for node in reading if isinstance(node.data, DataNode))
-        self.models = _unique(map(runs.model, config.all_models))
+        self.models = _unique(map(expansion.model, config.all_models))
 
     @cached_property
     def fitted(self) -> dict[str, FitNode]:
@@ -119,12 +119,12 @@ class RunTable:
             if task == fit.data.task or not scores_task(fit.method, task):
                 continue
             first = next(name for name in self.config.tasks if name != task)
-            if not method.fit and (fit.data.task, fit.data.fold) != (first, self.runs.folds(first)[0]):
+            if not method.fit and (fit.data.task, fit.data.fold) != (first, self.expansion.folds(first)[0]):
                 continue
             ranked = fit.ranking.data if fit.ranking and fit.ranking.data.task == task else None
-            for fold in self.runs.folds_of(task, entry):
+            for fold in self.expansion.folds_of(task, entry):
                 if not ranked or fold == ranked.fold:
-                    data = self.runs.data_of(task, entry, fold, 0)
+                    data = self.expansion.data_of(task, entry, fold, 0)
                     yield EvalNode(fit, data, paper(bool(data.chat)), self.config.backend)
 
     def activations_of(self, node: LocalizeNode | FitNode) -> ActivationsNode | None:
@@ -200,7 +200,7 @@ class RunTable:
 
     def model_dir(self, model: str) -> Path:
         """A plain transformers folder; its name holds a hash of where the model comes from."""
-        return self.folder(self.runs.model(model))
+        return self.folder(self.expansion.model(model))
 
     def parts(self) -> list[str]:
         """The parts of the results that :meth:`part` knows."""
@@ -222,7 +222,7 @@ class RunTable:
         return _unique(found for found in own if found.protocol == self.config.protocols[0])
 
     def own_evaluation(self, fit: FitNode) -> EvalNode:
-        """The evaluation of a fitted method on its own task, under the first configured protocol."""
+        """The evaluation of a fitted method on its own task, under the first protocol that it is scored under."""
         return next(node for node in self.evaluations_of(fit) if node.own)
 
     def summary(self) -> list[dict[str, Any]]:

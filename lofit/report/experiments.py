@@ -12,12 +12,12 @@ from lofit.errors import ReportError
 from lofit.plan.table import RunTable
 from lofit.rankings.ranking import top_heads
 from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
-from lofit.report.collect import read_results
 from lofit.report.figures import Axis, draw_curves, draw_layers, draw_pareto
 from lofit.report.items import item_interval, item_scores
 from lofit.report.outputs import Output
 from lofit.report.overlap import joined, why_lost
-from lofit.report.paths import headline, items_path, results_path
+from lofit.report.parts import read_part
+from lofit.report.paths import headline, items_path
 from lofit.report.tables import main_table, write_table
 from lofit.report.variance import variance_table, write_variance
 from lofit.stats import by_seed
@@ -39,7 +39,7 @@ def arm_rows(table: RunTable, name: str) -> pd.DataFrame:
         ReportError: there are none.
     """
     protocol = table.config.protocols[0]
-    results = read_results(results_path(table, name))
+    results, _ = read_part(table, name)
     arms = pd.DataFrame(
         [{"run_id": arm.fit.id, "variant": arm.label, "x": arm.x} for arm in table.experiments[name]]
     ).drop_duplicates()

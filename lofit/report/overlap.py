@@ -13,16 +13,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lofit.files import atomic_path, read_json
+from lofit.files import read_json
 from lofit.plan.nodes import LocalizeNode
 from lofit.plan.ranking_pairs import comparable_pairs, setting
 from lofit.plan.table import RunTable
 from lofit.rankings.overlap import COLUMNS, DRAWS, overlap_table
 from lofit.rankings.ranking import read_ranking
-from lofit.report.figures import span
+from lofit.report.figures import save_with_csv, span
 from lofit.report.outputs import Output
 from lofit.report.plain import write_plain_table
-from lofit.report.style import figure_style, ink_on, save_figure
+from lofit.report.style import figure_style, ink_on
 from lofit.report.tables import MISSING
 
 _MEASURES = ("overlap", "jaccard", "emd")
@@ -168,11 +168,7 @@ def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
                 _draw_panel(axes, panel, tasks, measure, scales[measure])
                 axes.set_title(f"{model}, {localizer}\n{axes.get_title()}")
         figure.supxlabel(textwrap.fill(_caption(matrix), int(figure.get_figwidth() * 15)), x=0.01, ha="left")
-        paths = save_figure(figure, stem)
-    table = stem.parent / f"{stem.name}.csv"
-    with atomic_path(table) as part:
-        matrix.to_csv(part, index=False)
-    return [*paths, table]
+        return save_with_csv(figure, matrix, stem)
 
 
 def _draw_panel(axes: Axes, panel: pd.DataFrame, tasks: list[str], measure: str, scale: Normalize) -> None:

@@ -137,6 +137,7 @@
     if (!other) {
       told.textContent = `${first} has no run on the same items.`;
       list.replaceChildren();
+      section.querySelector(".more").hidden = true;
       return;
     }
     const word = select("word").value.toLowerCase(), keep = WHICH[select("which").value];

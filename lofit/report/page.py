@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 from lofit.errors import ReportError
 from lofit.files import write_text
 from lofit.plan.kinds import PREPARE, counts
+from lofit.plan.nodes import DataNode
 from lofit.plan.store import origins
 from lofit.plan.table import ALL, MAIN, RunTable
 from lofit.report import interactive
@@ -31,7 +32,7 @@ from lofit.report.costs import costs_table, node_reports, surroundings
 from lofit.report.findings import NOTE, findings
 from lofit.report.outputs import Output, outputs
 from lofit.report.page_data import page_data
-from lofit.report.paths import results_path
+from lofit.report.paths import headline, results_path
 from lofit.report.style import PNG_DPI
 from lofit.report.tables import remarks
 
@@ -99,6 +100,7 @@ def write_report(table: RunTable) -> Path:
         findings_note=NOTE,
         sections=sections,
         note=table.note,
+        drawn=table.drawn,
         failures=failures(results),
         remarks=item_remarks(results),
         n_runs=results["run_id"].nunique(),
@@ -152,16 +154,21 @@ def data_of_tasks(table: RunTable) -> list[dict[str, Any]]:
         seed and fold, of how many; ``origins``: datasets, and folders of files.
     """
     found = []
-    for name in (*table.config.tasks, *table.config.retention):
-        task, node = table.config.task(name), next((node for node in table.data.values() if node.task == name), None)
-        if node is None or not PREPARE.report(table, node).is_file():
+    metrics = headline(table)
+    scored: dict[str, DataNode] = {}
+    for evaluation in table.part(MAIN).values():
+        scored.setdefault(evaluation.data.task, evaluation.data)
+    for name in dict.fromkeys((*table.config.tasks, *table.config.retention)):
+        if name not in scored or not PREPARE.report(table, scored[name]).is_file():
             continue
+        task, node = table.config.task(name), scored[name]
         manifest = PREPARE.read_report(table, node)
         rows = [f"{count['kept']:,} of {count['available']:,}" for count in manifest["counts"].values()]
         sources = [(entry["kind"], str(entry["origin"])) for entry in manifest["provenance"]]
         origins = [origin.rpartition("/")[0] if kind == "file" else origin for kind, origin in sources]
         found.append(
-            {"task": name, "summary": task.summary, "metric": task.headline, "licence": task.licence}
+            {"task": name, "summary": task.summary, "licence": task.licence}
+            | {"metric": metrics.get(name, task.headline)}
             | {"rows": dict(zip(manifest["counts"], rows, strict=True)), "origins": list(dict.fromkeys(origins))}
         )
     return found
@@ -173,7 +180,7 @@ def failures(results: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "run": row["run_id"],
-            "scored on": row["eval_task"],
+            "scored on": f"{row['eval_task']}, protocol {row['protocol']}",
             "reason": row["status"].removeprefix("failed: "),
         }
         for row in failed.to_dict("records")

@@ -62,7 +62,8 @@ def page_data(table: RunTable) -> dict[str, Any]:
             if metric in (scores := scores_of(sample))
         ]
         first = samples[: max(1, MOST_BYTES // (_ANSWER_BYTES * len(own)))]
-        asked = [_item(sample) for sample, _ in first]
+        tests = read_jsonl(table.folder(node.data) / "test.jsonl")
+        asked = [_item(sample, tests[sample["doc_id"]]) for sample, _ in first]
         place = short_hash(asked)
         items.setdefault(place, asked)
         counts[place] = len(samples)
@@ -110,9 +111,10 @@ def _thinned(values: Sequence[float | None]) -> list[list[float]]:
     return known[:: step or 1] + (known[-1:] if known and (len(known) - 1) % step else [])
 
 
-def _item(sample: Mapping[str, Any]) -> dict[str, Any]:
-    found, doc = answered(sample), sample["doc"]
-    prompt = doc.get("prompt")  # without the examples in front of it
+def _item(sample: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    found = answered(sample)
+    # The prompt of the row has no examples in front of it, and no chat template, so methods share the item.
+    prompt = row["prompt"] if "prompt" in sample["doc"] else None
     right = [at for at, (_, _, right) in enumerate(found.choices) if right]
     return {
         "id": found.id,

@@ -10,6 +10,7 @@ from lofit.plan.nodes import Node
 from lofit.plan.table import RunTable
 from lofit.report.outputs import Output, named, outputs
 from lofit.report.parts import collect_results
+from lofit.report.paths import items_path, results_path
 
 
 def of_what_is_there(table: RunTable) -> RunTable:
@@ -42,14 +43,25 @@ def draw(part: RunTable, name: str | None = None) -> Iterator[tuple[Output, str 
     for scores in part.parts():
         if part.part(scores):
             collect_results(part, scores)
+        else:  # an earlier call may have found some
+            results_path(part, scores).unlink(missing_ok=True)
+            items_path(part, scores).unlink(missing_ok=True)
     for output in named(part, name) if name else outputs(part):
-        lost = [path for path in output.needs if not path.is_file() and not path.is_dir()]
-        if lost:
-            yield output, f"needs {lost[0]}"
-            continue
-        try:
-            output.write(part)
-        except ReportError as error:
-            yield output, str(error)
-        else:
-            yield output, None
+        problem = _write(part, output)
+        if problem:
+            output.path(part.drawn).unlink(missing_ok=True)
+        yield output, problem
+
+
+def _write(part: RunTable, output: Output) -> str | None:
+    """Write an output, or return why it cannot be."""
+    if not output.needs:
+        return "none of its runs is done"
+    for path in output.needs:
+        if not path.exists():
+            return f"needs {path}"
+    try:
+        output.write(part)
+    except ReportError as error:
+        return str(error)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from lofit.errors import ReportError
 from lofit.methods import load_method
 from lofit.plan.kinds import CAPTURE, LOCALIZE, PREPARE, kind_of
 from lofit.plan.nodes import EvalNode, TunedNode
@@ -52,5 +53,21 @@ def collect_results(table: RunTable, part: str) -> None:
 
 
 def read_part(table: RunTable, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the results and the item scores of a part."""
-    return read_results(results_path(table, part)), pd.read_parquet(items_path(table, part))
+    """Return the results and the item scores of a part.
+
+    Raises:
+        ReportError: they have not been collected, or are those of other runs.
+    """
+    results = read_results(results_path(table, part))
+    if set(results["run_id"]) != {node.fit.id for node in table.part(part).values()}:
+        raise ReportError(f"{results_path(table, part)} is of another configuration; run the workflow of this one")
+    return results, pd.read_parquet(items_path(table, part))
+
+
+def is_collected(table: RunTable, part: str) -> bool:
+    """Whether the scores of a part, as the configuration is now, have been collected."""
+    try:
+        read_part(table, part)
+    except ReportError:
+        return False
+    return True

@@ -47,7 +47,7 @@ def curves(table: RunTable, name: str) -> pd.DataFrame:
     """
     records: list[dict[str, Any]] = []
     found: dict[str, np.ndarray] = {}
-    runs = [run for run in table.planted[name] if not (run.fit and run.fit.bottom)]  # whose ranking is another arm's
+    runs = [run for run in table.planted[name] if not run.bottom]  # whose ranking is another arm's
     for run in runs:
         if not _why_lost(table, run):
             planted = [(layer, head) for layer, head in PLANT.read_report(table, run.plant)["heads"]]

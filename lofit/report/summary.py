@@ -7,20 +7,26 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lofit.errors import ReportError
 from lofit.plan.table import MAIN, RunTable
 from lofit.report.main import comparison
 from lofit.report.outputs import outputs
 from lofit.report.partial import draw, of_what_is_there
-from lofit.report.paths import results_path
+from lofit.report.parts import is_collected
 from lofit.report.tables import print_table
 
 
 def print_results(table: RunTable) -> None:
     """Print the main tables and the paths of the files."""
     results = table.drawn
-    for protocol in table.config.protocols:
-        print_table(comparison(table, protocol))
     console = Console(markup=False, emoji=False, highlight=False)  # titles and paths are the user's
+    for protocol in table.config.protocols:
+        try:
+            print_table(comparison(table, protocol))
+        except ReportError as error:
+            if not table.note:
+                raise
+            console.print(f"Protocol {protocol}: {error}", soft_wrap=True)
     files = [("every score, tidy", results / "results.parquet")]
     files += [(output.title, output.path(results)) for output in outputs(table)]
     files += [("adapters, losses, per-item scores", table.config.results / "runs")]
@@ -33,7 +39,7 @@ def print_results(table: RunTable) -> None:
 
 def print_summary(table: RunTable, configfile: Path) -> None:
     """Print the main tables, of what is there by now, the paths of the files, and the commands for the next run."""
-    if not results_path(table, MAIN).is_file():
+    if not is_collected(table, MAIN):
         table = of_what_is_there(table)
         for _ in draw(table):
             pass

@@ -20,15 +20,14 @@ from matplotlib.ticker import PercentFormatter
 
 from lofit.config.experiments import RANDOM
 from lofit.errors import ReportError
-from lofit.files import atomic_path
 from lofit.plan.table import TRANSFER, RunTable
 from lofit.report.cells import Cell, aggregate, complete_rows, folds_by_task, headline_rows
-from lofit.report.figures import span
+from lofit.report.figures import save_with_csv, span
 from lofit.report.items import item_scores
 from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.paths import headline as headline_of
-from lofit.report.style import figure_style, ink_on, save_figure
+from lofit.report.style import figure_style, ink_on
 from lofit.stats import Sample, by_seed, half_width, holm, paired_bootstrap_p, paired_sample
 
 _COLUMNS = [
@@ -168,11 +167,7 @@ def draw_transfer(
         The three paths.
     """
     with figure_style():
-        paths = save_figure(_figure(matrix, headline, n_heads), stem)
-    table = stem.parent / f"{stem.name}.csv"
-    with atomic_path(table) as part:
-        matrix.to_csv(part, index=False)
-    return [*paths, table]
+        return save_with_csv(_figure(matrix, headline, n_heads), matrix, stem)
 
 
 def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
@@ -326,7 +321,7 @@ def write(table: RunTable, output: Output) -> None:
     results = results[results["task"].isin(chosen) & (results["head_task"].isna() | results["head_task"].isin(chosen))]
     n_heads = {model: config.head_count(model, config.transfer.k) for model in config.models}
     name = config.transfer.method
-    options: dict[str, Any] = {"selector": table.runs.localizer_of(name), "random_row": config.transfer.random_row}
+    options: dict[str, Any] = {"selector": table.expansion.localizer_of(name), "random_row": config.transfer.random_row}
     matrix = pd.concat(
         [
             transfer_matrix(results[results["model"] == model], chosen, k, items, method=name, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from lofit.errors import SourceError
+from lofit.files import sha256_of
 from lofit.sources.source import check_url
 
 CHUNK = 1 << 20
@@ -40,12 +40,6 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         except ValueError as error:
             raise SourceError(f"{req.full_url} redirects to a refused address: {error}") from None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 checksum of a file as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

@@ -18,8 +18,8 @@ import zlib
 from pathlib import Path
 
 from lofit.errors import SourceError
-from lofit.files import atomic_path, write_text
-from lofit.sources.download import CHUNK, locked, sha256_of
+from lofit.files import atomic_path, sha256_of, write_text
+from lofit.sources.download import CHUNK, locked
 from lofit.sources.source import PypiGgufModel, WheelFile
 
 MAX_MEMBER_BYTES = 8 << 30

@@ -61,7 +61,8 @@ class Loop:
             save_point: where to go on from, and to save to.
             keeps_best: whether to end with the values of the best epoch instead of the last.
         """
-        self.steps = params.epochs * math.ceil(len(rows) / params.batch_size)
+        self._per_epoch = math.ceil(len(rows) / params.batch_size)
+        self.steps = params.epochs * self._per_epoch
         self.state: dict[str, Any] = {
             "train_loss": [],
             "validation_loss": [],
@@ -102,7 +103,7 @@ class Loop:
         with track(title, steps, progress, done) as advance:
             for epoch in range(params.epochs):
                 for number, batch in enumerate(batches(self._rows, params.batch_size, self._order)):
-                    step = epoch * steps // params.epochs + number
+                    step = epoch * self._per_epoch + number
                     if step < done:
                         continue
                     loss = self._step(step, batch)

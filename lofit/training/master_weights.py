@@ -10,7 +10,7 @@ class MasterWeights:
     """The parameters that the optimizer updates: the trained values, or float32 copies of those in a lower precision.
 
     bfloat16 cannot represent a change of less than 0.4%. Most updates of a trained weight are smaller and would be
-    rounded excluded (Micikevicius et al. 2018, arXiv 1710.03740, section 3.1).
+    rounded away (Micikevicius et al. 2018, arXiv 1710.03740, section 3.1).
 
     Attributes:
         values: the trained parameters of the model.

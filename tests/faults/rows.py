@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from lofit.config import parse_config
 from lofit.errors import LofitError
-from lofit.files import read_json, read_jsonl
+from lofit.files import read_json, read_jsonl, sha256_of
 from lofit.nodes import prepare
 from lofit.plan.table import RunTable
-from lofit.sources.download import sha256_of
 from tests.faults.configurations import NUMBERS, TEXTS, junk
 from tests.faults.kinds import Kind, UnclearError
 

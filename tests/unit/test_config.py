@@ -153,6 +153,10 @@ BROKEN = {
         ["transfer.random_row", "are random anyway"],
     ),
     "transfer of an absent task": (put("transfer", {"tasks": ["siqa"]}), ["transfer.tasks", "siqa"]),
+    "transfer of the last heads": (
+        put("methods/lofit/heads/bottom", True) | {"transfer": {}},
+        ["transfer.method", "ranked last"],
+    ),
     "transfer of an absent method": (put("transfer", {"method": "lora"}), ["transfer.method", "add it"]),
     "model name that leaves its folder": (
         put("model_sources", {"../x": {"source": {"kind": "local", "path": "m"}, "n_layers": 1, "n_heads": 1}}),

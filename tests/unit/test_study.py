@@ -26,8 +26,10 @@ from lofit.files import only_writer, read_json, write_json
 from lofit.nodes import module_of
 from lofit.plan.kinds import EVALUATE, FETCH, FIT, LOCALIZE, PREPARE
 from lofit.plan.store import recorded
-from lofit.plan.table import RunTable
+from lofit.plan.table import MAIN, RunTable
+from lofit.report.compare import compare
 from lofit.report.partial import draw, of_what_is_there
+from lofit.report.parts import collect_results, is_collected
 from lofit.report.status import hours_left, node_states, print_status, read_folder
 from snakemake_logger_plugin_lofit import LogHandler as PluginsLogHandler
 from tests.fitted import find, run_nodes, tiny_config
@@ -337,7 +339,7 @@ def test_time_left_is_the_estimate_corrected_by_what_was_measured(
 
 def test_what_is_there_is_drawn_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = {"rising": {"method": "lora"}, "falling": {"method": "lofit", "heads": {"k": [2]}}}
-    experiments = {"growth": {"kind": "curve", "title": "Growth", "n_train": [4, 8], "arms": arms}}
+    experiments = {"growth": {"kind": "curve", "title": "Growth", "n_train": [4, 8], "arms": arms}, "layers": None}
     config = tiny_config(tmp_path, METHODS | {"red": None}, experiments=experiments)
     table = RunTable(parse_config(config))
     run_nodes(table, FETCH, PREPARE)
@@ -350,15 +352,42 @@ def test_what_is_there_is_drawn_and_marked(tmp_path: Path, monkeypatch: pytest.M
     part = of_what_is_there(table)
     assert part.evaluations == done
     drawn = ("figures/main", "tables/main", "figures/costs", "tables/suite", "figures/growth")
-    assert {output.id: lost for output, lost in draw(part)} == dict.fromkeys(drawn)
+    problems = {"figures/layers": "none of its runs is done"}
+    assert {output.id: lost for output, lost in draw(part)} == dict.fromkeys(drawn) | problems
     assert not (tmp_path / "results" / "tables").exists()
     folder = tmp_path / "results" / "partial"
     assert list(pd.read_csv(folder / "tables" / "main.csv")["method"]) == ["base", "lora"]
     assert set(pd.read_csv(folder / "figures" / "growth.csv")["arm"]) == {"rising"}
-    assert "(partial: 3 of 6 evaluations)" in (folder / "tables" / "main.md").read_text()
+    assert "(partial: 3 of 7 evaluations)" in (folder / "tables" / "main.md").read_text()
     monkeypatch.chdir(tmp_path)
     shown = CliRunner().invoke(app, ["render", "report", "--partial"])
     assert shown.exit_code == 0, shown.output
-    assert "partial: 3 of 6 evaluations. What is not there yet" in (folder / "report.html").read_text()
+    assert "partial: 3 of 7 evaluations. What is not there yet" in (folder / "report.html").read_text()
     summary = CliRunner().invoke(app, ["summary"])
-    assert "partial: 3 of 6 evaluations" in summary.output and str(folder / "report.html") in summary.output
+    assert "partial: 3 of 7 evaluations" in summary.output and str(folder / "report.html") in summary.output
+
+
+def test_what_an_earlier_configuration_left_is_not_shown_as_this_ones(tmp_path: Path) -> None:
+    """Neither scores of other runs, nor partial tables and figures of what is no longer among them."""
+
+    def config(method: str) -> dict[str, Any]:
+        experiment = {"kind": "table", "title": "Mine", "arms": {"a": {"method": method}}}
+        return tiny_config(tmp_path, {"base": None, method: None}, experiments={"mine": experiment})
+
+    table = RunTable(parse_config(config("lora")))
+    run_nodes(table, FETCH, PREPARE, FIT, EVALUATE)
+    part = of_what_is_there(table)
+    assert all(lost is None for _, lost in draw(part))
+    assert (part.drawn / "tables" / "mine.md").is_file()
+    for scores in table.parts():
+        collect_results(table, scores)
+    assert is_collected(table, MAIN)
+
+    changed = RunTable(parse_config(config("red")))
+    assert not is_collected(changed, MAIN)
+    with pytest.raises(ReportError, match="is of another configuration"):
+        compare(changed, MAIN)
+    part = of_what_is_there(changed)
+    assert dict((output.id, lost) for output, lost in draw(part))["tables/mine"]
+    assert not (part.drawn / "tables" / "mine.md").exists()
+    assert "lora" not in (part.drawn / "tables" / "main.md").read_text()

@@ -19,7 +19,7 @@ from lofit.errors import ConfigError, error_lines
 from lofit.files import short_hash
 from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.node_server.client import sweep
-from lofit.plan.kinds import CAPTURE, EVALUATE, FIT, KINDS, LOCALIZE, SELECT_BEST
+from lofit.plan.kinds import FIT, KINDS, LOCALIZE, SELECT_BEST
 from lofit.plan.resources import LIGHT_MB, LIGHT_MINUTES, gpus, memory_mb, runtime_minutes
 from lofit.plan.table import ALL, RunTable
 from lofit.report.outputs import outputs
@@ -105,7 +105,8 @@ def all_reports():
         for node in kind.nodes(TABLE).values()
         for path in kind.outputs(TABLE, node)
     ]
-    return whole + [kind.report(TABLE, node) for kind in (CAPTURE, EVALUATE) for node in kind.nodes(TABLE).values()]
+    others = [kind for kind in KINDS if kind.runs_model and kind not in (LOCALIZE, FIT, SELECT_BEST)]
+    return whole + [kind.report(TABLE, node) for kind in others for node in kind.nodes(TABLE).values()]
 
 
 def shown(output_id, suffix, kind):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from lofit.cli.app import app
 from lofit.config import grid, parse_config
 from lofit.errors import ConfigError, LofitError
 from lofit.files import read_json, write_json
@@ -222,6 +225,13 @@ def test_a_search_without_a_winner_is_a_failed_run(tmp_path: Path) -> None:
     assert results["status"]["lora"].endswith("lower the learning rate")
     assert comparison(made, "paper").set_index("method")["listops"]["lora"] == "failed"
     assert (search_table(made)["chosen"] == "no").all()
+
+
+def test_offsets_of_the_chosen_run_are_read_as_tokens(table: RunTable) -> None:
+    config = str(table.config.results.parent / "config.yaml")
+    shown = CliRunner().invoke(app, ["lens", "--run", tuned(table, "lofit").id, "-k", "2", "--configfile", config])
+    assert shown.exit_code == 0, shown.exception
+    assert len(re.findall(r"^\| +\d", shown.output, re.MULTILINE)) in (2, 4)
 
 
 def test_a_choice_is_no_fit(table: RunTable, tmp_path: Path) -> None:

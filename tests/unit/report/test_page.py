@@ -21,12 +21,13 @@ from lofit.config import load_config
 from lofit.errors import ConfigError, ReportError
 from lofit.files import read_jsonl
 from lofit.nodes import evaluate as evaluate_node
-from lofit.plan.table import RunTable
+from lofit.plan.table import MAIN, RunTable
 from lofit.report import interactive
 from lofit.report.head_map import head_scores
 from lofit.report.items import scores_of
 from lofit.report.outputs import named, outputs
 from lofit.report.page import write_report
+from lofit.report.page_data import page_data
 from lofit.report.parts import collect_results
 from lofit.report.show import _item, show
 from lofit.report.site import write_site
@@ -273,6 +274,22 @@ def test_the_page_itself_draws_its_figures_without_a_word_on_the_console(report:
     pixels = imread(picture)[..., :3]
     assert pixels.shape[:2] == (2000, 1400)
     assert pixels.std() > 0.05
+
+
+def test_few_shot_answers_are_to_the_same_items(tmp_path: Path) -> None:
+    """Whatever examples are in front of their prompts."""
+    made = fitted_table(tiny_config(tmp_path, {"base": None, "fewshot": {"params": {"shots": 2}}}, seeds=[1, 2]))
+    for node in made.evaluations.values():
+        evaluate_node.run(made, node)
+    collect_results(made, MAIN)
+    data = page_data(made)
+    assert [run["method"] for run in data["runs"]] == ["base", "fewshot", "fewshot"]
+    assert len({run["set"] for run in data["runs"]}) == len(data["items"]) == 1
+    assert data["shown"] == data["of"] == 6
+    [node, _] = [node for node in made.evaluations.values() if node.fit.method == "fewshot"]
+    sample = read_jsonl(made.folder(node) / "samples.jsonl")[0]
+    [items] = data["items"].values()
+    assert sample["doc"]["prompt"].endswith(items[0]["prompt"]) and sample["doc"]["prompt"] != items[0]["prompt"]
 
 
 def test_a_site_over_several_studies(table: RunTable, report: Path, tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ import pytest
 from scipy import stats
 
 from lofit.config import parse_config
-from lofit.errors import ConfigError
+from lofit.errors import ConfigError, FitError
 from lofit.files import read_json, read_jsonl
 from lofit.localizers import localizer_names
+from lofit.nodes.export import fitted_report
 from lofit.plan.estimate import costs
 from lofit.plan.kinds import EFFECTS, FETCH, FIT, KINDS, PLANT, PREPARE, counts
 from lofit.plan.table import RunTable
 from lofit.rankings.ranking import rank_heads, read_ranking
 from lofit.rankings.recall import normalised_area, recall_curve
-from lofit.report.planted import SETTING, averaged, over_random
+from lofit.report.planted import SETTING, averaged, curves, over_random
 from tests.fitted import run, run_nodes, tiny_config
 
 BRIEF = {"lr": 0.01, "epochs": 1}
@@ -103,6 +104,21 @@ def test_the_table_has_recall_by_hand(table: RunTable) -> None:
             assert row["recall_high"] - row["recall"] == pytest.approx(half)
             if arm == "oracle":
                 assert row["area"] == pytest.approx(1)
+
+
+def test_last_heads_are_no_ranking_of_their_own(table: RunTable) -> None:
+    """Their recall would be that of the arm whose ranking they are the end of; whether they are fitted or not."""
+    folder = table.config.results.parent
+    fitted = RunTable(parse_config(config(folder, fitted=["planted"])))
+    for made in (table, fitted):
+        assert "lofit bottom" in {run.label for run in made.planted["found"]}
+        assert "lofit bottom" not in set(curves(made, "found")["arm"])
+
+
+def test_a_fit_to_a_damaged_model_is_of_no_other_use(table: RunTable) -> None:
+    fit = next(run.fit for run in table.planted["found"] if run.fit)
+    with pytest.raises(FitError, match="fitted to a damaged model"):
+        fitted_report(table, fit)
 
 
 def test_losses_are_those_of_the_fits(table: RunTable) -> None:
