@@ -77,9 +77,7 @@ def generate(
     run: RunId,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Text to continue; repeatable. -: each line of the input. Default: prompts are asked for."
-        ),
+        typer.Option(help="Text to continue; repeatable. -: each line of the input. Default: prompts are asked for."),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are messages, worded by the chat template.")] = False,
