@@ -16,7 +16,7 @@ from lofit.report.items import item_scores
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
 from lofit.report.plain import DAGGER
-from lofit.report.significance import ALPHA, leads
+from lofit.report.significance import ALPHA
 from lofit.report.tables import ROUGH_BELOW, cell_text, cells
 
 BASE, OURS = "base", "lofit"
@@ -102,7 +102,8 @@ def _best(known: pd.DataFrame, clusters: int) -> str:
     scores = f"{cell_text(best.to_dict())}% ({of})"
     if len(known) == 1:
         return f"{best['method']}: {scores}."
-    level = known.loc[leads(known) & (known["method"] != best["method"]), "method"]
+    # Unlike bold type, this includes what cannot be tested.
+    level = known.loc[~(known["p_best"] <= ALPHA) & (known["method"] != best["method"]), "method"]
     told = f"{best['method']} is highest, {scores}"
     return f"{told}; not significantly different from it: {_listed(list(level))}." if len(level) else f"{told}."
 

@@ -55,7 +55,8 @@ class Sample:
         """Variance of the mean over clusters, and over seeds (0 for one seed); NaN for fewer than two clusters.
 
         The first is that of seeds as they are, the second that of clusters as they are. Their sum counts the
-        interaction of seeds and clusters twice, which makes it a little too large rather than too small.
+        interaction of seeds and clusters twice, which makes it too large rather than too small: by up to two where
+        nothing but the interaction varies.
         """
         seeds, clusters = self.sums.shape
         if not seeds or clusters < 2:
@@ -81,6 +82,16 @@ class Sample:
         return float((unseen / stats.norm.ppf((1 + LEVEL) / 2)) ** 2)
 
     @property
+    def effective_clusters(self) -> float:
+        """Number of equal clusters that would tell as much of the variance, if the items of each were all alike.
+
+        A few large clusters dominate the variance then, so that it is known from few values (Carter, Schnepel and
+        Steigerwald 2017, Review of Economics and Statistics 99(4), with a correlation of 1, their worst case).
+        """
+        weights = self.counts**2
+        return float(weights.sum() ** 2 / (weights**2).sum())
+
+    @property
     def degrees_of_freedom(self) -> float:
         """Degrees of freedom of the variance (Satterthwaite 1946, Biometrics Bulletin 2(6), equation 3)."""
         seeds, clusters = self.sums.shape
@@ -88,7 +99,7 @@ class Sample:
         total = over_clusters + over_seeds
         if math.isnan(total) or not total:
             return total or math.inf
-        spread = over_clusters**2 / (clusters - 1) + (over_seeds**2 / (seeds - 1) if seeds > 1 else 0)
+        spread = over_clusters**2 / min(clusters - 1, self.effective_clusters) + (over_seeds**2 / (seeds - 1) if seeds > 1 else 0)
         return total**2 / spread
 
 

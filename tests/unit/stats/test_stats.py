@@ -103,6 +103,23 @@ def test_intervals_over_clusters_and_seeds_cover_the_mean(n_seeds: int, between_
     assert (0.92 if n_seeds == 2 else 0.93) <= covered / WORLDS <= 0.97
 
 
+@pytest.mark.parametrize("alike", [0.1, 0.3, 0.9])
+def test_intervals_cover_the_mean_with_a_few_large_clusters(alike: float) -> None:
+    """As in MQuAKE, where 501 edits have up to 49 items each; with ``clusters - 1`` degrees of freedom, 92 of 100 are."""
+    generator, covered, by_number = rng(), 0, 0
+    counts = np.array([49, 36, 36, 30, 28, 18, 15, 14, *[2] * 80, *[1] * 410], dtype="float64")
+    of = np.repeat(np.arange(len(counts)), counts.astype(int))
+    for _ in range(WORLDS):
+        shared = math.sqrt(alike) * generator.normal(size=len(counts))[of]
+        values = shared + math.sqrt(1 - alike) * generator.normal(size=len(of))
+        sample = Sample(np.bincount(of, values, len(counts))[None], counts)
+        found = interval(sample)
+        covered += found.low <= 0 <= found.high
+        by_number += abs(sample.mean) <= stats.norm.ppf(0.975) * math.sqrt(sample.variance)
+    assert 0.93 <= covered / WORLDS <= 0.985
+    assert by_number < covered
+
+
 def crossed_bootstrap(sample: Sample, generator: np.random.Generator, resamples: int = 299) -> np.ndarray:
     """The bounds of the 95% percentile interval of Owen's pigeonhole bootstrap."""
     seeds, clusters = sample.sums.shape
