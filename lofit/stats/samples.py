@@ -99,9 +99,9 @@ class Sample:
         total = over_clusters + over_seeds
         if math.isnan(total) or not total:
             return total or math.inf
-        spread = over_clusters**2 / min(clusters - 1, self.effective_clusters) + (
-            over_seeds**2 / (seeds - 1) if seeds > 1 else 0
-        )
+        spread = over_clusters**2 / min(clusters - 1, self.effective_clusters)
+        if seeds > 1:
+            spread += over_seeds**2 / (seeds - 1)
         return total**2 / spread
 
 

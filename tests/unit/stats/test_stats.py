@@ -105,7 +105,7 @@ def test_intervals_over_clusters_and_seeds_cover_the_mean(n_seeds: int, between_
 
 @pytest.mark.parametrize("alike", [0.1, 0.3, 0.9])
 def test_intervals_cover_the_mean_with_a_few_large_clusters(alike: float) -> None:
-    """As in MQuAKE, where 501 edits have up to 49 items each; with ``clusters - 1`` degrees of freedom, 92 of 100 are."""
+    """As in MQuAKE, where 501 edits have up to 49 items each; with ``clusters - 1`` degrees of freedom, 92% do."""
     generator, covered, by_number = rng(), 0, 0
     counts = np.array([49, 36, 36, 30, 28, 18, 15, 14, *[2] * 80, *[1] * 410], dtype="float64")
     of = np.repeat(np.arange(len(counts)), counts.astype(int))
