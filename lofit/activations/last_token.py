@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lofit.activations.store import TEXT_COLUMNS
-from lofit.errors import FitError
+from lofit.errors import EditError, FitError
 from lofit.files import reserve
 from lofit.interventions import find_site
 from lofit.models.encoding import Example, check_texts, encode, token_ids
@@ -139,6 +139,8 @@ def _hooks(
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
             value = inputs if output is None else output
             tensor = value if isinstance(value, torch.Tensor) else value[0]
+            if tensor.ndim != 3:
+                raise EditError(f"{type(model).__name__} has several residual streams; its activations cannot be read")
             last[kind, layer] = tensor[:, -1].float().cpu()
 
         return hook

@@ -35,16 +35,20 @@ class Spans:
     def of(self, x: torch.Tensor) -> Spans:
         """Return the spans for the positions of ``x`` [batch, length, features], on its device.
 
+        Some modules (of OPT) read [batch x length, features]; the spans are then flat, too.
+
         Raises:
             EditError: the shape of ``x`` is not that of the batch for which the spans were given.
         """
-        if x.shape[:2] == self.prompt.shape:
-            return Spans(self.prompt.to(x.device), self.answer.to(x.device), self.generating)
-        if self.generating and x.shape[:2] == (len(self.prompt), 1):
-            none = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        shape = x.shape[:-1]
+        if shape in (self.prompt.shape, (self.prompt.numel(),)):
+            prompt, answer = (mask.reshape(shape).to(x.device) for mask in (self.prompt, self.answer))
+            return Spans(prompt, answer, self.generating)
+        if self.generating and shape in ((len(self.prompt), 1), (len(self.prompt),)):
+            none = torch.zeros(shape, dtype=torch.bool, device=x.device)
             return Spans(none, ~none, generating=True)
         raise EditError(
-            f"prompt and answer were given for a batch of shape {tuple(self.prompt.shape)}, not {tuple(x.shape[:2])}"
+            f"prompt and answer were given for a batch of shape {tuple(self.prompt.shape)}, not {tuple(shape)}"
         )
 
 

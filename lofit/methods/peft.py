@@ -66,6 +66,8 @@ class Params(TargetParams):
                 raise ValueError(unknown(f"field of {given['peft_type']}", name, known))
             if name == "init_lora_weights" and value not in _INITIAL:
                 raise ValueError(f"init_lora_weights {value!r} changes the base model, or reads data; leave it out")
+            if name == "boft_n_butterfly_factor" and value != 1:
+                raise ValueError(f"'{name}' other than 1 needs an extension that PEFT may not find; leave it at 1")
             if name in _OWN_DROPOUT and value:
                 raise ValueError(f"'{name}' is drawn outside the seeds of a run; leave it at 0")
             if name == "prompt_tuning_init" and value not in ("RANDOM", "SAMPLE_VOCAB"):

@@ -36,6 +36,7 @@ def longest_packable(model: Any) -> int:
         or base._is_stateful
         or config._attn_implementation not in {"sdpa", "eager"}
         or kinds - {"full_attention", "sliding_attention", "chunked_attention"}
+        or "local" in (getattr(config, "attention_layers", None) or ())  # GPT-Neo, whose window is of columns
     ):
         return 0
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]

@@ -19,6 +19,7 @@ from lofit.report.items import item_scores
 from lofit.report.parts import read_part
 from lofit.report.paths import headline, items_path
 from lofit.report.plain import escape_pipe
+from lofit.report.significance import UNITS
 from lofit.report.tables import transferred, variant_names
 from lofit.spec.protocol import Protocol
 from lofit.stats import by_seed, difference_p, holm, paired_sample
@@ -161,7 +162,7 @@ def markdown(frame: pd.DataFrame, absent: Sequence[str] = ()) -> str:
         shown = shown.drop(columns="x")
     shown[["arm", "against"]] = shown[["arm", "against"]].map(escape_pipe)
     note = (
-        "Percentage points with the 95% interval over clusters of test items and over seeds; p of a two-sided paired "
+        f"Percentage points with the 95% interval {UNITS}; p of a two-sided paired "
         "t-test, and corrected (Holm) for all rows of the model."
     )
     lines = "".join(f"\n- {line}" for line in absent)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogFormatter, NullLocator
 
 from lofit.files import atomic_path
-from lofit.report.significance import leads
+from lofit.report.significance import UNITS, leads
 from lofit.report.style import LINES, figure_style, save_figure
 
 _ACROSS = 3
@@ -64,10 +64,7 @@ def draw_dots(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             axes.set_title(f"{task}, {model}")
             axes.set_xlabel(f"{panel['metric'].iloc[0]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5, axis="x")
-        note = (
-            "Bars: 95% interval over clusters of test items and over seeds. Filled: the best, and what does not differ "
-            "significantly from it."
-        )
+        note = f"Bars: 95% interval {UNITS}. Filled: the best, and what does not differ significantly from it."
         figure.supxlabel(textwrap.fill(note, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
         return save_with_csv(figure, frame, stem)
 
@@ -118,7 +115,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
             axes.set_xlabel(_AXES[axis])
             axes.set_ylabel(f"{metrics[str(task)]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
-        _finish(figure, drawn, _caption(frame, "Bands: 95% interval over clusters of test items and over seeds."))
+        _finish(figure, drawn, _caption(frame, f"Bands: 95% interval {UNITS}."))
         return save_with_csv(figure, frame, stem)
 
 
@@ -220,7 +217,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 axes.set_xlabel(label)
                 axes.set_ylabel("mean headline score (%)")
                 axes.set_title(str(model))
-        caption = _caption(means, "Bars: 95% interval over clusters of test items and over seeds.")
+        caption = _caption(means, f"Bars: 95% interval {UNITS}.")
         if lost:
             caption += f" Not drawn: {'; '.join(lost)}; the CSV says why."
         _finish(figure, drawn, caption)
@@ -290,7 +287,7 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
             axes.set_xlabel(f"KL to base on {kind} (nats/token)")
             axes.set_ylabel(f"{on} {panel['metric'].iloc[0]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
-        _finish(figure, drawn, _caption(frame, "Bars: 95% intervals over clusters of items and over seeds."))
+        _finish(figure, drawn, _caption(frame, f"Bars: 95% intervals {UNITS}."))
         return save_with_csv(figure, frame, stem)
 
 

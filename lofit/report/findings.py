@@ -16,12 +16,12 @@ from lofit.report.items import item_scores
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
 from lofit.report.plain import DAGGER
-from lofit.report.significance import ALPHA
+from lofit.report.significance import ALPHA, UNITS
 from lofit.report.tables import ROUGH_BELOW, cell_text, cells
 
 BASE, OURS = "base", "lofit"
 NOTE = (
-    "In brackets 95% intervals over clusters of test items and over seeds, each for itself. Differences are claimed "
+    f"In brackets 95% intervals {UNITS}, each for itself. Differences are claimed "
     f"where a paired t-test says so at {ALPHA:.0%}, Holm-corrected: to the highest over all pairs of methods on the "
     "task; to the base model, and to LoFiT, over all methods and tasks of the model."
 )

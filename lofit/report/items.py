@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from lofit.errors import ReportError
 from lofit.files import atomic_path, read_json, read_jsonl, short_hash
+from lofit.methods import load_method, method_names
 from lofit.report.collect import EvaluatedRun
 from lofit.spec.protocol import TRUE_X_INFORMATIVE
-from lofit.stats import Interval, Sample, half_width
+from lofit.stats import EVERY_SEED, Interval, Sample, half_width
 from lofit.tasks.splits import normalised
 
 SCHEMA = pa.schema(
@@ -54,7 +55,8 @@ def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
 def item_scores(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Return one row per run and test item: the columns of ``rows``, with ``value``, ``item`` and ``cluster``.
 
-    Names of items and clusters are prefixed with the fold, so that they differ between folds.
+    Names of items and clusters are prefixed with the fold, so that they differ between folds. The ``seed`` of a method
+    that no seed changes is :data:`lofit.stats.EVERY_SEED`.
 
     Args:
         rows: rows of ``results.parquet``, one metric per run and evaluation.
@@ -63,6 +65,8 @@ def item_scores(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     on = ["run_id", "eval_task", "eval_fold", "protocol", "metric"]
     scores = rows.drop(columns="value").merge(items, on=on)
     fold = scores["eval_fold"].astype(str)
+    unseeded = [name for name in scores["method"].unique() if name in method_names() and not load_method(name).seeded]
+    scores["seed"] = scores["seed"].mask(scores["method"].isin(unseeded), EVERY_SEED)
     return scores.assign(item=fold + "/" + scores["item"], cluster=fold + "/" + scores["cluster"])
 
 

@@ -34,7 +34,8 @@ _LOSS_LEGEND = (
     "fitted on as many heads as were damaged. Dense: KL from the intact model; sparse: -log p of its greedy "
     "text. Undone: share of the rise that the damage caused which the fit took away; 100% is the intact model. "
     "Over random: the same less that of random heads of the same draw, in percentage points. Means over draws of the "
-    "damaged heads, with 95% t-intervals over draws; nothing was chosen on these rows."
+    "damaged heads, with 95% t-intervals over draws, none where all are equal. The rows are those of validation, on "
+    "which `keep: best` would choose the epoch. Draws with a loss are counted; the CSV has the number for each value."
 )
 
 
@@ -112,16 +113,19 @@ def _where(run: PlantedRun) -> dict[str, Any]:
 def averaged(frame: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFrame:
     """Return the means over draws with their t-intervals: ``<value>``, ``<value>_low``, ``<value>_high``, ``draws``.
 
-    Those of a recall end at 0 and 1.
+    ``draws`` counts those with the first value, ``<value>_draws`` those with another, which a draw may lack. Bounds of
+    a recall end at 0 and 1.
     """
     records = []
     for key, group in frame.groupby(by, sort=False):
         record: dict[str, Any] = dict(zip(by, key, strict=True)) | {"draws": int(group[values[0]].notna().sum())}
         for value in values:
-            interval = seed_interval(group[value].dropna().tolist())
+            known = group[value].dropna().tolist()
+            interval = seed_interval(known)
             record |= {value: interval.mean, f"{value}_low": interval.low, f"{value}_high": interval.high}
+            record[f"{value}_draws"] = len(known)
         records.append(record | {"note": joined(group["note"])})
-    bounds = [f"{value}{end}" for value in values for end in ("", "_low", "_high")]
+    bounds = [f"{value}{end}" for value in values for end in ("", "_low", "_high", "_draws")]
     means = pd.DataFrame(records, columns=[*by, "draws", *bounds, "note"])
     recall = means.columns.intersection(["recall_low", "recall_high"])
     means[recall] = means[recall].clip(0, 1)

@@ -12,6 +12,7 @@ from lofit.report.differences import difference_text, retention_table
 from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.plain import write_plain_table
+from lofit.report.significance import UNITS
 from lofit.report.tables import MISSING
 
 
@@ -35,7 +36,7 @@ def write_retention(frame: pd.DataFrame, stem: Path, title: str) -> None:
         shown["note"] = frame["note"]
     note = (
         "Scores of methods fitted for another task, and their change against the base model; in brackets the 95% "
-        f"interval over clusters of test items and over seeds (paired by both). {MISSING} no score, or none of the "
+        f"interval {UNITS} (paired by both). {MISSING} no score, or none of the "
         "base model to compare with."
     )
     write_plain_table(frame, shown, stem, title=title, legend=note)

@@ -11,6 +11,8 @@ from lofit.report.items import item_interval, item_scores
 from lofit.stats import by_seed, difference_p, holm, paired_sample
 
 ALPHA = 0.05
+UNITS = "over clusters of test items and, with several seeds, over seeds"
+"""What all intervals are over, for legends."""
 TEST = f"paired t-test over clusters of items and seeds, Holm-corrected over all pairs of methods, at {ALPHA:.0%}"
 
 

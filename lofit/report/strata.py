@@ -14,6 +14,7 @@ from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
 from lofit.report.plain import write_plain_table
+from lofit.report.significance import UNITS
 from lofit.report.tables import transferred, variant_names
 from lofit.stats import by_seed
 
@@ -22,7 +23,7 @@ COLUMNS = (
     *("items", "clusters", "seeds"),
 )
 LEGEND = (
-    "Percent; in brackets the 95% interval over clusters of test items and over seeds. Folds are averaged within a "
+    f"Percent; in brackets the 95% interval {UNITS}. Folds are averaged within a "
     "stratum, whose items are the same for all methods and seeds; a seed counts only if all its folds have a value. "
     "Which strata a task has is in docs/tasks.md."
 )

@@ -12,6 +12,7 @@ from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.paths import headline
 from lofit.report.plain import DAGGER, write_plain_table
+from lofit.report.significance import UNITS
 from lofit.report.tables import MISSING
 
 
@@ -33,7 +34,7 @@ def write_suite(frame: pd.DataFrame, stem: Path, title: str) -> None:
         shown[f"average difference to {reference}"] = [text if text == MISSING else text + mark for text, mark in texts]
     note = (
         "Percentage points, headline metric of each task, averaged over folds, then over tasks; in brackets the 95% "
-        f"interval over clusters of test items and over seeds (paired by both). {DAGGER} some seeds are left out, "
+        f"interval {UNITS} (paired by both). {DAGGER} some seeds are left out, "
         f"{MISSING} no average: a run of the method, or of what it is compared with, failed or is missing; the CSV "
         "says which and why."
     )

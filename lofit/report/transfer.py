@@ -27,6 +27,7 @@ from lofit.report.items import item_scores
 from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.paths import headline as headline_of
+from lofit.report.significance import UNITS
 from lofit.report.style import figure_style, ink_on
 from lofit.stats import Sample, by_seed, half_width, holm, paired_bootstrap_p, paired_sample
 
@@ -178,7 +179,7 @@ def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
     heads = str(next(iter(n_heads.values()))) if same else ", ".join(f"{k} ({model})" for model, k in n_heads.items())
     text = (
         f"K = {heads} heads; {n}. Each cell: score relative to heads selected on the same task (the diagonal of its "
-        "column, 100%) with its 95% interval over clusters of test items and over seeds, and in brackets the score "
+        f"column, 100%) with its 95% interval {UNITS}, and in brackets the score "
         "itself, in percent."
     )
     if (matrix["head_task"] == RANDOM_HEADS).any():

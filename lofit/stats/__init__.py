@@ -3,9 +3,10 @@
 from lofit.stats.components import Components, variance_components
 from lofit.stats.intervals import Interval, half_width, interval, seed_interval
 from lofit.stats.paired import difference_p, holm, paired_bootstrap_p
-from lofit.stats.samples import LEVEL, Sample, by_seed, paired_sample
+from lofit.stats.samples import EVERY_SEED, LEVEL, Sample, by_seed, paired_sample
 
 __all__ = [
+    "EVERY_SEED",
     "LEVEL",
     "Components",
     "Interval",

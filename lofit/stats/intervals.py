@@ -22,10 +22,13 @@ class Interval:
 
 
 def seed_interval(values: Sequence[float]) -> Interval:
-    """Mean over seeds with Student's t interval, since seeds are few and their spread is estimated from them alone."""
+    """Mean over seeds with Student's t interval, since seeds are few and their spread is estimated from them alone.
+
+    Values that are all the same say nothing about the spread, and have no interval.
+    """
     n = len(values)
     mean = float(np.mean(values)) if n else math.nan
-    if n < 2:
+    if n < 2 or np.ptp(values) < 1e-12:
         return Interval(mean, math.nan, math.nan)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half)

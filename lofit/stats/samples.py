@@ -13,6 +13,8 @@ from scipy import stats
 
 LEVEL = 0.95
 """Confidence level of all intervals."""
+EVERY_SEED = -1
+"""Seed of the scores of a method that no seed changes, such as the base model."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,7 @@ def by_seed(items: pd.DataFrame) -> pd.DataFrame:
 def paired_sample(one: pd.DataFrame, other: pd.DataFrame, ratio: float = 1.0) -> Sample:
     """Differences ``one`` - ``ratio`` x ``other`` on the items scored in both, seed by seed.
 
-    Seeds that only one of the two has are left out. If one has a single seed (the base model, which nothing trains), it
-    is compared with each seed of the other.
+    Seeds that only one of the two has are left out. Scores of :data:`EVERY_SEED` are compared with each seed.
 
     Args:
         one: scores of a method, as :func:`by_seed` returns them.
@@ -129,9 +130,10 @@ def paired_sample(one: pd.DataFrame, other: pd.DataFrame, ratio: float = 1.0) ->
     """
     both = one.index.intersection(other.index)
     one, other = one.loc[both], other.loc[both]
-    if one.shape[1] == 1 or other.shape[1] == 1:
-        seeds = max(one.columns, other.columns, key=len)
-        one, other = (table if table.shape[1] > 1 else _repeated(table, seeds) for table in (one, other))
+    if list(one.columns) == [EVERY_SEED]:
+        one = _repeated(one, other.columns)
+    elif list(other.columns) == [EVERY_SEED]:
+        other = _repeated(other, one.columns)
     shared = one.columns.intersection(other.columns)
     return Sample.of(one[shared] - ratio * other[shared])
 

@@ -27,9 +27,12 @@ class AdapterDropout:
             device: device of the model.
         """
         layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-        inside = [found for layer in layers for found in layer.modules() if isinstance(found, nn.Dropout)]
         base = {id(found) for layer in layers for found in layer.get_base_layer().modules()}
-        self._modules = [found for found in inside if found.p > 0 and id(found) not in base]
+        self._modules: list[nn.Module] = []
+        for layer in layers:
+            inside = [found for found in layer.modules() if isinstance(found, nn.Dropout) and id(found) not in base]
+            if active := [found for found in inside if found.p > 0]:
+                self._modules += [layer, *active]  # DoRA asks the layer whether there is dropout
         self._seed = seed
         self._gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
 
@@ -42,9 +45,9 @@ class AdapterDropout:
         with torch.random.fork_rng(devices=self._gpus):
             torch.manual_seed((self._seed << 32) + step)
             for module in self._modules:
-                module.train()
+                module.training = True  # of the module itself, and not of the base layer inside
             try:
                 yield
             finally:
                 for module in self._modules:
-                    module.eval()
+                    module.training = False

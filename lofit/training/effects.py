@@ -35,7 +35,12 @@ def output_norms(model: Any, rows: Sequence[Row]) -> torch.Tensor:
 
         def add(layer: int, inputs: Any, read: torch.Tensor = read) -> None:
             squares[layer] += (
-                inputs[0][read].unflatten(-1, (site.groups, site.width)).double().square().sum((0, 2)).cpu()
+                inputs[0][read.to(inputs[0].device)]
+                .unflatten(-1, (site.groups, site.width))
+                .double()
+                .square()
+                .sum((0, 2))
+                .cpu()
             )
 
         handles = [

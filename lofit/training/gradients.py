@@ -10,9 +10,11 @@ from peft import get_peft_model
 
 from lofit.interventions import LofitConfig
 from lofit.interventions.tuner.parameters import edited_layers
+from lofit.models.encoding import Row
 from lofit.models.meter import Meter
 from lofit.models.session import Session
 from lofit.spec.hyperparameters import LossParams
+from lofit.training.loop import deterministically
 from lofit.training.trainer import Validation
 
 
@@ -40,8 +42,12 @@ def head_gradients(session: Session, params: LossParams, size: int, meter: Meter
     layers = [module for _, module in edited_layers(model)]
     for start in range(0, len(rows.rows), size):
         part = rows.rows[start : start + size]
-        model.zero_grad()
-        rows.objective.total(forward, part).backward()
+
+        def backward(part: list[Row] = part) -> None:
+            model.zero_grad()
+            rows.objective.total(forward, part).backward()
+
+        deterministically(backward)
         found = [
             np.stack([getattr(layer, kind)[name].grad.double().cpu().numpy() for layer in layers])
             for kind in ("lofit_scale", "lofit_offset")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lofit.models.session import Session
     from lofit.spec.hyperparameters import TrainParams
     from lofit.training.trainer import Penalty, Validation
+
+T = TypeVar("T")
 
 
 class Loop:
@@ -167,14 +169,9 @@ class Loop:
         """Update the trained values by one batch, and return its loss."""
         if self._penalty:
             self._penalty.draw()
-        try:
-            with only_deterministic(self.state["deterministic"]):
-                total = self._gradient(step, batch)
-        except RuntimeError as error:
-            if not self.state["deterministic"] or "deterministic" not in str(error):
-                raise
-            self.state["deterministic"] = False  # an operation of this family is not deterministic on this device
-            total = self._gradient(step, batch)
+        total, self.state["deterministic"] = deterministically(
+            lambda: self._gradient(step, batch), self.state["deterministic"]
+        )
         length = torch.nn.utils.clip_grad_norm_(self._trained.collect(), self._params.max_grad_norm)
         # The one wait for the GPU in each step.
         loss, norm = torch.stack([total, length.to(self._device, torch.float64)]).tolist()
@@ -229,6 +226,26 @@ def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[
     drawn = [[rows[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
     largest = max(range(len(drawn)), key=lambda i: sum(len(text.ids) for row in drawn[i] for text in row))
     return [drawn.pop(largest), *drawn]
+
+
+def deterministically(compute: Callable[[], T], only: bool = True) -> tuple[T, bool]:
+    """Compute with deterministic operations only, or again with others if this model has some that it needs.
+
+    Args:
+        compute: can be called again.
+        only: whether to try; otherwise others are taken at once.
+
+    Returns:
+        What was computed, and whether it was with deterministic operations only.
+    """
+    if only:
+        try:
+            with only_deterministic(True):
+                return compute(), True
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+    return compute(), False
 
 
 @contextlib.contextmanager

@@ -20,14 +20,18 @@ KEPT = "kept"
 
 
 def fingerprint(*parts: Any) -> str:
-    """Return the SHA-256 of what training starts from: tensors by their bytes, everything else by its ``repr``."""
+    """Return the SHA-256 of what training starts from: tensors by their bytes, all else as JSON, or by its ``repr``."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.Tensor):
             digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         else:
-            digest.update(repr(part).encode())
+            digest.update(json.dumps(part, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return sorted(map(repr, value)) if isinstance(value, set | frozenset) else repr(value)  # sets have no order
 
 
 class SavePoint:

@@ -129,6 +129,7 @@ class Validation:
         found = self._means(forward)
         if self._metric and self.rows:
             found["metric"] = self._metric(forward.model, self._tokenizer) if scored else None
+            _ready(forward.model)  # lm-eval has put all of it into evaluation mode
         return found
 
     @torch.no_grad()
@@ -198,7 +199,8 @@ def train(
     extra = begin(model) if begin else None  # type: ignore[arg-type]
     with with_compute_options(model, compute):
         texts = [[text.ids for text in row] for row in [*rows, *validation.rows]]
-        start = fingerprint(effect.base, texts, session.metric is None)
+        edit = config.to_dict() if config else None
+        start = fingerprint(effect.base, texts, session.metric is None, params, edit)
         save_point = SavePoint(session.save_to, start, compute.save_minutes)
         loop = Loop(session, forward, rows, validation, params, meter, extra, save_point, keeps_best)
         record = loop.run(title, session.progress)
@@ -227,9 +229,14 @@ def wrap(session: Session, config: PeftConfig) -> PeftModel:
             family = type(session.model).__name__
             raise EditError(f"{type(config).__name__} does not fit {family}: {error}") from None
     model.eval()
-    if virtual_tokens(model):
-        model.prompt_encoder.train()  # an LSTM on a GPU has a gradient in this mode alone; there is no dropout
+    _ready(model)
     return model
+
+
+def _ready(model: Any) -> None:
+    """Put an encoder of virtual tokens into training mode: an LSTM on a GPU has a gradient in it only. No dropout."""
+    if virtual_tokens(model):
+        model.prompt_encoder.train()
 
 
 class EffectCheck:

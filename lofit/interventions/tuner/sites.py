@@ -26,7 +26,11 @@ SITES: tuple[SiteName, ...] = get_args(SiteName)
 # that some families have between the second one and the residual stream.
 _ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo", "out_lin")
 _FFN_OUT = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "w2", "fc_out", "lin2", "wo")
-_FFN_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm", "post_ffw_layernorm")
+_FFN_NORM = (
+    "post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm", "post_ffw_layernorm", "post_norm2",
+)  # fmt: skip
+# Parts of layers that scale what is added to the residual stream (MiniCPM3, Gemma 4), or mix it (Gemma 3n and 4).
+_AFTER_FFN = ("residual_scale", "layer_scalar", "per_layer_input_gate", "altup")
 _FFN_PARENTS = ("mlp", "ffn", "feed_forward", "feedforward")
 # Parts of the module paths of encoders for other modalities and of their connectors, which have layers that do not
 # belong to the language model.
@@ -139,6 +143,10 @@ def _site_in(name: SiteName, kind: str, config: Any, layers: str, blocks: nn.Mod
     if name == "block":
         if getattr(config, "do_layer_norm_before", True) is False:
             raise EditError(f"{kind} normalises after the residual sum, so no module's output is added to it last")
+        if after := next((part for part in _AFTER_FFN if hasattr(blocks[0], part)), None):
+            raise EditError(
+                f"{kind} changes what a layer adds to the residual stream ({after}), so nothing is added last"
+            )
         if any(_ffn_norm(path, module) for path, module in blocks[0].named_modules()):
             suffix, _ = _common(layers, blocks, "norm of the feed-forward output", _ffn_norm)
             return Site(name, "output", layers, suffix, len(blocks), 1, config.hidden_size)
@@ -202,7 +210,7 @@ def _ffn_out(path: str, module: Any) -> int | None:
 
 def _ffn_norm(path: str, module: Any) -> int | None:
     """Return a width (1) if ``module`` is a norm between the feed-forward output and the residual stream."""
-    return 1 if path in _FFN_NORM else None
+    return 1 if path in _FFN_NORM and not isinstance(module, nn.Identity) else None
 
 
 def _head_dim(config: Any, kind: str, path: str, width: int) -> int:

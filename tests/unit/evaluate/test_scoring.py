@@ -106,7 +106,13 @@ def test_texts_longer_than_a_window_are_not_packed(family: str, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("family", "changes"),
-    [("bloom", {}), ("falcon", {"alibi": True}), ("mamba", {"state_size": 4}), ("mpt", {"d_model": 32, "n_heads": 4})],
+    [
+        ("bloom", {}),
+        ("falcon", {"alibi": True}),
+        ("mamba", {"state_size": 4}),
+        ("mpt", {"d_model": 32, "n_heads": 4}),
+        ("gpt_neo", {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]}),
+    ],
 )
 def test_models_that_take_no_block_mask_are_left_to_the_stock_code(family: str, changes: dict[str, Any]) -> None:
     model = tiny_model(family, **{**SIZES, **changes})

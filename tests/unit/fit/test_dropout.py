@@ -15,8 +15,8 @@ from lofit.training.trainer import Fitted
 from tests.sessions import PAIRS, fit_context, session
 
 
-def fit(dropout: float, opened: Any = None, **changes: Any) -> Fitted:
-    lora = load_method("lora")
+def fit(dropout: float, opened: Any = None, method: str = "lora", **changes: Any) -> Fitted:
+    lora = load_method(method)
     assert lora.fit is not None
     values = {"lr": 0.02, "epochs": 2, "batch_size": 4, "dropout": dropout} | changes
     return lora.fit(fit_context(opened or session()), lora.Params(**values))
@@ -24,6 +24,11 @@ def fit(dropout: float, opened: Any = None, **changes: Any) -> Fitted:
 
 def pairs(**changes: Any) -> Any:
     return session(objective="dpo", train=PAIRS[:5], validation=PAIRS[5:], **changes)
+
+
+def test_dora_has_it_too() -> None:
+    """PEFT asks the layer whether it is in training, and not the module of the dropout."""
+    assert fit(0.5, method="dora").record["train_loss"] != fit(0.0, method="dora").record["train_loss"]
 
 
 @pytest.mark.parametrize("opened", [session, pairs])

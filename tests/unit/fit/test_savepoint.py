@@ -19,12 +19,12 @@ from tests.sessions import PAIRS, ROWS, Killed, fit_context, interrupt, session
 EPOCHS = 3
 
 
-def fit(method: str, opened: Session) -> Fitted:
+def fit(method: str, opened: Session, lr: float = 0.02) -> Fitted:
     found = load_method(method)
     assert found.fit is not None
     dropout = {"dropout": 0.3} if method == "lora" else {}
     bench = fit_context(opened)
-    return found.fit(bench, found.Params(lr=0.02, epochs=EPOCHS, batch_size=4, weight_decay=0.01, **dropout))
+    return found.fit(bench, found.Params(lr=lr, epochs=EPOCHS, batch_size=4, weight_decay=0.01, **dropout))
 
 
 def opened(save_to: Path | None, objective: str = "sft", **changes: Any) -> Session:
@@ -75,6 +75,17 @@ def test_another_start_is_not_mistaken_for_this_one(tmp_path: Path, monkeypatch:
     resumed = fit("lora", opened(tmp_path / "s", train=rows))
     assert all(torch.equal(a, b) for a, b in zip(values(plain), values(resumed), strict=True))
     assert resumed.record["train_loss"] == plain.record["train_loss"]
+
+
+def test_another_setting_is_not_mistaken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a search chooses another one, and fits it in the same folder."""
+    with monkeypatch.context() as patched:
+        interrupt(patched, 4)
+        with pytest.raises(Killed):
+            fit("lora", opened(tmp_path / "s"))
+    plain = fit("lora", opened(None), lr=0.01)
+    resumed = fit("lora", opened(tmp_path / "s"), lr=0.01)
+    assert all(torch.equal(a, b) for a, b in zip(values(plain), values(resumed), strict=True))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}", b"rubbish" * 9])

@@ -85,3 +85,15 @@ def test_a_width_that_is_not_heads_times_head_dim_is_refused():
     model.config.head_dim = 7
     with pytest.raises(EditError, match="reads 32 features, which is not 4 heads x 7"):
         find_site(model)
+
+
+def test_a_norm_behind_the_feed_forward_layer_is_where_a_block_is_edited():
+    config = {"attention_multiplier": 1.0, "residual_multiplier": 1.0, "num_key_value_heads": 2}
+    assert find_site(tiny_model("hyperclovax", use_post_norm=True, **config), "block").suffix == "post_norm2"
+    assert find_site(tiny_model("hyperclovax", use_post_norm=False, **config), "block").suffix == "mlp.down_proj"
+
+
+def test_layers_that_scale_what_they_add_have_no_last_summand():
+    widths = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+    with pytest.raises(EditError, match="changes what a layer adds to the residual stream"):
+        find_site(tiny_model("minicpm3", **widths), "block")

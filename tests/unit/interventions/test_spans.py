@@ -275,3 +275,17 @@ def test_the_harness_generates_with_the_edit_where_it_belongs(make: str, tmp_pat
 def test_meaningless_loreft_configurations(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(EditError, match=message):
         loreft(**fields)
+
+
+def test_modules_that_read_a_flat_batch_are_edited_at_the_same_positions() -> None:
+    """OPT's feed-forward layers read [batch x length, features]."""
+    config = LofitConfig(site="ffn", positions="answer", scale=False, offset=True, init_std=1.0)
+    model: Any = get_peft_model(tiny_model("opt"), config)
+    batch = unpacked(ROWS, 0, torch.device("cpu"))
+    layer, seen = model.get_base_model().get_submodule("model.decoder.layers.0.fc2"), {}
+    layer.register_forward_hook(lambda module, inputs, output: seen.update(after=output))
+    layer.base_layer.register_forward_hook(lambda module, inputs, output: seen.update(before=output))
+    with torch.no_grad():
+        answer_logits(model, batch)
+    moved = (seen["after"] - seen["before"]).abs().sum(-1) > 0
+    assert torch.equal(moved, batch.answer.flatten())

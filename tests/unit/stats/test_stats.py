@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lofit.stats import (
+    EVERY_SEED,
     Sample,
     by_seed,
     difference_p,
@@ -241,9 +242,11 @@ def frame(seeds: list[int], items: str, clusters: str, values: list[float]) -> p
 
 def test_pairs_are_matched_by_item_and_by_seed() -> None:
     ours = frame([1, 1, 1, 2, 2, 2], "abcabc", "xxyxxy", [1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
-    base = frame([1, 1, 1], "bad", "xxy", [0.0, 0.25, 1.0])
+    base = frame([EVERY_SEED] * 3, "bad", "xxy", [0.0, 0.25, 1.0])
     sample = paired_sample(ours, base)
-    assert sample.sums.tolist() == [[1.75], [0.75]], "the base has one seed, and goes with both"
+    assert sample.sums.tolist() == [[1.75], [0.75]], "no seed changes the base, which goes with both"
+    single = frame([1, 1, 1], "bad", "xxy", [0.0, 0.25, 1.0])
+    assert paired_sample(ours, single).sums.tolist() == [[1.75]], "a method of which other seeds failed does not"
     assert sample.counts.tolist() == [2.0]
     other = frame([2, 2, 3, 3], "abab", "xxxx", [0.0, 0.0, 1.0, 1.0])
     assert paired_sample(ours, other).sums.tolist() == [[1.0]], "seed 2 is the one that both have"
