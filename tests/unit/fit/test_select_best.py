@@ -228,6 +228,7 @@ def test_a_search_without_a_winner_is_a_failed_run(tmp_path: Path) -> None:
 
 
 def test_offsets_of_the_chosen_run_are_read_as_tokens(table: RunTable) -> None:
+    tiny_config(table.config.results.parent, METHODS)  # another test has written another one
     config = str(table.config.results.parent / "config.yaml")
     shown = CliRunner().invoke(app, ["lens", "--run", tuned(table, "lofit").id, "-k", "2", "--configfile", config])
     assert shown.exit_code == 0, shown.exception

@@ -21,6 +21,7 @@ from lofit.report.differences import (
 )
 from lofit.report.retention import write_retention
 from lofit.report.suite import write_suite
+from lofit.stats import EVERY_SEED
 from tests.unit.report.frames import HEADLINE, plain, results, row, scored
 
 
@@ -30,8 +31,8 @@ def table(runs: list[tuple[dict[str, Any], list[float]]], make: Any = suite_tabl
 
 
 def alone(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every item is a cluster, and the seed is 0 if none is given."""
-    return frame.assign(cluster=frame["item"], seed=frame.get("seed", 0))
+    """Every item is a cluster, and no seed changes the scores if none is given."""
+    return frame.assign(cluster=frame["item"], seed=frame.get("seed", EVERY_SEED))
 
 
 def test_a_paired_difference_by_hand() -> None:

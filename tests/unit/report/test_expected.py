@@ -33,7 +33,9 @@ def frames(status: str = "ok") -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, items = [], []
     for (task, fold, metric), values in SCORES.items():
         where = {"run_id": f"{task}{fold}", "eval_task": task, "eval_fold": fold, "protocol": "paper", "metric": metric}
-        rows.append(where | {"task": task, "seed": 0, "value": sum(values) / len(values), "status": status})
+        rows.append(
+            where | {"method": "lora", "task": task, "seed": 0, "value": sum(values) / len(values), "status": status}
+        )
         items += [where | {"item": str(i), "cluster": str(i), "value": value} for i, value in enumerate(values)]
     return pd.DataFrame(rows), pd.DataFrame(items)
 

@@ -141,7 +141,7 @@ def test_both_panels_show_their_numbers_and_the_diagonal_of_one_seed_is_hatched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr("lofit.report.overlap.save_figure", lambda figure, stem: drawn.append(figure) or [])
+    monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
     draw_overlap(
         overlap_matrix(made_pairs(("a", "b", 3, 0.25, 0.1, 1.5), ("a", "a", 3, 0.75, 0.1, 0.5))), tmp_path / "o"
     )
@@ -165,7 +165,7 @@ def fail(table: RunTable, *tasks: str) -> None:
 
 def texts_drawn(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     drawn: list[Figure] = []
-    monkeypatch.setattr("lofit.report.overlap.save_figure", lambda figure, stem: drawn.append(figure) or [])
+    monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
     write_outputs(table, "overlap")
     return [artist.get_text().replace("\n", " ") for artist in drawn[0].findobj(Text)]
 

@@ -13,7 +13,6 @@ from matplotlib.text import Annotation, Text
 from scipy import stats
 
 from lofit.errors import ReportError
-from lofit.report import transfer
 from lofit.report.style import ink_on
 from lofit.report.transfer import RANDOM_HEADS, caption, draw_transfer
 from tests.unit.report.frames import HEADLINE, plain, results, row, scored, transfer_matrix
@@ -166,7 +165,7 @@ def test_drawing_is_deterministic_and_leaves_the_csv(tmp_path: Path) -> None:
 def figure_drawn(matrix: pd.DataFrame, headline: dict[str, str], stem: Path) -> Figure:
     figures = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "save_figure", lambda figure, stem: figures.append(figure) or [])
+        patch.setattr("lofit.report.figures.save_figure", lambda figure, stem: figures.append(figure) or [])
         draw_transfer(matrix, stem, headline=headline, n_heads=K)
     (figure,) = figures
     return figure
