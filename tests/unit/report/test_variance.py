@@ -60,8 +60,8 @@ def runs(values: np.ndarray) -> Iterator[dict[str, Any]]:
             for seed, value in enumerate(of_subset):
                 yield {
                     "run_id": f"{fold}{subset}{seed}", "model": "m", "task": "t", "method": "lora", "variant": "a",
-                    "fold": fold, "seed": subset, "training_seed": seed, "eval_task": "t", "eval_fold": fold, "protocol": "paper",
-                    "metric": "acc", "value": value + (0.1 if fold else -0.1), "status": "ok",
+                    "fold": fold, "seed": subset, "training_seed": seed, "eval_task": "t", "eval_fold": fold,
+                    "protocol": "paper", "metric": "acc", "value": value + (0.1 if fold else -0.1), "status": "ok",
                 }  # fmt: skip
 
 
