@@ -107,16 +107,16 @@ def _scatter(panel: pd.DataFrame, names: list[str], x_title: str, y_title: str, 
     percent = panel[["name", "x"]].join(100 * panel[scores])
     description = f"{y_title} against {x_title}: {title}"
     base = alt.Chart(percent, width=WIDTH, height=220, title=title, description=description)
-    scale, axis = alt.Scale(type="log", padding=40), alt.Axis(format="~s", tickCount=5)
+    scale, axis = alt.Scale(type="log", padding=20), alt.Axis(format="~s", tickCount=5)
     x, y = alt.X("x:Q", title=x_title, scale=scale, axis=axis), alt.Y("value:Q", title=y_title)
     colours = [_COLOURS[at % len(_COLOURS)] for at in range(len(names))]
-    colour = alt.Color("name:N", legend=None, scale=alt.Scale(domain=names, range=colours))
+    legend = alt.Legend(title=None, orient="bottom", columns=3)
+    colour = alt.Color("name:N", legend=legend, scale=alt.Scale(domain=names, range=colours))
     tooltip = ["name:N", alt.Tooltip("x:Q", title=x_title, format=",.4~g")]
     tooltip += [alt.Tooltip(f"{column}:Q", format=".1f") for column in scores]
     bars = base.mark_rule().encode(x=x, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=colour)
     points = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=colour, tooltip=tooltip)
-    labels = base.mark_text(dx=8, dy=-6, align="left", fontSize=10).encode(x=x, y=y, text="name:N")
-    return bars + points + labels
+    return bars + points
 
 
 def _curves(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
