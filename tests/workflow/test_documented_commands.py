@@ -252,10 +252,10 @@ def execute(command: str, folder: Path, tools: Path) -> str:
 def check(command: str, tools: Path) -> None:
     """Look up what a command that cannot be run names: files, extras, modules with their options, the image."""
     subprocess.run(["bash", "-n", "-c", command], check=True)
-    for file in re.findall(r" (?:-f|-r|-e|--requirement) (\S+)", command):
+    for file in re.findall(r" (?:-f|-r|-e|--requirement) '?([^\s'[]+)", command):
         assert (REPOSITORY / file).exists(), file
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(re.findall(r"lofit\[(\w+)\]", command)) <= set(project["optional-dependencies"])
+    assert set(re.findall(r"(?:lofit|\.)\[(\w+)\]", command)) <= set(project["optional-dependencies"])
     for module, options in re.findall(r"python -m (\S+)(.*)", command):
         spec = importlib.util.find_spec(module)
         assert spec and spec.origin, module
