@@ -1,4 +1,4 @@
-"""Variance components: how much of the variance is between groups and how much within them."""
+"""Variance components of a crossed layout: every group (a training subset) has a value of every repetition (a seed)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Components:
-    """Variance components of a balanced one-way layout.
+    """Variance components of a crossed two-way layout with one value per cell.
 
     Attributes:
-        within: mean variance within a group.
-        between: variance of the group means, less what the variance within groups explains; at least 0.
-        p: p-value of the F test that the groups do not differ; NaN if nothing varies within them.
+        within: mean variance within a group: of repetitions, and of what groups and repetitions do together.
+        between: variance of groups; at least 0.
+        p: p-value of the F test that the groups do not differ; NaN if groups and repetitions do nothing together.
     """
 
     within: float
@@ -26,19 +26,26 @@ class Components:
 
 
 def variance_components(values: ArrayLike) -> Components:
-    """Estimate variance components by the method of moments (Searle, Casella and McCulloch 1992, section 3.5).
+    """Estimate variance components by the method of moments (Searle, Casella and McCulloch 1992, section 4.7).
+
+    Repetitions are the same in all groups: what one does to every group alike, as a seed that shuffles well does, says
+    nothing of how much groups differ. So groups are told apart by the residual of both, not by the variance within.
 
     Args:
-        values: float [groups, values per group], at least two of each.
+        values: float [groups, repetitions], at least two of each.
 
     Raises:
-        ValueError: there are fewer than two groups or values per group.
+        ValueError: there are fewer than two groups or repetitions.
     """
     table = np.asarray(values, "float64")
     groups, size = table.shape
     if groups < 2 or size < 2:
         raise ValueError(f"variance components need two groups of two values, found {groups} of {size}")
-    within = float(table.var(axis=1, ddof=1).mean())
     of_means = float(table.mean(axis=1).var(ddof=1))
-    p = float(stats.f_oneway(*table).pvalue) if within > 0 else math.nan
-    return Components(within=within, between=max(0.0, of_means - within / size), p=p)
+    effects = table.mean(axis=1, keepdims=True) + table.mean(axis=0) - table.mean()
+    freedom = (groups - 1) * (size - 1)
+    residual = float(((table - effects) ** 2).sum()) / freedom
+    p = math.nan
+    if residual > 1e-12 * float(table.var()):  # not rounding alone
+        p = float(stats.f.sf(size * of_means / residual, groups - 1, freedom))
+    return Components(within=float(table.var(axis=1, ddof=1).mean()), between=max(0.0, of_means - residual / size), p=p)

@@ -73,7 +73,7 @@ def test_components_of_known_scores_and_what_failed() -> None:
     (record,) = variance_table(rows, items).to_dict("records")
     assert record["percent"] == pytest.approx(55)
     assert record["sd_training"] == pytest.approx(100 * np.sqrt(0.005))
-    assert record["sd_subset"] == pytest.approx(100 * np.sqrt(np.var([0.55, 0.35, 0.75], ddof=1) - 0.0025))
+    assert record["sd_subset"] == pytest.approx(100 * np.sqrt(np.var([0.55, 0.35, 0.75], ddof=1) - 0.02 / 3 / 2))
     assert record["sd_items"] == pytest.approx(100 * np.sqrt(4 / 3 * 4 * 0.25 / 16))
     (record,) = variance_table(rows, items.assign(cluster="x")).to_dict("records")
     assert record["sd_items"] == 0, "the two items of a fold are one cluster, and both folds have the same mean"

@@ -283,17 +283,28 @@ def test_holm_is_the_step_down_formula(p_values: list[float]) -> None:
     assert holm([*p_values, math.nan])[:-1] == pytest.approx(expected)
 
 
-def test_variance_components_are_found_on_average() -> None:
-    """Simulated layouts of known variances, and of no difference between groups."""
+@pytest.mark.parametrize("repetitions", [0, 5])
+def test_variance_components_are_found_on_average(repetitions: float) -> None:
+    """Simulated crossed layouts of known variances, and of no difference between groups."""
     rng = np.random.default_rng(4)
-    found = [variance_components(rng.normal(0, 3, size=(6, 1)) + rng.normal(0, 2, size=(6, 4))) for _ in range(4000)]
-    assert np.mean([f.within for f in found]) == pytest.approx(4, rel=0.03)
+
+    def layout(groups: int, size: int, between: float) -> np.ndarray:
+        of_groups, of_repetitions = rng.normal(0, between, (groups, 1)), rng.normal(0, repetitions, (1, size))
+        return of_groups + of_repetitions + rng.normal(0, 2, (groups, size))
+
+    found = [variance_components(layout(6, 4, 3)) for _ in range(4000)]
+    assert np.mean([f.within for f in found]) == pytest.approx(4 + repetitions**2, rel=0.04)
     assert np.mean([f.between for f in found]) == pytest.approx(9, rel=0.05)
-    alike = [variance_components(rng.normal(0, 2, size=(3, 3))) for _ in range(4000)]
-    assert np.mean([f.p < 0.05 for f in alike]) == pytest.approx(0.05, abs=0.02)
+    alike = [variance_components(layout(3, 3, 0)) for _ in range(4000)]
+    assert np.mean([f.p < 0.05 for f in alike]) == pytest.approx(0.05, abs=0.012)
     assert np.mean([f.between == 0 for f in alike]) > 0.4
-    exact = variance_components([[1.0, 1.0], [3.0, 3.0]])
-    assert (exact.within, exact.between) == (0, 2)
-    assert math.isnan(exact.p)
+
+
+def test_variance_components_by_hand() -> None:
+    """Groups and repetitions that add up; a residual of 1 in each of four cells, on one degree of freedom."""
+    added = variance_components([[1.0, 2.0], [3.0, 4.0]])
+    assert (added.within, added.between) == (0.5, 2)
+    assert math.isnan(added.p)
+    assert variance_components([[1.0, 3.0], [6.0, 4.0]]).between == pytest.approx(9 / 2 - 4 / 2)
     with pytest.raises(ValueError, match="two groups of two"):
         variance_components([[1.0, 2.0]])
