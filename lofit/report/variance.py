@@ -17,7 +17,7 @@ from lofit.stats import Sample, by_seed, variance_components
 LEGEND = (
     "Percent. Every training subset is trained on with every training seed; standard deviations of a score due to the "
     "training seed, to the training subset (what seeds explain is taken off) and to the test items, with the p-value "
-    "of the F test that subsets do not differ, as all have the same seeds. A subset counts if all its runs have a score."
+    "of the F test that subsets do not differ, given their seeds. A subset counts if all its runs have a score."
 )
 
 
