@@ -13,12 +13,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from lofit.files import atomic_path
 from lofit.report.significance import UNITS, leads
-from lofit.report.style import LINES, figure_style, save_figure
+from lofit.report.style import LINES, figure_style, save_figure, set_title
 
 _ACROSS = 3
+_ASIDE = 3.5
+"""Distance of the error bars of two arms, in points."""
 Axis = Literal["share", "heads", "n_train"]
 _AXES: dict[Axis, str] = {"share": "share of heads (%)", "heads": "heads", "n_train": "training examples"}
 
@@ -41,7 +44,7 @@ def draw_dots(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
     height = 0.2 * len(methods) + 0.9
     with figure_style():
         figure = Figure(figsize=(max(5.0, 2.2 + 2.0 * across), height * down + 0.7), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        set_title(figure, title)
         grid = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
         for axes in grid[len(panels) :]:
             axes.remove()
@@ -92,21 +95,27 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
         for axes, ((model, task), panel) in zip(grid, panels, strict=False):
             places = sorted(set(scale * panel["x"]))
             for arm, line in panel.groupby("arm", sort=False):
-                look = LINES[arms.index(arm) % len(LINES)]
                 known = line.dropna(subset=["value"])
-                style = {"label": str(arm), "markersize": 4, "linewidth": 1.2, **look}
-                [drawn[str(arm)]] = axes.plot(scale * known["x"], 100 * known["value"], **style)
-                axes.fill_between(
-                    scale * known["x"], 100 * known["low"], 100 * known["high"], color=look["color"], alpha=0.15, lw=0
+                # Side by side, since one would hide the other: intervals of arms on the same items are alike.
+                aside = ScaledTranslation(
+                    (arms.index(arm) - (len(arms) - 1) / 2) * _ASIDE / 72, 0, figure.dpi_scale_trans
                 )
+                drawn[str(arm)] = axes.errorbar(
+                    scale * known["x"], 100 * known["value"],
+                    100 * np.stack([known["value"] - known["low"], known["high"] - known["value"]]),
+                    label=str(arm), markersize=4, linewidth=1.2, elinewidth=0.8, transform=axes.transData + aside,
+                    **LINES[arms.index(arm) % len(LINES)],
+                )  # fmt: skip
+                for end in ("value", "low", "high"):  # what is drawn aside does not widen the axes by itself
+                    axes.update_datalim(np.column_stack([scale * known["x"], 100 * known[end].fillna(known["value"])]))
+            axes.autoscale_view()
             for x, lost in panel[panel["value"].isna()].groupby(scale * panel["x"]):
                 axes.axvline(x, color="0.4", linestyle=":", linewidth=0.8)
                 axes.annotate(
                     "\n".join(lost["arm"] + ": " + lost["status"]), (x, 0.02), xycoords=("data", "axes fraction"),
                     rotation=90, fontsize=6, ha="left" if x == places[0] else "right", va="bottom",
                 )  # fmt: skip
-            if axis == "n_train":
-                axes.set_xscale("log")
+            axes.set_xscale("log")
             axes.xaxis.set_major_locator(FixedLocator(places))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -115,7 +124,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
             axes.set_xlabel(_AXES[axis])
             axes.set_ylabel(f"{metrics[str(task)]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
-        _finish(figure, drawn, _caption(frame, f"Bands: 95% interval {UNITS}."))
+        _finish(figure, drawn, _caption(frame, f"Bars: 95% interval {UNITS}."))
         return save_with_csv(figure, frame, stem)
 
 
@@ -137,7 +146,7 @@ def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         figure = Figure(
             figsize=(max(5.0, 0.22 * widest + 2.2), len(panels) * (0.32 * tasks + 1.1) + 0.9), layout="constrained"
         )
-        figure.suptitle(title, fontsize=10)
+        set_title(figure, title)
         grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
         top = 100 * frame["share"].max()  # NaN without any ranking
         for axes, ((model, arm), panel) in zip(grid, panels, strict=True):
@@ -201,7 +210,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
     models, drawn = list(frame["model"].unique()), dict[str, Any]()
     with figure_style():
         figure = Figure(figsize=(7.4, 2.7 * len(models) + 1.4), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        set_title(figure, title)
         grid = figure.subplots(len(models), 2, squeeze=False)
         arms = list(dict.fromkeys(frame["arm"]))
         for row, model in zip(grid, models, strict=True):
@@ -331,7 +340,7 @@ def panels_of(n: int, title: str) -> tuple[Figure, list[Axes]]:
     across = min(n, _ACROSS)
     down = math.ceil(n / across)
     figure = Figure(figsize=(max(5.0, 2.9 * across), 2.5 * down + 1.3), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, title)
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in grid[n:]:
         axes.remove()

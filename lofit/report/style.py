@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,11 @@ def figure_style() -> Iterator[None]:
     """Apply the shared settings inside the block; draw and save within it."""
     with matplotlib.rc_context(_SETTINGS):
         yield
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Write a title above a figure, in as many lines as its width asks for."""
+    figure.suptitle(textwrap.fill(title, int(figure.get_figwidth() * 12)), fontsize=10)
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

@@ -217,7 +217,7 @@ def test_failed_points_are_named_not_left_blank(tmp_path: Path, monkeypatch: pyt
     frame = points(*lines, ("b", "three", 0.1, math.nan))
     draw_curves(frame, tmp_path / "f", title="T", axis="share", metrics={"a": "acc", "b": "acc"})
     assert {"one: failed", "three: failed", "share of heads (%)", "acc (%)", "10", "20"} <= set(texts(drawn[0]))
-    looks = {(line.get_label(), line.get_color()) for axes in drawn[0].axes for line in axes.lines}
+    looks = {(bars.get_label(), bars.lines[0].get_color()) for axes in drawn[0].axes for bars in axes.containers}
     assert len({colour for label, colour in looks if label == "two"}) == 1  # although "one" has no line beside it in b
     lost = pd.read_csv(tmp_path / "f.csv").set_index(["task", "arm", "x"]).loc[("a", "one", 0.2)]
     assert (lost["status"], lost["note"]) == ("failed", "seed 1 failed: out of memory")
