@@ -32,7 +32,9 @@ EXPORT_MARK = "lofit-export.json"
 """File in an exported folder that lists the exported files and their checksums."""
 
 _SCRATCH_MARK = ".lofit-scratch"
-"""File in a scratch folder which shows that this project created it."""
+"""File in a scratch folder which shows that this project created it; its writer has locked it."""
+_LOCK = ".lofit-lock"
+"""File in the folder of a node that its writer has locked."""
 
 
 @contextlib.contextmanager
@@ -190,7 +192,7 @@ def shipped(name: str) -> Path:
 def is_being_written(folder: Path) -> bool:
     """Return whether another process is the :func:`only_writer` of a folder; False if the file system has no locks."""
     try:
-        held = os.open(folder, os.O_RDONLY)
+        held = os.open(folder / _LOCK, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -209,19 +211,26 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder, which is created if it is missing.
 
     Waits until no other process holds it: a job that a killed Snakemake left on a cluster must not write after the
-    job that replaced it.
+    job that replaced it. The lock is on a file, since NFS does not tell other machines of a lock on a folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
-    try:
+    lock = folder / _LOCK
+    while True:
+        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         with contextlib.suppress(OSError):  # a file system without locks
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 print(f"{folder}: waiting for another process that writes here", file=sys.stderr, flush=True)
                 fcntl.flock(held, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), lock.stat()):
+                break
+        os.close(held)  # the file of a writer that has ended meanwhile, which removed it
+    try:
         yield
     finally:
+        lock.unlink(missing_ok=True)
         os.close(held)
 
 
@@ -230,18 +239,20 @@ def _scratch_beside(target: Path) -> Iterator[Path]:
     """Yield a scratch folder beside ``target``, with a lock that ends with this process, however it ends."""
     while True:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.lofit-", dir=target.parent))
-        held = os.open(scratch, os.O_RDONLY)
+        try:
+            held = os.open(scratch / _SCRATCH_MARK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except (FileNotFoundError, FileExistsError):
+            continue  # another writer took it for a leftover
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(held, fcntl.LOCK_EX)
-        if scratch.exists():
+        if (scratch / _SCRATCH_MARK).exists():
             break
-        os.close(held)  # before it was locked, another writer took it for a leftover and removed it
+        os.close(held)
     try:
-        (scratch / _SCRATCH_MARK).touch()
         yield scratch
     finally:
+        os.close(held)  # first, since NFS keeps files that are open
         shutil.rmtree(scratch, ignore_errors=True)
-        os.close(held)
 
 
 def is_scratch(path: Path) -> bool:
@@ -253,18 +264,19 @@ def is_scratch(path: Path) -> bool:
 def _remove_dead(target: Path) -> None:
     """Remove the scratch folders that killed writers of the same target left: those that no process has locked."""
     for scratch in target.parent.glob(f".{glob.escape(target.name)}.lofit-*"):
+        if scratch.is_symlink() or not is_scratch(scratch):
+            continue
         try:
-            handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            handle = os.open(scratch / _SCRATCH_MARK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError:
-            continue  # gone by now, or not a scratch folder
+            continue  # gone by now
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if is_scratch(scratch):
-                shutil.rmtree(scratch, ignore_errors=True)
         except OSError:
-            pass  # its writer is still running, or the file system has no locks
+            continue  # its writer is still running, or the file system has no locks
         finally:
             os.close(handle)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def reserve(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from lofit.cluster.watchdog import end_with_snakemake
+from lofit.cluster.watchdog import end_on_interrupt, end_with_snakemake
 from lofit.errors import ConfigError, LofitError, error_lines, redacted, system_error
 from lofit.files import expanded
 
@@ -68,6 +68,7 @@ def _parsed(configfile: Path, folder: Path, modified: int) -> RunTable:
 
 def main() -> NoReturn:
     """Run the command line; an error of the user or the system is one line, a bug its traceback, none with secrets."""
+    end_on_interrupt()
     try:
         end_with_snakemake()
         app(standalone_mode=True)

@@ -51,7 +51,9 @@ class LogHandler(LogHandlerBase):
         self.jobs: dict[int, _Job] = {}
         self.left: Counter[str] = Counter()
         self.took: defaultdict[str, list[float]] = defaultdict(list)
-        self.done = self.failed = self.total = 0
+        self.done = self.total = 0
+        self.failed: dict[int, str] = {}
+        """Rule of each job that has failed and was not started again."""
         self.ended = False
         self.configfile = "config.yaml"
         self.began = time.monotonic()
@@ -75,13 +77,15 @@ class LogHandler(LogHandlerBase):
                 self._print(f"{self.total} would run: " + ", ".join(f"{n} {rule}" for rule, n in self.left.items()))
         elif event == LogEvent.JOB_INFO:
             log = Path(given["log"][0]) if given["log"] else None
+            self.failed.pop(given["jobid"], None)  # it is tried again
             self.jobs[given["jobid"]] = _Job(given["rule_name"], log, dict(given["wildcards"] or {}), time.monotonic())
         elif event == LogEvent.JOB_FINISHED:
             if job := self.jobs.get(given["job_id"]):
                 self._finished(job)
         elif event in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR):
             for info in given["job_error_info"] if event == LogEvent.GROUP_ERROR else [given]:
-                self._failed(self.jobs.get(info["jobid"]) or _Job(info["rule_name"], None, {}, 0.0))
+                if info["jobid"] not in self.failed:  # an error of a group is one of each of its jobs, too
+                    self._failed(info["jobid"], info["rule_name"])
         elif record.getMessage().startswith("Nothing to be done"):
             self._print("Nothing to do: everything is there.")
         elif record.levelno >= WARNING and not any(said in record.getMessage() for said in _SAID_BY_LINES):
@@ -94,7 +98,8 @@ class LogHandler(LogHandlerBase):
             pass
         elif self.failed:
             self._print(
-                f"{self.failed} nodes ended with an error, {self.done} of {self.total} are done. "
+                f"{len(self.failed)} node{'s' * (len(self.failed) > 1)} ended with an error, {self.done} of "
+                f"{self.total} are done. "
                 f"See: lofit status {config}; to go on: lofit run {config}"
             )
         elif self.done and sys.stderr.isatty():
@@ -115,15 +120,15 @@ class LogHandler(LogHandlerBase):
             said = f"{job.rule} {what}" if what else job.name
             self._print(f"[{self.done}/{self.total}] {said}; in {duration(seconds)}{self._time_left()}")
 
-    def _failed(self, job: _Job) -> None:
-        self.left[job.rule] -= 1
-        self.failed += 1
+    def _failed(self, id: int, rule: str) -> None:
+        self.failed[id] = rule
+        job = self.jobs.get(id) or _Job(rule, None, {}, 0.0)
         reason = job.last_line("error: ") or job.last_line() or "error: no log"
         self._print(f"{job.name}: {reason.removeprefix('error: ')}" + (f" (log: {job.log})" if job.log else ""))
 
     def _time_left(self) -> str:
         known = {rule: sum(took) / len(took) for rule, took in self.took.items()}
-        left = {rule: n for rule, n in self.left.items() if n > 0}
+        left = self.left - Counter(self.failed.values())
         if not left or sum(n for rule, n in left.items() if rule in known) < sum(left.values()) / 2:
             return ""
         busy = sum(map(sum, self.took.values())) / max(1e-9, time.monotonic() - self.began)

@@ -226,7 +226,7 @@ def mark_failed(
     for name in marking.mark_failed(table, None if everything else run):
         print(f"failed from now on: {name}")
         count += 1
-    print(f"{count} marked as failed; `snakemake` goes on without them" if count else "nothing to mark")
+    print(f"{count} marked as failed; the workflow goes on without them" if count else "nothing to mark")
 
 
 @cluster.command()
@@ -251,6 +251,6 @@ def orphans(
     Console().print(view)
     if cancel:
         slurm.cancel(found)
-        print(f"cancelled {len(found)}; next: snakemake --unlock, then run again")
+        print(f"cancelled {len(found)}; next: lofit run CONFIG -- --unlock, then run again")
     else:
         print("`lofit slurm orphans --cancel` cancels them; a new run before that would compute their nodes twice")

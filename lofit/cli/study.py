@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -93,7 +94,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Say how many nodes would run, and run none.")
     ] = False,
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all.")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all, or the profile's.")] = None,
     profile: Annotated[str | None, typer.Option(help="slurm, or a folder with a profile of Snakemake.")] = None,
 ) -> None:
     """Run the workflow of a configuration. Only what is missing or has changed is computed.
@@ -101,12 +102,18 @@ def run(
     Options after `--` go to Snakemake: `lofit run config.yaml -- --rerun-incomplete`. What is run for single models,
     tasks or methods is scored, and no tables or figures are made.
     """
+    if str(config).startswith("-"):  # what follows `--` where no configuration was named
+        context.args.insert(0, str(config))
+        config = DEFAULT
     table = read_table(config)
     targets = [str(path) for path in _targets(table, only, _asked(table.config, models, tasks, methods))]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(shipped("Snakefile")), "--logger", "lofit"]
-    command += ["--cores", str(cores or "all"), "--configfile", str(expanded(config))]
+    command += ["--configfile", str(expanded(config))]
     command += ["--workflow-profile", str(shipped("profiles") / "default")]
-    command += ["--profile", str(_profile(profile))] if profile else []
+    settings = _profile(profile) if profile else None
+    command += ["--profile", str(settings)] if settings else []
+    if cores or not (settings and _settles_cores(settings)):
+        command += ["--cores", str(cores or "all")]
     command += ["--dry-run"] if dry_run else []
     command += [*context.args, *(["--", *targets] if targets else [])]
     os.execv(sys.executable, command)  # signals, the exit status and the terminal are Snakemake's
@@ -216,6 +223,12 @@ def _targets(table: RunTable, only: Names, asked: Callable[[Any], bool] | None) 
         else:
             found += [output.path(table.drawn) for output in named(table, name)]
     return found + [EVALUATE.report(table, node) for node in table.evaluations.values() if asked and asked(node)]
+
+
+def _settles_cores(profile: Path) -> bool:
+    """Whether a profile says how many, or runs jobs elsewhere, which the cores of this machine are not to limit."""
+    texts = (file.read_text(encoding="utf-8") for file in profile.glob("config*.yaml"))
+    return any(re.search("^(cores|executor):", text, re.MULTILINE) for text in texts)
 
 
 def _profile(name: str) -> Path:

@@ -16,11 +16,11 @@ from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError
 from lofit.files import expanded
 from lofit.methods import load_method, method_names
-from lofit.node_server.client import REUSE
+from lofit.node_server.client import REUSE, killed_by
 from lofit.node_server.client import VARIABLE as NODE_SERVER
 from lofit.nodes import module_of, prepare
 from lofit.plan.kinds import FETCH, KINDS, PREPARE
-from lofit.plan.store import recorded
+from lofit.plan.store import is_done, recorded
 from lofit.plan.table import RunTable
 from lofit.report.outputs import outputs
 from lofit.sources.catalog import load_catalog
@@ -120,7 +120,7 @@ def fetch(table: RunTable) -> None:
 
 
 def run(table: RunTable, threads: int = 1) -> None:
-    """Run every node that computes, each in a process of its own, and write the tables, the figures and the report.
+    """Run every node that computes and is not done, each in its own process, and draw the tables, figures and report.
 
     Args:
         table: of a configuration whose models and data are there (:func:`fetch`).
@@ -140,10 +140,15 @@ def run(table: RunTable, threads: int = 1) -> None:
     if table.config.node_server:
         environment[NODE_SERVER] = str(table.config.results.absolute() / "logs" / "servers")
     for kind in KINDS:
-        for id in () if kind in (FETCH, PREPARE) else kind.nodes(table):
+        for id, node in kind.nodes(table).items():
+            if kind in (FETCH, PREPARE) or is_done(table, kind, node):
+                continue
             command = [sys.executable, "-m", "lofit", "node", kind.name, id, "--threads", str(threads)]
-            if status := subprocess.run(command, env=environment, check=False).returncode:
-                sys.exit(status)
+            status = subprocess.run(command, env=environment, check=False).returncode
+            if status < 0:
+                print(f"error: {kind.name} {id}: {killed_by(-status)}", file=sys.stderr)
+            if status:
+                sys.exit(status if status > 0 else 128 - status)
     for part in table.parts():
         collect_results(table, part)
     for output in outputs(table):

@@ -46,11 +46,11 @@ def run_node(
         with store.recorded(table, found, node):
             module.run(table, node)
     else:
-        if wanted := resources.gpus(table, node):
-            take_gpus(wanted)
-        set_up_computing(threads or table.config.threads)
-        module = module_of(found)
         with only_writer(folder), store.recorded(table, found, node):
+            if wanted := resources.gpus(table, node):
+                take_gpus(wanted)
+            set_up_computing(threads or table.config.threads)
+            module = module_of(found)
             module.run(table, node)
     print(f"{run}: {module.summary_line(folder)}")
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
+import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from lofit.errors import LofitError
 
@@ -19,6 +22,7 @@ VARIABLE = "LOFIT_SNAKEMAKE"
 That process sets it for its nodes.
 """
 MESSAGE = "the process that started this node has ended; the next run repeats the node"
+INTERRUPTED = "interrupted; the next run goes on from here"
 
 
 def end_with_snakemake() -> None:
@@ -40,9 +44,21 @@ def end_with_snakemake() -> None:
     threading.Thread(target=_wait, args=(handle,), daemon=True).start()
 
 
+def end_on_interrupt() -> None:
+    """Say, on Ctrl-C, that this process was interrupted, and exit with status 130; not where interrupts are ignored."""
+
+    def end(*_: object) -> NoReturn:
+        print(f"error: {INTERRUPTED}", file=sys.stderr, flush=True)
+        sys.exit(130)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+
+
 def was_abandoned(log: Path) -> bool:
-    """Return whether the node that wrote this log ended because its Snakemake did."""
-    return MESSAGE in log.read_text(encoding="utf-8", errors="replace")
+    """Return whether the node that wrote this log ended because its Snakemake did, or was interrupted."""
+    said = log.read_text(encoding="utf-8", errors="replace")
+    return MESSAGE in said or INTERRUPTED in said
 
 
 def _wait(handle: int) -> None:

@@ -43,6 +43,8 @@ def write_template(folder: Path, like: str) -> Path:
     for path in (target, *(folder / path for path in data)):
         if path.exists():
             raise ConfigError(f"{path} exists already; name another folder, or move it away")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     for path in data:
         shutil.copytree(shipped(str(path)), folder / path)

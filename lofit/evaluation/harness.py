@@ -14,6 +14,7 @@ from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks.manager import load_yaml
 
+from lofit.errors import TaskError
 from lofit.evaluation.lm import LocalizedLM
 from lofit.evaluation.window import cut_items
 from lofit.files import read_jsonl
@@ -94,7 +95,8 @@ def evaluate(
         "task_version"}``; and one sample per item as lm-eval gives them (document, arguments, responses, per-item
         metrics). ``n_truncated`` counts items with a prompt that was longer than the model reads and was truncated on
         the left. ``n_ties`` counts items in which different choices share the best score. ``n_unreachable`` counts
-        items with no answer that could be generated: all are too long, or contain a stop string or a special token.
+        items with no answer that could be generated (all are too long, or contain a stop string or a special token), or
+        whose right choice only goes on after the tokens of another, so that it is less probable.
     """
     rows, make_lm, protocol = read_jsonl(items), model_class or LocalizedLM, scoring(protocol)
     by_template: dict[str, Any] = {}
@@ -147,6 +149,9 @@ def stock_tasks(task: Task, rows: Sequence[dict[str, Any]], train: Path) -> list
         task: a task that lm-eval defines.
         rows: evaluation rows.
         train: JSON lines of training rows, for definitions with few-shot examples.
+
+    Raises:
+        TaskError: there are fewer training rows than the definition shows.
     """
     assert task.harness, f"lm-eval has no definition of {task.name}"
     made = []
@@ -154,8 +159,13 @@ def stock_tasks(task: Task, rows: Sequence[dict[str, Any]], train: Path) -> list
         stock = load_yaml(Path(lm_eval.__file__).parent / "tasks" / definition)
         kept = {key: value for key, value in stock.items() if not key.endswith("_split") and key != "dataset_name"}
         splits = {"test": [row["item"] for row in rows]}
-        if stock.get("num_fewshot"):
+        if shots := stock.get("num_fewshot"):
             splits["train"] = [row["item"] for row in read_jsonl(train)]
+            if len(splits["train"]) < shots:
+                raise TaskError(
+                    f"{task.name}: lm-eval's definition shows {shots} training rows and there are "
+                    f"{len(splits['train'])}; raise n_train, or leave the protocol harness out"
+                )
             kept["fewshot_split"] = "train"
         made.append(RowsTask(kept | {"test_split": "test"}, splits))
     return made
@@ -179,26 +189,37 @@ def _is_tie(sample: dict[str, Any]) -> bool:
         return False  # a generated text
     texts = ["".join(map(str, argument)) for argument in sample["arguments"]]
     sums = [score for score, _ in sample["filtered_resps"]]
-    answers = [str(answer).strip() for _, answer in sample["arguments"]]
+    answers = [str(answer) for _, answer in sample["arguments"]]
     return tied(sums, texts) or ("acc_norm" in sample and tied(by_length(sums, answers), texts))
 
 
 def _unreachable(
     tokenizer: PreTrainedTokenizerBase, task: Task, asked: RowsTask, rows: Sequence[dict[str, Any]], chat: bool
 ) -> int:
-    """Count the items whose reference answers would all count as wrong, even if generated as well as possible."""
-    if asked.OUTPUT_TYPE != "generate_until":
-        return 0
-    settings = asked.config.generation_kwargs
-    until, most = settings.get("until", []), settings["max_gen_toks"]
+    """Count the items whose reference answers would all count as wrong, however well the model does."""
 
-    def counts(row: dict[str, Any], answer: str) -> bool:
+    def ids(row: dict[str, Any], answer: str) -> list[int]:
         text = answer if chat or answer[0].isspace() or row["prompt"][-1].isspace() else f" {answer}"
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:most]
-        output = postprocess_generated_text(tokenizer.decode(ids, skip_special_tokens=True), until, None)
-        return bool(asked.process_results(row, [output])[task.headline])
+        found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return found
 
-    return sum(not any(counts(row, answer) for answer in row["answers"]) for row in rows)
+    if asked.OUTPUT_TYPE == "generate_until":
+        settings = asked.config.generation_kwargs
+        until, most = settings.get("until", []), settings["max_gen_toks"]
+
+        def counts(row: dict[str, Any], answer: str) -> bool:
+            text = tokenizer.decode(ids(row, answer)[:most], skip_special_tokens=True)
+            output = postprocess_generated_text(text, until, None)
+            return bool(asked.process_results(row, [output])[task.headline])
+
+        return sum(not any(counts(row, answer) for answer in row["answers"]) for row in rows)
+
+    def beaten(row: dict[str, Any]) -> bool:
+        encoded = [ids(row, choice) for choice in row["choices"]]
+        right = encoded[row["gold"]]
+        return any(len(other) < len(right) and right[: len(other)] == other for other in encoded)
+
+    return sum(beaten(row) for row in rows if "gold" in row) if task.headline == "acc" else 0
 
 
 def _metrics(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:

@@ -33,6 +33,8 @@ def score_text(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict[str, Any]],
     task: str,
+    *,
+    ends: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score windows of the texts, one at a time.
 
@@ -47,6 +49,7 @@ def score_text(
         tokenizer: the model's tokenizer.
         rows: rows with ``id`` and ``text``.
         task: name of the task, for the samples.
+        ends: score only the last window of every text, as of a prompt, which ends with what is asked.
 
     Returns:
         As :func:`lofit.evaluation.harness.evaluate`; an item is a window, and the ``doc_id`` of its sample is the
@@ -59,7 +62,7 @@ def score_text(
     windows = [
         (number, f"{row['id']}-{i}", ids)
         for number, row in enumerate(rows)
-        for i, ids in enumerate(_windows(tokenizer, row["text"]))
+        for i, ids in enumerate(_windows(tokenizer, row["text"], ends))
     ]
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
     reads = most - virtual_tokens(model)
@@ -85,10 +88,12 @@ def score_text(
     return {"n_items": len(samples), "n_truncated": 0, "metrics": metrics, "task_version": {task: WINDOW}}, samples
 
 
-def _windows(tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
+def _windows(tokenizer: PreTrainedTokenizerBase, text: str, ends: bool) -> list[list[int]]:
     """Return the token ids of a text's windows, each with the tokenizer's prepended special tokens."""
     begin = prepended_ids(tokenizer, text)
     ids, size = token_ids(tokenizer, text)[0][len(begin) :], WINDOW - len(begin)
+    if ends:
+        return [begin + ids[-size:]]
     return [begin + ids[start : start + size] for start in range(0, len(ids) - size + 1, size)] or [begin + ids]
 
 

@@ -88,12 +88,16 @@ def in_chat(
     found = []
     for row in rows:
         new = dict(row)
-        for name in ("prompt", "train_prompt", "open_prompt", "contexts"):
+        for name in ("prompt", "train_prompt", "open_prompt"):
             if name in row:
                 new[name] = change(row[name], worded)
-        for name in ("target", "chosen", "rejected", "continuation", "choices", "separator"):
+        for name in ("target", "chosen", "rejected", "choices", "separator"):
             if name in row:
                 new[name] = change(row[name], str.lstrip)
+        if "contexts" in row:  # each is the prompt with the first words of an answer, and the continuation its rest
+            cut = len(row["prompt"])
+            new["contexts"] = [new["prompt"] + text[cut:].lstrip() for text in row["contexts"]]
+            new["continuation"] = f" {row['continuation'].lstrip()}"
         if "contrast" in row:
             sides = {side: change(row["contrast"][side], str.lstrip) for side in ("right", "wrong")}
             new["contrast"] = {"prompt": worded(row["contrast"]["prompt"]), **sides}

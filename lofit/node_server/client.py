@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import os
+import signal
 import socket
 import stat
 import struct
@@ -245,7 +246,15 @@ def _ask(server: socket.socket, arguments: Sequence[str]) -> int:
     """
     _send(server, {"arguments": list(arguments)}, [0, 1, 2])
     status: int = STATUS.unpack(received(server, STATUS.size))[0]
+    if status < 0:
+        print(f"error: {killed_by(-status)}", file=sys.stderr, flush=True)
     return status if status >= 0 else 128 - status
+
+
+def killed_by(number: int) -> str:
+    """What to say of a process that a signal ended."""
+    reason = ", as when memory runs out" if number == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(number).name}{reason}"
 
 
 def _send(server: socket.socket, order: dict[str, object], streams: list[int]) -> None:

@@ -144,6 +144,8 @@ class Server:
 
     def _leave(self, child: int, connection: socket.socket) -> None:
         """Kill the node of a client that has disconnected."""
+        if child not in self._children:
+            return  # it ended at the same moment
         self._selector.unregister(connection)
         os.kill(child, signal.SIGKILL)
 

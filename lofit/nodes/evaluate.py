@@ -82,10 +82,11 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
             scores, samples = score_text(model, base, tokenizer, read_jsonl(items), task.name)
             return {**scores, **meter.report(), **ran, "backend": PACKED}, samples
         if adapter:
-            first = read_jsonl(items)[:PROMPTS]
-            first = in_chat(first, tokenizer, **node.data.chat) if node.data.chat else first
-            prompts = [{"id": row["id"], "text": row["prompt"]} for row in first]
-            moved, compared = score_text(model, base, tokenizer, prompts, task.name)
+            rows = read_jsonl(items)
+            asked = [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
+            asked = in_chat(asked, tokenizer, **node.data.chat) if node.data.chat else asked
+            prompts = [{"id": row["id"], "text": row["prompt"]} for row in asked]
+            moved, compared = score_text(model, base, tokenizer, prompts, task.name, ends=True)
         del base  # make room for the scorer
     n_shots = method.shots(fit.params) if method.shots else 0
     with model_class(node.backend) as made:

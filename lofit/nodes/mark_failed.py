@@ -8,6 +8,7 @@ from pathlib import Path
 from lofit.cluster.watchdog import was_abandoned
 from lofit.config import LimitsConfig
 from lofit.errors import ConfigError, LofitError
+from lofit.files import is_being_written, only_writer
 from lofit.nodes import module_of
 from lofit.plan.kinds import KINDS, NodeKind
 from lofit.plan.nodes import Node
@@ -24,7 +25,7 @@ def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
     Args:
         table: the run table of the configuration whose workflow was run in this folder.
         runs: ids of nodes. None: every node that was started, has all its inputs and left no result, except those
-            whose log says that they ended because their Snakemake did.
+            whose log says that they ended because their Snakemake did, and those that are still being computed.
 
     Yields:
         The id of each node after its status is written.
@@ -36,7 +37,7 @@ def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
     if any((RECORDS / "locks").glob("*")):
         raise LofitError(
             f"{RECORDS / 'locks'}: a workflow is running in this folder; wait for its end or, if it was killed, run "
-            "`snakemake --unlock` with its configuration first"
+            "`lofit run CONFIG -- --unlock` first"
         )
     # No model is run here, and applying a limit on GPU memory would need a GPU.
     table = RunTable(table.config.model_copy(update={"limits": LimitsConfig()}))
@@ -51,21 +52,24 @@ def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
         kind, node = nodes[run]
         if (report := kind.report(table, node)).is_file():
             raise ConfigError(f"{run}: has a result, {report}; delete that file to have it computed again")
+        if is_being_written(table.folder(node)):
+            raise LofitError(f"{run}: is still being computed, by a job that its workflow left; cancel that first")
         if lost := _missing(table, kind, node):
             raise LofitError(f"{run}: {lost[0]} is not there yet, so it could not have run; mark what makes that")
     for run in runs:
         kind, node = nodes[run]
         _forget(kind.outputs(table, node))
         log = kind.log(table, run)
-        module_of(kind).run(table, node, f"no result: killed, or ended by an error (its log: {log})")
-        record(table, kind, node)
+        with only_writer(table.folder(node)):
+            module_of(kind).run(table, node, f"no result: killed, or ended by an error (its log: {log})")
+            record(table, kind, node)
         yield run
 
 
 def _was_killed(table: RunTable, kind: NodeKind, node: Node) -> bool:
     ready = not kind.report(table, node).is_file() and not _missing(table, kind, node)
     log = kind.log(table, node.id)
-    return ready and log.is_file() and not was_abandoned(log)
+    return ready and log.is_file() and not was_abandoned(log) and not is_being_written(table.folder(node))
 
 
 def _missing(table: RunTable, kind: NodeKind, node: Node) -> list[Path]:

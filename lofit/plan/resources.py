@@ -30,6 +30,10 @@ WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2, "nf4": 2}
 """Per parameter while weights are loaded; quantised ones pass through 16 bits."""
 FULL_COPIES = 4
 """Of all weights while all are trained: themselves, gradients, two moments of AdamW."""
+SAVED_BYTES = 12
+"""Per trained parameter of a save point: the value and the two moments, copied to host memory in float32."""
+KEPT_BYTES = 4
+"""Per trained parameter of the values of the best epoch, once in host memory and once in the save point."""
 CONVERTING_COPIES = 3
 """Of the weights in float32 while a GGUF file is expanded and written."""
 
@@ -73,6 +77,10 @@ def _computing_mb(table: RunTable, node: ComputingNode) -> float:
         needed += CUDA_MB
     else:
         needed += WORKING_MB * math.sqrt(billions)
+    if isinstance(node, FitNode) and load_method(node.method).trains_base:
+        kept = KEPT_BYTES if getattr(node.params, "keep", "last") == "best" else 0
+        saved = 0 if config.training.save_minutes is None else SAVED_BYTES + kept
+        needed += 1000 * billions * (kept + saved)
     if not isinstance(node, EvalNode | ActivationsNode | PlantNode):
         needed += min(1000 * config.training.prefix_memory_gb, PREFIX_MB * math.sqrt(billions))
     return needed

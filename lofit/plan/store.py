@@ -243,6 +243,14 @@ def take(
     return None
 
 
+def is_done(table: RunTable, kind: NodeKind, node: Node) -> bool:
+    """Return whether a node is there, computed by this code from these inputs, and neither failed nor damaged."""
+    try:
+        return _difference(table, kind, node, sound(table.config.results, table.folder(node)), failed=False) is None
+    except StoreError:
+        return False
+
+
 def _difference(table: RunTable, kind: NodeKind, node: Node, entry: Entry, failed: bool) -> str | None:
     """Return why an entry is not the node that this configuration and this code would compute; None if it is."""
     if entry.identity != node.identity:

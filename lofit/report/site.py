@@ -70,7 +70,7 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     files = [folder / "figures" / f"{table_name(protocol)}.csv" for protocol in get_args(Protocol)]
     scores, costs = [pd.read_csv(file) for file in files if file.is_file()], folder / "figures" / f"{COSTS}.csv"
     if not (scores and costs.is_file() and (folder / PAGE).is_file()):
-        raise ReportError(f"{folder} has no drawn study ({PAGE}, figures); run it, or `lofit render` in its folder")
+        raise ReportError(f"{folder} has no drawn study ({PAGE}, figures); run it to its end")
     cost = pd.read_csv(costs)[["model", "arm", *AXES.values()]]
     return pd.concat(scores, ignore_index=True).merge(cost.rename(columns={"arm": "method"}), how="left")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lofit.config.results import is_snapshot
 from lofit.errors import ReportError
 from lofit.plan.table import MAIN, RunTable
 from lofit.report.main import comparison
@@ -45,11 +46,13 @@ def print_summary(table: RunTable, configfile: Path) -> None:
             pass
         Console(markup=False, emoji=False, highlight=False).print(table.note)
     print_results(table)
-    file = shlex.quote(str(configfile))
+    shown, change = shlex.quote(str(configfile)), f"edit {configfile}"
+    if is_snapshot(configfile):  # which is written anew
+        shown, change = "config.yaml", f"copy {configfile} to config.yaml, edit that"
     Console(markup=False, emoji=False, highlight=False).print(
-        f"\nNext: edit {configfile} (models, tasks, methods, seeds), see what would run, and run it again:\n"
-        f"  lofit plan --configfile {file}\n"
-        f"  lofit run {file}\n"
+        f"\nNext: {change} (models, tasks, methods, seeds), see what would run, and run it again:\n"
+        f"  lofit plan --configfile {shown}\n"
+        f"  lofit run {shown}\n"
         "Only what changed is computed.",
         soft_wrap=True,
     )

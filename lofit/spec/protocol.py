@@ -46,7 +46,8 @@ TRUE_X_INFORMATIVE = "true_x_informative"
 COUNTED = {
     "n_truncated": "with a prompt cut on the left to what the model reads",
     "n_ties": "in which different choices share the best score, which is no right answer",
-    "n_unreachable": "whose answers cannot be generated: too long, or with a stop string or a special token in them",
+    "n_unreachable": "whose answers cannot win: too long to generate, with a stop string or a special token in them, "
+    "or with tokens that only go on after those of another choice",
 }
 """Counts of test items in an evaluation, and how the log, the tables and the report describe these items."""
 

@@ -57,15 +57,15 @@ def wins(scores: Sequence[float], right: Sequence[bool]) -> bool:
 
 
 def by_length(scores: Sequence[float], texts: Sequence[str]) -> list[float]:
-    """Divide scores by the number of characters of the text, such that equal scores remain equal.
+    """Divide scores by the number of characters of the text, blanks around it aside, such that equal ones stay equal.
 
     Texts that the tokenizer does not distinguish may differ in length (a ligature, the name of a special token).
 
     Args:
         scores: log-probability of each text, in nats.
-        texts: the texts, none of them empty.
+        texts: the texts, none of them blank.
     """
-    each = list(zip(scores, texts, strict=True))
+    each = list(zip(scores, map(str.strip, texts), strict=True))
     return [max(score / len(text) for score, text in each if abs(score - own) <= TIE) for own in scores]
 
 

@@ -45,14 +45,12 @@ def official_splits(
         source: the official training split.
         render: turns an item into a row without an id; its second argument describes the item for error messages.
         test: the official split to test on.
-        group_by: field of the rows; rows with the same text in it are kept in the same split.
+        group_by: field of the rows; rows with the same text in it are kept in the same split, as are those of a
+            cluster.
         with_options: whether the task's options are a third argument of ``render``.
         cluster: for a task whose items do not say which of them belong together, returns the text of the field
-            ``cluster`` for every row of a validation or test split.
+            ``cluster`` for every row of an official split.
     """
-
-    def clustered(rows: list[Row]) -> list[Row]:
-        return [row | {"cluster": text} for row, text in zip(rows, cluster(rows), strict=True)] if cluster else rows
 
     def prepare(options: TaskOptions, fold: int, seed: int, fetcher: Fetcher) -> Splits:
         seen: Counter[str] = Counter()
@@ -61,8 +59,12 @@ def official_splits(
             items = fetcher.hub_rows(source.model_copy(update={"split": split}))
             rendered = [render(item, f"{source.repo} {split} row {i}", *more) for i, item in enumerate(items)]
             rows[split] = with_ids(name, rendered, seen)
-        train, validation = cut_by(rows["train"], group_by, (0.9, 0.1), f"{name} cut")
-        return Splits(train=train, validation=clustered(validation), test=clustered(rows[test]))
+            if cluster:
+                named = zip(rows[split], cluster(rows[split]), strict=True)
+                rows[split] = [row | {"cluster": text} for row, text in named]
+        together = [group_by, "cluster"] if cluster else [group_by]
+        train, validation = cut_by(rows["train"], together, (0.9, 0.1), f"{name} cut")
+        return Splits(train=train, validation=validation, test=rows[test])
 
     return prepare
 

@@ -52,30 +52,52 @@ def with_ids(name: str, rows: list[Row], seen: Counter[str]) -> list[Row]:
     return out
 
 
-def cut_by(rows: list[Row], field: str, shares: Sequence[float], seed: str) -> list[list[Row]]:
-    """Split rows into parts that hold about ``shares`` of the distinct texts of a field, such as the passage.
+def cut_by(rows: list[Row], fields: Sequence[str], shares: Sequence[float], seed: str) -> list[list[Row]]:
+    """Split rows into parts that hold about ``shares`` of the families of rows, and at least one while there are any.
 
-    Rows with the same :func:`normalised` text are in the same part. Within a part, the rows keep their order.
+    Rows that have the same :func:`normalised` text in a field, such as the passage, are of one family, as are those
+    that a chain of such rows joins. A family is in one part. Within a part, the rows keep their order.
 
     Args:
         rows: the rows to split.
-        field: the field whose text stays together.
+        fields: the fields whose texts stay together.
         shares: share of each part; they add up to 1.
         seed: seed of the split.
     """
-    texts = sorted({normalised(row[field]) for row in rows})
-    random.Random(seed).shuffle(texts)
+    family = _families([[normalised(row[field]) for field in fields] for row in rows])
+    names = sorted(set(family))
+    random.Random(seed).shuffle(names)
     part_of: dict[str, int] = {}
     start, end = 0, 0.0
     for part, share in enumerate(shares):
-        end += share * len(texts)
-        stop = len(texts) if part == len(shares) - 1 else round(end)
-        part_of.update(dict.fromkeys(texts[start:stop], part))
+        end += share * len(names)
+        left = len(shares) - 1 - part
+        stop = max(start + 1, min(round(end), len(names) - left)) if left else len(names)
+        part_of.update(dict.fromkeys(names[start:stop], part))
         start = stop
     parts: list[list[Row]] = [[] for _ in shares]
-    for row in rows:
-        parts[part_of[normalised(row[field])]].append(row)
+    for row, name in zip(rows, family, strict=True):
+        parts[part_of[name]].append(row)
     return parts
+
+
+def _families(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return for every row, given as its texts, the least first text of those that equal texts join it with."""
+    parent = list(range(len(rows)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    seen: dict[tuple[int, str], int] = {}
+    for i, texts in enumerate(rows):
+        for field, text in enumerate(texts):
+            parent[root(i)] = root(seen.setdefault((field, text), i))
+    names: dict[int, str] = {}
+    for i, texts in enumerate(rows):
+        names[root(i)] = min(names.get(root(i), texts[0]), texts[0])
+    return [names[root(i)] for i in range(len(rows))]
 
 
 def similar_texts(texts: Sequence[str], groups: Sequence[Hashable]) -> list[str]:

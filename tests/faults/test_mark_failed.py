@@ -13,10 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lofit.cluster.watchdog import INTERRUPTED
 from lofit.config import parse_config
 from lofit.errors import ConfigError, LofitError
-from lofit.files import read_json
+from lofit.files import only_writer, read_json, write_text
 from lofit.nodes import mark_failed as marking
+from lofit.plan.kinds import kind_of
 from lofit.plan.table import RunTable
 from lofit.rankings.ranking import read_ranking
 from tests.fitted import find, fitted_table, tiny_config
@@ -112,7 +114,7 @@ def test_a_node_killed_together_with_the_workflow(made: Workflow, monkeypatch: p
     result = mark_failed(made, "--run", bitfit.id)
     assert (result.returncode, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1
-    assert "snakemake --unlock" in result.stderr
+    assert "lofit run CONFIG -- --unlock" in result.stderr
     assert not (made.path(made.table().folder(bitfit)) / "fit.json").exists()
     assert made.snakemake("--unlock").returncode == 0
     result = mark_failed(made, "--run", bitfit.id)
@@ -132,8 +134,17 @@ def test_what_has_a_result_or_could_not_have_run_is_not_touched(
     with pytest.raises(LofitError, match=r"source\.json is not there yet, so it could not have run"):
         list(marking.mark_failed(table, [lora.id]))
     assert list(marking.mark_failed(table, None)) == []
-    fitted_table(config)
+    made = fitted_table(config)
     report = table.folder(lora) / "fit.json"
+    scored = table.own_evaluation(base)
+    log = kind_of(scored).log(made, scored.id)
+    write_text(log, "at work\n")
+    with only_writer(made.folder(scored)):
+        assert list(marking.mark_failed(table, None)) == []
+        with pytest.raises(LofitError, match="is still being computed"):
+            list(marking.mark_failed(table, [scored.id]))
+    write_text(log, f"error: {INTERRUPTED}\n")
+    assert list(marking.mark_failed(table, None)) == []
     before = report.read_bytes()
     with pytest.raises(ConfigError, match=r"fit\.json; delete that file to have it computed again"):
         list(marking.mark_failed(table, [table.own_evaluation(base).id, lora.id]))

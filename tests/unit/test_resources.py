@@ -66,9 +66,15 @@ def test_memory_grows_with_the_model_and_holds_its_weights() -> None:
     assert 7000 * 2 < memory_mb(on_gpu, fit(on_gpu, "lofit")) < memory_mb(made(7.0), fit(made(7.0), "lofit"))
 
 
-def test_training_all_weights_needs_gradients_and_moments() -> None:
-    table = made(7.0)
-    assert memory_mb(table, fit(table, "full")) - memory_mb(table, fit(table, "lofit")) == 3 * 4 * 7000
+def test_training_all_weights_needs_gradients_and_moments_and_a_copy_to_save_them() -> None:
+    def more(**config: Any) -> float:
+        table = made(7.0, **config)
+        return (memory_mb(table, fit(table, "full")) - memory_mb(table, fit(table, "lofit"))) / 7000
+
+    assert more(training={"save_minutes": None}) == 3 * 4
+    assert more() == 3 * 4 + 3 * 4
+    assert more(methods={"lofit": None, "full": {"params": {"keep": "best"}}}) == 3 * 4 + 4 * 4 + 4
+    assert more(device="cuda") == 2 + 3 * 4
 
 
 def test_judges_that_are_larger_than_the_model_count() -> None:

@@ -133,6 +133,16 @@ def test_run_is_snakemake_with_this_configuration(config: dict[str, Any], monkey
         Path(at["--workflow-profile"]) / "config.yaml"
     ).is_file()
     assert "--dry-run" in words and words[-2:] == ["--unlock", "--nolock"]
+    assert command(monkeypatch, "--", "--unlock")[-1] == "--unlock", "of config.yaml"
+
+
+def test_cores_of_this_machine_limit_no_job_of_a_cluster(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.v8+.yaml").write_text("keep-going: true\n")
+    for profile, given in (("slurm", False), ("grouped", False), ("mine", True)):
+        assert ("--cores" in command(monkeypatch, "config.yaml", "--profile", profile)) == given
 
 
 def test_run_of_a_part(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,17 +239,21 @@ def test_errors_are_one_line_with_the_log_everywhere(
     log.write_text("error: no room on disk\nlater words\n")
     for id in range(3):
         shown.job(id, "fit", log if id else tmp_path / "gone.log", method="lora")
+    shown.says(LogEvent.JOB_ERROR, level=logging.ERROR, jobid=0, rule_name="fit", log=[])
+    shown.job(0, "fit", tmp_path / "gone.log", method="lora")  # tried again
     shown.says(LogEvent.JOB_FINISHED, job_id=0)
     shown.says(LogEvent.ERROR, "RuleException:\nCalledProcessError", logging.ERROR)
     shown.says(LogEvent.JOB_ERROR, level=logging.ERROR, jobid=1, rule_name="fit", log=[str(log)])
     shown.says(LogEvent.GROUP_ERROR, level=logging.ERROR, job_error_info=[{"jobid": 2, "rule_name": "fit"}])
+    shown.says(LogEvent.JOB_ERROR, level=logging.ERROR, jobid=2, rule_name="fit", log=[str(log)])  # the same again
     shown.says(LogEvent.ERROR, "WorkflowError:\nDirectory cannot be locked", logging.ERROR)
     shown.says(None, "Exiting because a job execution failed.", logging.ERROR)
     shown.handler.close()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:2] == [f"fit lora: no room on disk (log: {log})"] * 2
-    assert lines[2:4] == ["WorkflowError:", "Directory cannot be locked"]
-    assert lines[4] == (
+    assert lines[0].startswith("fit lora: no log")
+    assert lines[1:3] == [f"fit lora: no room on disk (log: {log})"] * 2
+    assert lines[3:5] == ["WorkflowError:", "Directory cannot be locked"]
+    assert lines[5] == (
         "2 nodes ended with an error, 1 of 3 are done. See: lofit status config.yaml; to go on: lofit run config.yaml"
     )
 

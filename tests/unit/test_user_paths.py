@@ -290,7 +290,7 @@ def test_one_prompt_at_least_is_set_aside(n: int, tmp_path: Path) -> None:
 def test_one_prompt_alone_cannot_be_set_aside(tmp_path: Path) -> None:
     rows = [{"prompt": "Name a colour:", "answer": colour} for colour in ("red", "green", "blue")]
     own = load_task("t", task(tmp_path / "t", rows, [{"prompt": "x", "answer": "y"}]))
-    with pytest.raises(TaskError, match=r"too few different prompts to set some aside \(1\); give validation.jsonl"):
+    with pytest.raises(TaskError, match="all rows share a prompt or a cluster, so none can be set aside"):
         own.prepare(own.Options(), 0, 0, Fetcher(tmp_path, None))
 
 

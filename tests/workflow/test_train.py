@@ -67,9 +67,14 @@ def test_a_csv_file_and_what_goes_on_from_its_results(tmp_path: Path) -> None:
     assert sorted(results["seed"][results["method"] == "lora"].unique()) == [1, 2]
     assert set(results["n_items"]) == {5} and set(results["metric"]) >= {"acc"}
     assert set(results["protocol"]) == {"paper-chat"}
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "runs").rglob("*") if file.is_file()}
+    more = train(tmp_path, *columns, *model, "--method", "lora", "--method", "bitfit", "--seed", "1", "--seed", "2")
+    assert more.returncode == 0, more.stderr[-3000:]
+    assert all(file.stat().st_mtime_ns == time for file, time in written.items()), "what is done is not run again"
+    assert len(list((tmp_path / "out").glob("runs/tiny/reviews/*/seed*/bitfit-*"))) == 2
     sample = json.loads(next((tmp_path / "out").glob("runs/**/samples.jsonl")).read_text().splitlines()[0])
     assert sample["arguments"][0][0].startswith("Be brief.\nReview: It was ")
-    [config] = re.findall(r"lofit plan --configfile (\S+)", done.stdout)
+    [config] = re.findall(r"copy (\S+) to config.yaml", done.stdout)
     run = next((tmp_path / "out" / "runs").glob("tiny/reviews/*/seed1/lora-*")).name
     for command in (["summary"], ["plan"], ["export", "--run", run, "--out", "exported", "--format", "peft"]):
         again = [sys.executable, "-m", "lofit", *command, "--configfile", config]

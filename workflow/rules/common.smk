@@ -13,7 +13,7 @@ CHECKOUT = [workflow.basedir] if Path(workflow.basedir, "lofit").is_dir() else [
 sys.path[:0] = CHECKOUT
 
 from lofit.cluster.watchdog import VARIABLE as SNAKEMAKE
-from lofit.config import parse_config
+from lofit.config import load_config, parse_config
 from lofit.config.results import snapshot_path, write_snapshot
 from lofit.errors import ConfigError, error_lines
 from lofit.files import short_hash
@@ -35,14 +35,17 @@ def job_nodes():
     return list(takewhile(lambda word: not word.startswith("-"), words))
 
 
-DEVICE = "LOFIT_DEVICE"  # what `device: auto` came to where the workflow was started
+SNAPSHOT = "LOFIT_CONFIG"
 CONFIGFILES = [Path(file) for file in workflow.overwrite_configfiles or ["config.yaml"]]
 try:
-    for file in CONFIGFILES:
-        read_yaml(file, ConfigError)  # Snakemake has read it already, and keeps the last of several equal keys
-    if config.get("device", "auto") == "auto":  # a job's own Snakemake, on whatever machine, must know the same ids
-        config["device"] = os.environ.get(DEVICE, "auto")
-    CONFIG = parse_config(config, str(CONFIGFILES[0]), Path(CONFIGFILES[0]))
+    if job_nodes() and SNAPSHOT in os.environ:
+        # A job's own Snakemake must know the ids of the one that submitted it, on a machine with other devices, and
+        # after a change of the file.
+        CONFIG = load_config(Path(os.environ[SNAPSHOT]))
+    else:
+        for file in CONFIGFILES:
+            read_yaml(file, ConfigError)  # Snakemake has read it already, and keeps the last of several equal keys
+        CONFIG = parse_config(config, str(CONFIGFILES[0]), Path(CONFIGFILES[0]))
     TABLE = RunTable(CONFIG)
     OUTPUTS = {output.id: output for output in outputs(TABLE)}
 except ConfigError as error:
@@ -53,8 +56,7 @@ RESULTS = str(CONFIG.results)
 # Every node is `python -m lofit node <kind> <id>` in this environment; it reads the configuration from a snapshot, and
 # ends when this process does.
 os.environ.update(
-    {SNAKEMAKE: str(os.getpid()), DEVICE: CONFIG.device},
-    LOFIT_CONFIG=str(snapshot_path(CONFIG)),
+    {SNAKEMAKE: str(os.getpid()), SNAPSHOT: str(snapshot_path(CONFIG))},
     LOFIT_REUSE=os.pathsep.join(str(store.absolute()) for store in CONFIG.reuse),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [*CHECKOUT, os.environ.get("PYTHONPATH")])),

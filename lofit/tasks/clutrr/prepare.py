@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -45,12 +46,16 @@ class Options(TaskOptions):
 
     Attributes:
         overlap: ``replace`` by default, since the authors' files share stories between splits (see README.md);
-            ``keep`` gives the authors' data.
+            ``replace_stories`` takes stories that differ in names only for the same; ``keep`` gives the authors' data.
         compat_double_space: keep the authors' blank before the second name, which doubles the blank in the prompt.
     """
 
-    overlap: Literal["refuse", "replace", "keep"] = "replace"
+    overlap: Literal["refuse", "replace", "replace_stories", "keep"] = "replace"  # type: ignore[assignment]
     compat_double_space: bool = False
+
+    def configured(self, task: Task) -> Task:
+        """Return the task, with the field by which rows are compared between splits."""
+        return replace(task, overlap_key="story") if self.overlap == "replace_stories" else task
 
 
 def unnamed(story: str) -> str:

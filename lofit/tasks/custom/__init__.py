@@ -16,7 +16,7 @@ from lofit.strict_yaml import read_yaml
 from lofit.tasks.answers import canonical, lowered, same_text
 from lofit.tasks.custom.table import SUFFIXES, Description, labels, read_rows, to_fields
 from lofit.tasks.custom.utils import process_results
-from lofit.tasks.splits import cut_by, normalised, with_ids
+from lofit.tasks.splits import cut_by, with_ids
 from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
 
 Kind = Literal["generate", "choose", "prefer"]
@@ -35,8 +35,8 @@ def custom_task(name: str, path: Path, read: Description | None = None) -> Task:
     """Read a task from a folder of JSON lines, a data file, or a YAML file that describes it.
 
     The folder holds ``train.jsonl``, ``test.jsonl`` and optionally ``validation.jsonl``; without it, a tenth of the
-    training prompts is set aside for validation. Of a data file, test rows are set aside, too. The fields of the first
-    training row, or the description, determine the kind of the task:
+    training rows is set aside for validation. Of a data file, test rows are set aside, too. Rows that share a prompt or
+    a cluster stay together. The fields of the first training row, or the description, determine the kind of the task:
 
     - ``prompt`` and ``answer`` (or ``answers``): the model generates the answer.
     - ``prompt``, ``choices`` and ``gold``: the model chooses the most probable choice.
@@ -72,7 +72,8 @@ def custom_task(name: str, path: Path, read: Description | None = None) -> Task:
         licence=about.licence,
         Options=TaskOptions,
         prepare=prepare,
-        stratified=bool(about.stratum) or "stratum" in _first_row(files.get("test", files["train"])),
+        stratified=bool(about.stratum)
+        or (not about.prompt and "stratum" in _first_row(files.get("test", files["train"]))),
         definition=Path(__file__).with_name("generate.yaml" if kind == "generate" else "choose.yaml"),
         overrides={"generation_kwargs": {"until": about.until, "max_gen_toks": about.max_gen_toks, "do_sample": False}}
         if kind == "generate"
@@ -117,9 +118,16 @@ def _kind(train: Path, about: Description) -> Kind:
     if about.prompt:
         return "choose" if about.label else "generate"
     row = _first_row(train)
-    for kind, names in FIELDS.items():
-        if set(names) - {"answer"} <= set(row) and (kind != "generate" or {"answer", "answers"} & set(row)):
-            return kind
+    found = [
+        kind
+        for kind, names in FIELDS.items()
+        if set(names) - {"answer"} <= set(row) and (kind != "generate" or {"answer", "answers"} & set(row))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        other = ", ".join(name for kind in found for name in FIELDS[kind][1:] if name in row)
+        raise TaskError(f"{train} row 1: fields of several kinds of tasks ({other}); keep those of one")
     raise TaskError(
         f"{train} row 1: needs prompt and answer, or prompt, choices and gold, or prompt, chosen and rejected; found "
         f"{', '.join(map(str, row)) or 'nothing'}; or say what its columns mean (prompt with answer or label)"
@@ -141,12 +149,23 @@ def _items(files: dict[str, Path], about: Description) -> dict[str, list[tuple[R
         for split, rows in read.items()
     }
     if "test" not in files:
-        by_prompt = [{"prompt": text_field(row, "prompt", at), "item": (row, at)} for row, at in items["train"]]
-        shares = (1 - about.test_share, about.test_share)
-        items["train"], items["test"] = (
-            [row["item"] for row in part] for part in cut_by(by_prompt, "prompt", shares, f"{SEED} {about.split_seed}")
-        )
+        given = [
+            _belongs(row, at) | {"prompt": text_field(row, "prompt", at), "item": (row, at)}
+            for row, at in items["train"]
+        ]
+        parts = _set_aside(given, about.test_share, f"{SEED} {about.split_seed}", files["train"], "test")
+        items["train"], items["test"] = ([row["item"] for row in part] for part in parts)
     return items
+
+
+def _set_aside(rows: list[Row], share: float, seed: str, file: Path, split: str) -> list[list[Row]]:
+    """Return the rows that are kept and those that are set aside; what shares a prompt or a cluster stays together."""
+    parts = cut_by(rows, ("prompt", "cluster"), (1 - share, share), seed)
+    if not all(parts):
+        raise TaskError(
+            f"{file}: all rows share a prompt or a cluster, so none can be set aside; give a file of {split} rows"
+        )
+    return parts
 
 
 def _prepare(name: str, kind: Kind, files: dict[str, Path], about: Description) -> Splits:
@@ -168,13 +187,7 @@ def _prepare(name: str, kind: Kind, files: dict[str, Path], about: Description) 
     seen: Counter[str] = Counter()
     read = {split: with_ids(name, rows[split], seen) for split in splits}
     if "validation" not in files:
-        prompts = len({normalised(row["prompt"]) for row in read["train"]})
-        if prompts < 2:
-            raise TaskError(
-                f"{files['train']}: too few different prompts to set some aside ({prompts}); give validation.jsonl"
-            )
-        share = max(0.1, 1 / prompts)  # at least one prompt
-        read["train"], read["validation"] = cut_by(read["train"], "prompt", (1 - share, share), SEED)
+        read["train"], read["validation"] = _set_aside(read["train"], 0.1, SEED, files["train"], "validation")
     return Splits(**read)
 
 

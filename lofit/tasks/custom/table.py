@@ -64,9 +64,10 @@ class Description(Form):
                 raise ValueError("prompt: names no column in braces, so all rows would be the same")
         return self
 
-    def columns(self) -> list[str]:
-        """Return the columns that the prompt names."""
-        return [name for _, name, _, _ in string.Formatter().parse(self.prompt or "") if name is not None]
+    def filled(self, row: Row, place: str) -> str:
+        """Return the prompt with the texts of a row; whatever stands in braces is the name of a column, as it is."""
+        parts = string.Formatter().parse(self.prompt or "")
+        return "".join(text + ("" if name is None else _text(row, name, place)) for text, name, _, _ in parts)
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -134,8 +135,8 @@ def to_fields(rows: list[Row], about: Description, places: list[str], choices: l
     for row, place in zip(rows, places, strict=True):
         item: Row = {name: _text(row, column, place) for name, column in named.items()}
         if about.prompt:
-            item |= {"prompt": about.prompt.format_map({name: _text(row, name, place) for name in about.columns()})}
-            item |= {"wrong": row["wrong"]} if "wrong" in row else {}
+            item |= {"prompt": about.filled(row, place)}
+            item |= {"wrong": row["wrong"]} if isinstance(row.get("wrong"), list) else {}
         if about.label:
             if (label := _text(row, about.label, place)) not in choices:
                 raise TaskError(f"{place}: label {label!r} is not among the choices {', '.join(choices)}; correct one")

@@ -16,6 +16,10 @@ OPERATORS: dict[str, Callable[[list[int]], int]] = {
 }
 
 
+DRAWS = 10_000
+"""Number of draws after which expressions that are short enough count as too rare."""
+
+
 @dataclass(frozen=True)
 class Node:
     """An operator applied to digits and further nodes."""
@@ -56,14 +60,17 @@ def _draw_node(rng: random.Random, depth: int, max_args: int) -> Node:
     return Node(rng.choice(list(OPERATORS)), tuple(arguments))
 
 
-def draw_expression(rng: random.Random, *, min_depth: int, max_depth: int, max_args: int, max_length: int) -> Node:
+def draw_expression(
+    rng: random.Random, *, min_depth: int, max_depth: int, max_args: int, max_length: int
+) -> Node | None:
     """Draw an expression with a depth uniform on min_depth..max_depth; redraw it if it exceeds ``max_length`` tokens.
 
-    Tokens are the space-separated parts of the notation: digits, operators with their bracket, closing brackets. The
-    caller ensures ``max_length >= 3 * max_depth + 1``, the length of the shortest expression of that depth.
+    Tokens are the space-separated parts of the notation: digits, operators with their bracket, closing brackets.
+    Returns None if ``DRAWS`` of that depth were all longer.
     """
     depth = rng.randint(min_depth, max_depth)
-    while True:
+    for _ in range(DRAWS):
         node = _draw_node(rng, depth, max_args)
         if len(text(node).split()) <= max_length:
             return node
+    return None

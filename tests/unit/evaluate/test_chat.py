@@ -102,6 +102,20 @@ def test_lm_evals_own_prompts_are_worded_too(tmp_path: Path) -> None:
         assert choice in ("no", "yes")
 
 
+def test_a_blank_is_filled_in_the_answer_that_was_trained(tmp_path: Path) -> None:
+    """Winogrande scores the rest of a sentence whose first words the model has begun, as the target begins."""
+    row = {
+        "id": "a", "prompt": "Al saw Bo so", "target": " Bo ran.", "choices": ["Al ran.", "Bo ran."], "gold": 1,
+        "contexts": ["Al saw Bo so Al", "Al saw Bo so Bo"], "continuation": "ran.",
+    }  # fmt: skip
+    write_jsonl(tmp_path / "test.jsonl", [row])
+    task, tokenizer = load_task("winogrande"), chatting()
+    _, [sample] = evaluate(model(), tokenizer, task, tmp_path / "test.jsonl", batch_size=2, chat=SYSTEM)
+    [trained] = in_chat([row], tokenizer, **SYSTEM)
+    assert sample["arguments"] == [(worded("Al saw Bo so") + name, " ran.") for name in ("Al", "Bo")]
+    assert "".join(sample["arguments"][1]) == trained["prompt"] + trained["target"]
+
+
 def test_reachable_answers_are_those_after_the_template(tmp_path: Path) -> None:
     """Without the blank, an answer of as many tokens as are generated still fits."""
     rows = [SUMS[0] | {"answers": ["1" * 16]}]

@@ -10,7 +10,7 @@ import torch
 from peft import get_peft_model
 
 from lofit.errors import TaskError
-from lofit.evaluation.harness import evaluate
+from lofit.evaluation.harness import evaluate, stock_tasks
 from lofit.files import write_jsonl
 from lofit.interventions import LofitConfig
 from lofit.models.loading import load_model
@@ -122,6 +122,15 @@ def test_examples_stand_in_front_of_every_filled_in_beginning(tmp_path: Path) ->
     _, (sample,) = evaluate(model, byte_tokenizer(), task, items, batch_size=2, shots=SFT_SHOTS[:1])
     front = f"{SFT_SHOTS[0]['prompt']}{SFT_SHOTS[0]['target']}\n\n"
     assert sample["arguments"] == [(front + context, " ran.") for context in contexts]
+
+
+def test_the_harness_needs_as_many_training_rows_as_it_shows(tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "train.jsonl", [{"id": str(i), "item": {"question": "1+1", "answer": "2"}} for i in range(4)]
+    )
+    rows = [{"id": "a", "item": {"question": "1+2", "answer": "3"}}]
+    with pytest.raises(TaskError, match="lm-eval's definition shows 5 training rows and there are 4"):
+        stock_tasks(load_task("gsm8k"), rows, tmp_path / "train.jsonl")
 
 
 def test_examples_are_drawn_by_the_seed_and_must_be_there(tmp_path: Path) -> None:

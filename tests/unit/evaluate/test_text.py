@@ -57,6 +57,17 @@ def test_every_window_begins_as_a_text_does(monkeypatch: pytest.MonkeyPatch) -> 
         assert sample["cross_entropy"] == pytest.approx(float(entropy), rel=1e-4)
 
 
+def test_of_prompts_the_ends_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "WINDOW", 8)
+    model, tokenizer = tiny_model("llama", vocab_size=259), byte_tokenizer(bos=True)
+    rows = [{"id": "a", "text": "What is it? A:"}, {"id": "b", "text": "short"}]
+    _, samples = score_text(model, None, tokenizer, rows, "plain", ends=True)
+    for window, sample in zip([" it? A:", "short"], samples, strict=True):
+        ids = tokenizer(window)["input_ids"]
+        entropy = -by_hand(model, ids).gather(-1, torch.tensor(ids[1:])[:, None]).mean()
+        assert sample["cross_entropy"] == pytest.approx(float(entropy), rel=1e-4)
+
+
 def test_the_base_is_no_way_from_itself_and_another_checkpoint_is() -> None:
     base, other = tiny_model("llama", vocab_size=259), tiny_model("llama", seed=1, vocab_size=259)
     own, _ = score_text(base, None, byte_tokenizer(), ROWS, "plain")

@@ -93,3 +93,11 @@ def test_answers_out_of_reach_are_counted(tmp_path: Path) -> None:
     # Of byte tokens, a blank in front among them, six are generated: five letters fit.
     assert result["n_unreachable"] == 3
     assert (result["n_items"], result["n_ties"]) == (7, 0)
+
+
+def test_choices_that_another_one_always_beats_are_counted(tmp_path: Path) -> None:
+    """The probability of 10 is that of 1 times that of 0 after it, if digits are tokens."""
+    rows = [{"id": str(gold), "prompt": "n:", "choices": ["1", "2", "10"], "gold": gold} for gold in range(3)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    result, _ = evaluate(model(), byte_tokenizer(), load_task("boolq"), tmp_path / "rows.jsonl", batch_size=2)
+    assert result["n_unreachable"] == 1

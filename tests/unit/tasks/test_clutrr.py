@@ -117,6 +117,19 @@ def test_the_papers_300(mirror_fetcher, tmp_path: Path) -> None:
     assert sorted(changed) == [284, 322]
 
 
+def test_stories_under_other_names_are_left_out_on_demand(mirror_fetcher, tmp_path: Path) -> None:
+    shared = {}
+    for overlap in ("replace", "replace_stories"):
+        options = TASK.Options(n_train=300, overlap=overlap)
+        prepare_task(options.configured(TASK), options, 0, 42, mirror_fetcher, tmp_path / overlap)
+        train, test = (
+            [json.loads(line)["story"].casefold() for line in (tmp_path / overlap / f"{split}.jsonl").open()]
+            for split in ("train", "test")
+        )
+        shared[overlap] = sum(story in train for story in test)
+    assert shared == {"replace": 20, "replace_stories": 0}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -283,7 +283,9 @@ def test_columns_of_every_kind_of_file(suffix: str, tmp_path: Path, file_fetcher
     task = custom_task("reviews", file, Description(**READ, cluster="product", stratum="kind"))
     made = splits(task, file_fetcher)
     assert (task.objective, task.headline, task.stratified, task.files) == ("sft", "acc", True, (file,))
-    assert [len(made.train), len(made.validation), len(made.test)] == [17, 2, 5]
+    assert [len(made.train), len(made.validation), len(made.test)] == [18, 2, 4]
+    products = [{row["cluster"] for row in part} for part in (made.train, made.validation, made.test)]
+    assert sum(map(len, products)) == len(set.union(*products)) == 12, "a product is in one split"
     rows = {row["prompt"]: row for row in [*made.train, *made.validation, *made.test]}
     assert set(rows) == {f"Review: {given['text']}\nMood:" for given in REVIEWS}
     for given in REVIEWS:
@@ -361,6 +363,35 @@ def test_wrong_descriptions_are_told_before_anything_is_read(
         parse_config(
             {"models": "smollm2-135m", "methods": {"base": None}, "tasks": {"r": {"path": str(file), "read": read}}}
         )
+
+
+def test_rows_that_a_prompt_and_a_cluster_join_stay_together(tmp_path: Path, file_fetcher: Any) -> None:
+    """Here all of them: each shares a prompt with the one before, and a product with the one after."""
+    rows = [{"text": f"{i // 2}", "mood": "ab"[i % 2], "product": (i + 1) // 2} for i in range(20)]
+    file = data_file(tmp_path / "chain.csv", rows)
+    with pytest.raises(TaskError, match="all rows share a prompt or a cluster, so none can be set aside; give a file"):
+        splits(custom_task("r", file, Description(**READ, cluster="product")), file_fetcher)
+
+
+@pytest.mark.parametrize("column", ["a.b", "0", "a[b]", "a b"])
+def test_columns_may_have_any_name(column: str, tmp_path: Path, file_fetcher: Any) -> None:
+    rows = [{column: f"{i}", "mood": "xy"[i % 2]} for i in range(20)]
+    read = Description(prompt=f"{{{column}}} is", label="mood")
+    made = splits(custom_task("r", data_file(tmp_path / "r.csv", rows), read), file_fetcher)
+    assert {row["prompt"] for row in made.test} < {f"{i} is" for i in range(20)}
+
+
+def test_columns_that_a_description_does_not_name_are_left_alone(tmp_path: Path, file_fetcher: Any) -> None:
+    rows = [{"text": f"{i}", "mood": "xy"[i % 2], "stratum": "s", "wrong": "w"} for i in range(20)]
+    task = custom_task("r", data_file(tmp_path / "r.csv", rows), Description(prompt="{text}", answer="mood"))
+    assert not task.stratified
+    assert {text for row in splits(task, file_fetcher).train for text in row["contrast"]["wrong"]} == {" x", " y"}
+
+
+def test_a_row_of_two_kinds_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "2+2", "choices": ["4", "5"], "gold": 0, "answer": "A"}] * 3
+    with pytest.raises(TaskError, match=r"several kinds of tasks \(answer, choices, gold\); keep those of one"):
+        custom_task("r", data_file(tmp_path / "r.jsonl", rows))
 
 
 def test_attributes_of_columns_are_out_of_reach(tmp_path: Path, file_fetcher: Any) -> None:

@@ -106,10 +106,10 @@ def test_wheel_cut(file_fetcher, data_mirror: Path, tmp_path: Path, splits) -> N
 
 def test_cut_keeps_rows_of_a_passage_together_whatever_the_file_order() -> None:
     rows = [{"context": f"passage {i % 20}", "n": i} for i in range(60)]
-    parts = cut_by(rows, "context", (0.5, 0.25, 0.25), "a seed")
+    parts = cut_by(rows, ["context"], (0.5, 0.25, 0.25), "a seed")
     assert [len(part) for part in parts] == [30, 15, 15]
     assert [
-        sorted(row["n"] for row in part) for part in cut_by(rows[::-1], "context", (0.5, 0.25, 0.25), "a seed")
+        sorted(row["n"] for row in part) for part in cut_by(rows[::-1], ["context"], (0.5, 0.25, 0.25), "a seed")
     ] == [[row["n"] for row in part] for part in parts]
 
 
