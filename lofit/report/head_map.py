@@ -57,7 +57,7 @@ def draw_heads(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
 
     There is one panel for each model, task and localizer, with the ranking of the first fold and seed. Colours are from
     the lowest score of a panel to its highest, since scores of different localizers have different units; selected
-    heads have a frame.
+    heads have a frame, those at the end of a ranking a round one.
 
     Args:
         frame: as :func:`head_scores` returns it.
@@ -72,22 +72,20 @@ def draw_heads(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         for axes, ((model, task, localizer), panel) in zip(grid, panels, strict=False):
             values = panel.pivot(index="layer", columns="head", values="score")
             axes.imshow(values, cmap="cividis", aspect="auto", origin="lower")
-            selected = panel[panel["selected"]]
-            axes.scatter(
-                selected["head"],
-                selected["layer"],
-                marker="s",
-                s=14,
-                facecolors="none",
-                edgecolors="#D55E00",
-                linewidths=0.9,
-            )
+            first = panel["rank"] <= len(panel) / 2
+            for marker, part in (("s", panel[panel["selected"] & first]), ("o", panel[panel["selected"] & ~first])):
+                axes.scatter(
+                    part["head"], part["layer"], marker=marker, s=14, facecolors="none", edgecolors="#D55E00",
+                    linewidths=0.9,
+                )  # fmt: skip
             axes.set_title(f"{task}, {localizer}\n{model}", fontsize=8)
             axes.set_xlabel("head")
             axes.set_ylabel("layer")
             axes.set_xticks(range(0, len(values.columns), max(1, len(values.columns) // 8)))
         note = (
-            "Yellow: the highest score of the panel; framed: among the first K. First fold and seed; the CSV has all."
+            "Yellow: the highest score of the panel; squares: among the first K. First fold and seed; the CSV has all."
         )
+        if (frame["selected"] & (frame["rank"] > frame.groupby("ranking")["rank"].transform("max") / 2)).any():
+            note = note.replace("first K.", "first K; circles: among the last K, on which a run has offsets, too.")
         figure.supxlabel(note if panels else "No ranking to draw.", x=0.01, ha="left")
         return save_with_csv(figure, frame, stem)

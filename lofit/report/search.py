@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from lofit.files import read_jsonl
 from lofit.plan.kinds import SELECT_BEST
+from lofit.plan.nodes import FitNode
+from lofit.plan.ranking_pairs import setting
 from lofit.plan.table import RunTable
 from lofit.report.outputs import Output
 from lofit.report.plain import write_plain_table
@@ -14,7 +17,8 @@ def search_table(table: RunTable) -> pd.DataFrame:
     """Return one row per search and setting.
 
     Returns:
-        ``model``, ``task``, ``fold``, ``seed``, ``method``, ``setting``, ``metric`` (name of the task's headline),
+        ``model``, ``task``, ``fold``, ``seed``, ``n_train`` (training examples), ``method``, ``heads`` (how many, from
+        which end of which ranking; empty without selected ones), ``setting``, ``metric`` (name of the task's headline),
         ``validation_metric`` (in [0, 1]), ``validation_loss`` (nats per answer token, or per preference pair),
         ``chosen`` (yes or no), ``select_by`` (``metric`` or ``loss``), ``note`` (why it failed) and ``run`` (id of the
         fit).
@@ -28,17 +32,27 @@ def search_table(table: RunTable) -> pd.DataFrame:
             continue  # it chose nothing itself
         report = SELECT_BEST.read_report(table, node)
         where = {"model": node.model, "task": node.data.task, "fold": node.data.fold, "seed": node.seed}
+        where["n_train"] = len(read_jsonl(table.folder(node.data) / "train.jsonl"))
+        where |= {"method": node.method, "heads": _heads(table, node)}
         for entry in report["search"]:
             chosen = report["status"] == "ok" and entry["run"] == report["chosen_run"]
             records.append(
                 where
-                | {"method": node.method, "setting": ", ".join(f"{name}={at}" for name, at in entry["point"].items())}
+                | {"setting": ", ".join(f"{name}={at}" for name, at in entry["point"].items())}
                 | {"metric": table.config.task(node.data.task).headline}
                 | {name: entry[name] for name in ("validation_metric", "validation_loss")}
                 | {"chosen": "yes" if chosen else "no", "select_by": node.select_by}
                 | {"note": entry["reason"] or "", "run": entry["run"]}
             )
     return pd.DataFrame(records)
+
+
+def _heads(table: RunTable, node: FitNode) -> str:
+    if not node.ranking:
+        return ""
+    other = f" on {node.ranking.data.task}" if node.ranking.data.task != node.data.task else ""
+    end = "last" if node.bottom else "first"
+    return f"{end} {' or '.join(map(str, node.k))} of {setting(table, node.ranking)}{other}"
 
 
 def write(table: RunTable, output: Output) -> None:
