@@ -88,7 +88,7 @@ def score_text(
     return {"n_items": len(samples), "n_truncated": 0, "metrics": metrics, "task_version": {task: WINDOW}}, samples
 
 
-def _windows(tokenizer: PreTrainedTokenizerBase, text: str, ends: bool) -> list[list[int]]:
+def _windows(tokenizer: PreTrainedTokenizerBase, text: str, ends: bool = False) -> list[list[int]]:
     """Return the token ids of a text's windows, each with the tokenizer's prepended special tokens."""
     begin = prepended_ids(tokenizer, text)
     ids, size = token_ids(tokenizer, text)[0][len(begin) :], WINDOW - len(begin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +13,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogFormatter, NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from lofit.files import atomic_path
 from lofit.report.significance import UNITS, leads
-from lofit.report.style import LINES, figure_style, save_figure, set_title
+from lofit.report.style import LINES, figure_style, line_style, save_figure, set_caption, set_title
 
 _ACROSS = 3
 _ASIDE = 3.5
@@ -68,7 +68,7 @@ def draw_dots(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             axes.set_xlabel(f"{panel['metric'].iloc[0]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5, axis="x")
         note = f"Bars: 95% interval {UNITS}. Filled: the best, and what does not differ significantly from it."
-        figure.supxlabel(textwrap.fill(note, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
+        set_caption(figure, note)
         return save_with_csv(figure, frame, stem)
 
 
@@ -104,7 +104,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
                     scale * known["x"], 100 * known["value"],
                     100 * np.stack([known["value"] - known["low"], known["high"] - known["value"]]),
                     label=str(arm), markersize=4, linewidth=1.2, elinewidth=0.8, transform=axes.transData + aside,
-                    **LINES[arms.index(arm) % len(LINES)],
+                    **line_style(arms.index(arm)),
                 )  # fmt: skip
                 for end in ("value", "low", "high"):  # what is drawn aside does not widen the axes by itself
                     axes.update_datalim(np.column_stack([scale * known["x"], 100 * known[end].fillna(known["value"])]))
@@ -125,7 +125,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
             axes.set_ylabel(f"{metrics[str(task)]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
         _finish(figure, drawn, _caption(frame, f"Bars: 95% interval {UNITS}."))
-        return save_with_csv(figure, frame, stem)
+        return save_with_csv(figure, frame.assign(axis=_AXES[axis], metric=frame["task"].map(metrics)), stem)
 
 
 def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
@@ -165,7 +165,7 @@ def draw_layers(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             caption = f"Mean over n = {span(known['n_rankings'], 'ranking')} per task ({counts}). "
         if frame["note"].any():
             caption += "Some rankings failed: the CSV says which and why."
-        figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 15)), x=0.01, ha="left")
+        set_caption(figure, caption)
         return save_with_csv(figure, frame, stem)
 
 
@@ -226,7 +226,9 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 axes.set_xlabel(label)
                 axes.set_ylabel("mean headline score (%)")
                 axes.set_title(str(model))
-        caption = _caption(means, f"Bars: 95% interval {UNITS}.")
+        caption = _caption(
+            means, f"Bars: 95% interval {UNITS}. Dashed: without cost. Grey steps: no cheaper one scores as high."
+        )
         if lost:
             caption += f" Not drawn: {'; '.join(lost)}; the CSV says why."
         _finish(figure, drawn, caption)
@@ -236,16 +238,16 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
 def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str], drawn: dict[str, Any]) -> None:
     """Draw points with error bars, which are added to ``drawn``, and the Pareto front.
 
-    A point is on the front if no cheaper one scores at least as high.
+    A point is on the front if no cheaper one scores at least as high. What costs nothing is a line with its name.
     """
-    shown = means[means[column] > 0]
+    shown, free = means[means[column] > 0], means[~(means[column] > 0)]
     for line in shown.to_dict("records"):
-        look = {key: value for key, value in LINES[arms.index(line["arm"]) % len(LINES)].items() if key != "linestyle"}
+        look = line_style(arms.index(line["arm"])) | {"linestyle": "none"}
         bars = 100 * np.array([[line["value"] - line["low"]], [line["high"] - line["value"]]])
         drawn[line["arm"]] = axes.errorbar(
-            line[column], 100 * line["value"], bars, linestyle="none", markersize=6, elinewidth=0.8, capsize=2, **look
+            line[column], 100 * line["value"], bars, markersize=6, elinewidth=0.8, capsize=2, **look
         )
-    front, best = [], -math.inf
+    front, best = [], free["value"].max() if len(free) else -math.inf
     for line in shown.sort_values([column, "value"], ascending=[True, False]).to_dict("records"):
         if line["value"] > best:
             front.append(line)
@@ -254,10 +256,26 @@ def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str],
         [line[column] for line in front], [100 * line["value"] for line in front], where="post", color="0.6",
         linewidth=0.8, zorder=0,
     )  # fmt: skip
-    for line in means[~(means[column] > 0)].to_dict("records"):
-        level = axes.axhline(100 * line["value"], color="0.4", linestyle="--", linewidth=0.8)
-        drawn[f"{line['arm']} (costs nothing)"] = level
+    for value in free["value"]:
+        axes.axhline(100 * value, color="0.4", linestyle="--", linewidth=0.8)
+    apart = 0.05 * (means["high"].max() - means["low"].min())
+    for value, names in level_names(free["arm"], free["value"], apart):
+        axes.annotate(
+            names, (0.99, 100 * value), (0, 1.5), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+            fontsize=6.5, color="0.3", ha="right", va="bottom",
+        )  # fmt: skip
     axes.grid(alpha=0.25, linewidth=0.5)
+
+
+def level_names(names: Iterable[str], values: Iterable[float], apart: float) -> list[tuple[float, str]]:
+    """Return where to name horizontal lines: the names of lines less than ``apart`` stand together at the highest."""
+    found: list[tuple[float, str]] = []
+    for value, name in sorted(zip(values, names, strict=True)):
+        if found and value - found[-1][0] < apart:
+            found[-1] = value, f"{found[-1][1]}, {name}"
+        else:
+            found.append((value, name))
+    return found
 
 
 def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
@@ -281,13 +299,19 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
                     level = axes.axhline(100 * line["value"], color="0.4", linestyle="--", linewidth=0.8)
                     drawn[f"{line['method']} (moves nothing)"] = level
                     continue
-                look = {**LINES[methods.index(line["method"]) % len(LINES)], "linestyle": "none"}
+                look = {**line_style(methods.index(line["method"])), "linestyle": "none"}
                 up = 100 * np.array([[line["value"] - line["low"]], [line["high"] - line["value"]]])
-                least = max(line["kl_low"], line["kl"] / 100)  # the axis has no 0
-                across = np.array([[line["kl"] - least], [line["kl_high"] - line["kl"]]])
+                below = line["kl"] - line["kl_low"] if line["kl_low"] > 0 else 0
                 drawn[line["method"]] = axes.errorbar(
-                    line["kl"], 100 * line["value"], up, across, markersize=5, elinewidth=0.8, capsize=2, **look
-                )
+                    line["kl"], 100 * line["value"], up, np.array([[below], [line["kl_high"] - line["kl"]]]),
+                    markersize=5, elinewidth=0.8, capsize=2, **look,
+                )  # fmt: skip
+                if not line["kl_low"] > 0:  # the axis has no 0: the bar leaves it on the left
+                    beside = blended_transform_factory(axes.transAxes, axes.transData)
+                    axes.annotate(
+                        "", (0, 100 * line["value"]), (line["kl"], 100 * line["value"]), xycoords=beside,
+                        textcoords="data", arrowprops={"arrowstyle": "->", "color": look["color"], "linewidth": 0.8},
+                    )  # fmt: skip
             if (panel["kl"] > 0).any():
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -296,7 +320,7 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
             axes.set_xlabel(f"KL to base (nats/token)\non {kind}")
             axes.set_ylabel(f"{on} {panel['metric'].iloc[0]} (%)")
             axes.grid(alpha=0.25, linewidth=0.5)
-        _finish(figure, drawn, _caption(frame, f"Bars: 95% intervals {UNITS}."))
+        _finish(figure, drawn, _caption(frame, f"Bars: 95% intervals {UNITS}; those with an arrow reach 0."))
         return save_with_csv(figure, frame, stem)
 
 
@@ -319,8 +343,7 @@ def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[st
         figure, grid = panels_of(max(1, len(panels)), title)
         for axes, (_, panel) in zip(grid, panels, strict=False):
             for arm, line in panel.groupby("arm", sort=False):
-                look = LINES[arms.index(str(arm)) % len(LINES)]
-                style = {**look, "marker": "none", "label": str(arm), "linewidth": 1.2}
+                style = line_style(arms.index(str(arm))) | {"marker": "none", "label": str(arm), "linewidth": 1.2}
                 [drawn[str(arm)]] = axes.plot(line["n"], 100 * line["recall"], **style)
             chance = panel.drop_duplicates("n")
             [drawn["chance"]] = axes.plot(chance["n"], 100 * chance["chance"], color="0.5", linestyle="--", lw=0.8)
@@ -367,6 +390,7 @@ def _finish(figure: Figure, drawn: dict[str, Any], caption: str) -> None:
     an underscore.
     """
     width = figure.get_figwidth()
+    figure.set_label(caption)
     figure.legend(
         list(drawn.values()), list(drawn), loc="outside lower center", ncols=max(1, min(len(drawn), int(width / 1.6))),
         frameon=False, title=textwrap.fill(caption, int(width * 15)), title_fontsize=8, fontsize=8,

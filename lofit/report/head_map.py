@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lofit.plan.ranking_pairs import configured_rankings, setting
@@ -11,10 +12,11 @@ from lofit.plan.table import RunTable
 from lofit.rankings.ranking import read_ranking
 from lofit.report.figures import panels_of, save_with_csv
 from lofit.report.outputs import Output
-from lofit.report.style import figure_style
+from lofit.report.style import figure_style, set_caption
 
 WHERE = ["model", "task", "localizer"]
 COLUMNS = ["ranking", *WHERE, "fold", "seed", "training_seed", "layer", "head", "score", "rank", "selected"]
+FIRST, LAST = "first", "last"
 
 
 def head_scores(table: RunTable) -> pd.DataFrame:
@@ -23,9 +25,9 @@ def head_scores(table: RunTable) -> pd.DataFrame:
     Returns:
         One row per ranking and head: ``ranking`` (its id), ``model``, ``task``, ``localizer`` (with what is set
         otherwise than is usual), ``fold``, ``seed``, ``training_seed``, ``layer``, ``head``, ``score``, ``rank`` (1 is
-        best) and ``selected`` (whether the head is among the first K, K being the largest number of heads that a run
-        may edit because of this ranking; or among the last, where a run edits those). A ranking that failed has no
-        rows.
+        best) and ``selected``: ``first`` if the head is among the first K, K being the largest number of heads that a
+        run may edit because of this ranking; ``last`` if it is among the last, where a run edits those; else empty. A
+        ranking that failed has no rows.
     """
     parts = [pd.DataFrame(columns=COLUMNS)]
     for node in configured_rankings(table):
@@ -41,7 +43,7 @@ def head_scores(table: RunTable) -> pd.DataFrame:
             fold=node.data.fold,
             seed=node.data.seed,
             training_seed=node.own_seed,
-            selected=(frame["rank"] <= first) | (frame["rank"] > len(frame) - last),
+            selected=np.select([frame["rank"] <= first, frame["rank"] > len(frame) - last], [FIRST, LAST], ""),
         )
         parts.append(frame[COLUMNS])
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
@@ -72,8 +74,8 @@ def draw_heads(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
         for axes, ((model, task, localizer), panel) in zip(grid, panels, strict=False):
             values = panel.pivot(index="layer", columns="head", values="score")
             axes.imshow(values, cmap="cividis", aspect="auto", origin="lower")
-            first = panel["rank"] <= len(panel) / 2
-            for marker, part in (("s", panel[panel["selected"] & first]), ("o", panel[panel["selected"] & ~first])):
+            for end, marker in ((FIRST, "s"), (LAST, "o")):
+                part = panel[panel["selected"] == end]
                 axes.scatter(
                     part["head"], part["layer"], marker=marker, s=14, facecolors="none", edgecolors="#D55E00",
                     linewidths=0.9,
@@ -82,10 +84,8 @@ def draw_heads(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             axes.set_xlabel("head")
             axes.set_ylabel("layer")
             axes.set_xticks(range(0, len(values.columns), max(1, len(values.columns) // 8)))
-        note = (
-            "Yellow: the highest score of the panel; squares: among the first K. First fold and seed; the CSV has all."
-        )
-        if (frame["selected"] & (frame["rank"] > frame.groupby("ranking")["rank"].transform("max") / 2)).any():
+        note = "Yellow: the highest score of a panel; squares: among the first K. First fold and seed; the CSV has all."
+        if (frame["selected"] == LAST).any():
             note = note.replace("first K.", "first K; circles: among the last K, on which a run has offsets, too.")
-        figure.supxlabel(note if panels else "No ranking to draw.", x=0.01, ha="left")
+        set_caption(figure, note if panels else "No ranking to draw.")
         return save_with_csv(figure, frame, stem)

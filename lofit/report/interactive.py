@@ -5,14 +5,14 @@ Each is one small panel, so that a page of any width can put them side by side.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from lofit.report.figures import level_names
 from lofit.report.outputs import COSTS, HEADS, Output
 from lofit.report.significance import leads
 from lofit.report.style import LINES
@@ -37,7 +37,7 @@ def panels(output: Output, results: Path) -> list[Panel]:
 
 def specification(chart: alt.LayerChart) -> Panel:
     """Return the Vega-Lite specification of a chart, with its numbers in it."""
-    made: Panel = json.loads(chart.to_json(indent=None))
+    made: Panel = chart.to_dict()
     return made
 
 
@@ -52,14 +52,15 @@ def javascript() -> str:
 def _dots(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
     shown = frame.dropna(subset=["percent"])
     shown = shown.assign(leads=leads(shown))
-    methods = list(dict.fromkeys(shown["method"]))
+    methods, lost = list(dict.fromkeys(shown["method"])), frame[frame["percent"].isna()]
     for (model, task), panel in shown.groupby(["model", "task"], sort=False):
+        absent = lost["method"][(lost["model"] == model) & (lost["task"] == task)]
         told = ["method", "percent", "percent_low", "percent_high", "seeds", "p_best", "leads"]
         base = alt.Chart(
             panel[told],
             width=WIDTH,
             height=alt.Step(20),
-            title=f"{task}, {model}",
+            title=_title(f"{task}, {model}", absent),
             description=f"Scores of methods: {task}, {model}",
         )
         y = alt.Y("method:N", sort=methods, title=None)
@@ -75,26 +76,32 @@ def _dots(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
         yield base.mark_rule(color=_COLOURS[0]).encode(x="percent_low:Q", x2="percent_high:Q", y=y) + points
 
 
+def _title(text: str, lost: Iterable[str]) -> alt.TitleParams:
+    """A title, with the methods or arms that have no score below it."""
+    names = ", ".join(dict.fromkeys(lost))
+    return alt.TitleParams(text, subtitle=[f"no score: {names}"] if names else [])
+
+
 def _costs(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
-    known = frame[(frame["trained_params"] > 0) | (frame["seconds"] > 0)].dropna(subset=["value"])
-    known = known.rename(columns={"arm": "name"})
-    names = list(dict.fromkeys(known["name"]))
+    known = frame.dropna(subset=["value"]).rename(columns={"arm": "name"})
+    names = list(dict.fromkeys(known["name"][(known["trained_params"] > 0) | (known["seconds"] > 0)]))
     for model, of_model in known.groupby("model", sort=False):
         for column, title in (("trained_params", "trained parameters"), ("seconds", "seconds to localize and fit")):
-            panel = of_model[of_model[column] > 0].assign(x=of_model[column])
-            yield _scatter(panel, names, title, "mean headline score (%)", str(model))
+            yield _scatter(of_model.assign(x=of_model[column]), names, title, "mean headline score (%)", str(model))
 
 
 def _disturbance(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
-    moved = frame[frame["kl"] > 0].rename(columns={"method": "name", "kl": "x"})
-    names = list(dict.fromkeys(moved["name"]))
+    moved = frame.rename(columns={"method": "name", "kl": "x"})
+    names = list(dict.fromkeys(moved["name"][moved["x"] > 0]))
     for (model, task, on, kind), panel in moved.groupby(["model", "task", "scored_on", "moved_on"], sort=False):
         x, y = f"KL to base on {kind} (nats/token)", f"{on} {panel['metric'].iloc[0]} (%)"
-        yield _scatter(panel, names, x, y, f"{model}, fitted for {task}")
+        yield _scatter(panel, names, x, y, f"{model}, fitted for {task}", number="~g")
 
 
-def _scatter(panel: pd.DataFrame, names: list[str], x_title: str, y_title: str, title: str) -> alt.LayerChart:
-    """Return points with vertical intervals and their names, on a logarithmic axis.
+def _scatter(
+    panel: pd.DataFrame, names: list[str], x_title: str, y_title: str, title: str, number: str = "~s"
+) -> alt.LayerChart:
+    """Return points with vertical intervals, on a logarithmic axis; what is at 0 is a dashed line with its name.
 
     Args:
         panel: columns ``name``, ``x``, and as fractions ``value``, ``low`` and ``high``.
@@ -102,12 +109,20 @@ def _scatter(panel: pd.DataFrame, names: list[str], x_title: str, y_title: str, 
         x_title: title of the logarithmic axis.
         y_title: title of the other axis.
         title: title of the panel.
+        number: how numbers on the logarithmic axis are written, as D3 has it.
     """
     scores = ["value", "low", "high"]
     percent = panel[["name", "x"]].join(100 * panel[scores])
     description = f"{y_title} against {x_title}: {title}"
-    base = alt.Chart(percent, width=WIDTH, height=220, title=title, description=description)
-    scale, axis = alt.Scale(type="log", padding=20), alt.Axis(format="~s", tickCount=5)
+    base = alt.Chart(percent[percent["x"] > 0], width=WIDTH, height=220, title=title, description=description)
+    free = alt.Chart(percent[~(percent["x"] > 0)]).encode(y=alt.Y("value:Q", title=y_title))
+    level = free.mark_rule(color="#808890", strokeDash=[4, 3]).encode(tooltip=["name:N", "value:Q"])
+    levels = percent[~(percent["x"] > 0)]
+    apart = 0.08 * (percent["high"].max() - percent["low"].min())
+    texts = pd.DataFrame(level_names(levels["name"], levels["value"], apart), columns=["value", "name"])
+    named = alt.Chart(texts).mark_text(align="left", dx=3, dy=-5, fontSize=9, color="#808890")
+    named = named.encode(x=alt.value(0), y=alt.Y("value:Q", title=y_title), text="name:N")
+    scale, axis = alt.Scale(type="log", padding=20), alt.Axis(format=number, tickCount=5)
     x, y = alt.X("x:Q", title=x_title, scale=scale, axis=axis), alt.Y("value:Q", title=y_title)
     colours = [_COLOURS[at % len(_COLOURS)] for at in range(len(names))]
     legend = alt.Legend(title=None, orient="bottom", columns=3)
@@ -116,26 +131,37 @@ def _scatter(panel: pd.DataFrame, names: list[str], x_title: str, y_title: str, 
     tooltip += [alt.Tooltip(f"{column}:Q", format=".1f") for column in scores]
     bars = base.mark_rule().encode(x=x, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=colour)
     points = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=colour, tooltip=tooltip)
-    return bars + points
+    return level + named + bars + points
 
 
 def _curves(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
-    if not {"arm", "x", "value", "low", "high"} <= set(frame.columns) or frame["x"].isna().all():
+    if not {"arm", "x", "value", "low", "high", "axis"} <= set(frame.columns) or frame["x"].isna().all():
         return  # an experiment of another kind
-    for (model, task), panel in frame.dropna(subset=["value"]).groupby(["model", "task"], sort=False):
-        shown = panel.assign(**{name: 100 * panel[name] for name in ("value", "low", "high")})
+    frame = frame.assign(x=frame["x"].where(~frame["axis"].str.endswith("(%)"), 100 * frame["x"]))
+    arms = list(dict.fromkeys(frame["arm"]))
+    for (model, task), panel in frame.groupby(["model", "task"], sort=False):
+        known, lost = panel.dropna(subset=["value"]), panel[panel["value"].isna()]
+        shown = known.assign(**{name: 100 * known[name] for name in ("value", "low", "high")})
         base = alt.Chart(
             shown[["arm", "x", "value", "low", "high"]],
             width=WIDTH,
             height=220,
-            title=f"{task}, {model}",
+            title=_title(f"{task}, {model}", [f"{line.arm} at {line.x:g}" for line in lost.itertuples()]),
             description=f"Scores: {task}, {model}",
         )
-        x = alt.X("x:Q", scale=alt.Scale(type="log"), title="share or number")
-        colour = alt.Color("arm:N", scale=alt.Scale(range=_COLOURS), sort=None, legend=alt.Legend(orient="bottom"))
+        axis, apart = alt.Axis(format="~g", labelAngle=0), alt.Scale(padding=0.5)
+        x = alt.X("x:O", title=panel["axis"].iloc[0], axis=axis, scale=apart)
+        colour = alt.Color(
+            "arm:N",
+            scale=alt.Scale(domain=arms, range=_COLOURS),
+            legend=alt.Legend(title=None, orient="bottom", columns=3),
+        )
         tooltip = ["arm:N", "x:Q", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in ("value", "low", "high"))]
-        band = base.mark_area(opacity=0.15).encode(x=x, y=alt.Y("low:Q", title="score (%)"), y2="high:Q", color=colour)
-        yield band + base.mark_line(point=True).encode(x=x, y="value:Q", color=colour, tooltip=tooltip)
+        # Side by side, as in the picture: intervals of arms on the same items are alike.
+        place = {"x": x, "xOffset": alt.XOffset("arm:N", sort=arms), "color": colour}
+        score = f"{panel['metric'].iloc[0]} (%)"
+        bars = base.mark_rule().encode(y=alt.Y("low:Q", title=score), y2="high:Q", **place)
+        yield bars + base.mark_line(point=True).encode(y=alt.Y("value:Q", title=score), tooltip=tooltip, **place)
 
 
 def _heads(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
@@ -155,7 +181,7 @@ def _heads(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
                 "width": int(cells["head"].max()) + 1,
                 "score": [float(f"{score:.4g}") for score in cells["score"]],
                 "rank": cells["rank"].tolist(),
-                "selected": cells["selected"].astype(int).tolist(),
+                "selected": [end if isinstance(end, str) else "" for end in cells["selected"]],
             }
         )
     names = [ranking["map"] for ranking in rankings]
@@ -170,7 +196,7 @@ def _heads(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
             .transform_calculate(
                 layer="floor((datum.at - 1) / datum.width)",
                 head="(datum.at - 1) % datum.width",
-                is_selected="datum.selected ? 'yes' : 'no'",
+                is_selected="datum.selected || 'no'",
             )
         )
         x, y = alt.X("head:O"), alt.Y("layer:O", sort="descending")
@@ -178,8 +204,11 @@ def _heads(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
         tooltip.append(alt.Tooltip("is_selected:N", title="selected"))
         colour = alt.Color("score:Q", scale=alt.Scale(scheme="cividis"), legend=alt.Legend(orient="bottom"))
         rect = base.mark_rect().encode(x=x, y=y, color=colour, tooltip=tooltip)
-        marks = base.transform_filter("datum.selected").mark_point(shape="square", color=_COLOURS[1], size=40)
-        yield (rect + marks.encode(x=x, y=y, tooltip=tooltip)).add_params(chosen)
+        marks = base.transform_filter("datum.selected").mark_point(color=_COLOURS[1], size=40)
+        shape = alt.Shape(
+            "selected:N", scale=alt.Scale(domain=["first", "last"], range=["square", "circle"]), legend=None
+        )
+        yield (rect + marks.encode(x=x, y=y, shape=shape, tooltip=tooltip)).add_params(chosen)
 
 
 _MAKERS: dict[str, Callable[[pd.DataFrame], Iterator[alt.LayerChart]]] = {

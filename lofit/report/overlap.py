@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lofit.rankings.ranking import read_ranking
 from lofit.report.figures import save_with_csv, span
 from lofit.report.outputs import Output
 from lofit.report.plain import write_plain_table
-from lofit.report.style import figure_style, ink_on
+from lofit.report.style import figure_style, ink_on, set_caption, set_title
 from lofit.report.tables import MISSING
 
 _MEASURES = ("overlap", "jaccard", "emd")
@@ -82,7 +81,7 @@ def write(table: RunTable, output: Output) -> None:
     """Write the table of all pairs, or draw the heat map of tasks."""
     frame, stem = overlap_pairs(table), table.drawn / output.id
     if output.kind == "figure":
-        draw_overlap(overlap_matrix(frame), stem)
+        draw_overlap(overlap_matrix(frame), stem, title=output.title)
         return
     shown = frame.groupby([*_WHERE, "k"], sort=False, dropna=False).agg(
         pairs=("overlap", "count"),
@@ -143,7 +142,7 @@ def overlap_matrix(pairs: pd.DataFrame) -> pd.DataFrame:
     return matrix.reset_index()
 
 
-def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
+def draw_overlap(matrix: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
     """Draw overlap and earth mover's distance of each model and localizer, as ``<stem>.pdf``, ``.png`` and ``.csv``.
 
     Cells without a value are hatched, and marked "failed" if rankings failed.
@@ -151,6 +150,7 @@ def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
     Args:
         matrix: as :func:`overlap_matrix` returns it.
         stem: path without suffix.
+        title: title of the figure.
 
     Returns:
         The three paths.
@@ -162,12 +162,13 @@ def draw_overlap(matrix: pd.DataFrame, stem: Path) -> list[Path]:
     scales = {"overlap": Normalize(0, 1), "emd": Normalize(0, furthest if furthest > 0 else 1)}
     with figure_style():
         figure = Figure(figsize=(2 * (side + 1.1) + 0.6, len(groups) * (side + 1.7) + 1.3), layout="constrained")
+        set_title(figure, title)
         grid = figure.subplots(len(groups), 2, squeeze=False)
         for line, ((model, localizer), panel) in zip(grid, groups, strict=True):
             for axes, measure in zip(line, _PANELS, strict=True):
                 _draw_panel(axes, panel, tasks, measure, scales[measure])
                 axes.set_title(f"{model}, {localizer}\n{axes.get_title()}")
-        figure.supxlabel(textwrap.fill(_caption(matrix), int(figure.get_figwidth() * 15)), x=0.01, ha="left")
+        set_caption(figure, _caption(matrix))
         return save_with_csv(figure, matrix, stem)
 
 

@@ -47,7 +47,15 @@
   const compare = (one, other, sign) => {
     const [a, b] = [number(one), number(other)];
     if (Number.isNaN(a) !== Number.isNaN(b)) return Number.isNaN(a) ? 1 : -1; // what is no number comes last
-    return sign * (Number.isNaN(a) ? one.localeCompare(other, "en", { numeric: true }) : a - b);
+    return sign * (Number.isNaN(a) ? compareTexts(one, other) : a - b);
+  };
+  const compareTexts = (one, other) => { // numbers within them as numbers, such as lr=0.02
+    const [a, b] = [one, other].map((text) => text.split(/([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)/i));
+    for (let at = 0; at < Math.min(a.length, b.length); at += 1) {
+      const found = at % 2 ? a[at] - b[at] : a[at].localeCompare(b[at], "en");
+      if (found) return found;
+    }
+    return a.length - b.length;
   };
   const textOf = (row, at) => row.cells[at].textContent.trim();
   const sort = (table, heading, at) => {
@@ -76,10 +84,16 @@
   const mark = () => document.querySelectorAll(".wide").forEach((box) => {
     const scrolls = box.scrollWidth > box.clientWidth + 1;
     box.classList.toggle("scrolls", scrolls);
-    if (scrolls) { box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", "table, scrolls sideways"); }
+    if (scrolls) {
+      box.tabIndex = 0;
+      box.setAttribute("role", "region");
+      box.setAttribute("aria-label", `${box.closest("section")?.querySelector("h2").textContent ?? "table"}, scrolls sideways`);
+    } else ["tabindex", "role", "aria-label"].forEach((name) => box.removeAttribute(name));
   });
   mark();
   window.addEventListener("resize", mark);
+  document.addEventListener("toggle", mark, true); // what is folded has no width before
+  window.addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((part) => { part.open = true; }));
 
   // Items: what two methods answered.
   const data = read("data"), section = document.getElementById("look");
@@ -148,7 +162,7 @@
     list.replaceChildren(...items.slice(0, upTo).map((item) => make("li", {},
       make("span", { class: "soft" }, item.id), make("pre", { tabindex: "0", role: "region", "aria-label": `prompt of ${item.id}` }, item.prompt),
       ...(item.right.length ? [make("p", {}, "Right: ", item.right.join(" | "))] : []),
-      make("div", { class: "pair" }, answerOf(other, item, first), answerOf(run, item, second)))));
+      make("div", { class: "pair" }, answerOf(other, item, other.seed === run.seed ? first : `${first}, seed ${other.seed}`), answerOf(run, item, second)))));
     section.querySelector(".more").hidden = items.length <= upTo;
     section.querySelector(".more").onclick = () => show(upTo + PAGE);
   };
@@ -158,7 +172,7 @@
     const curves = make("div", { class: "curves" });
     place.replaceChildren(make("p", { class: "soft" }, `${run.id}: ${(100 * run.score).toFixed(1)}% ${data.metrics[run.task]}`));
     if (lines.length) place.append(make("div", { class: "wide" }, make("table", {}, make("tbody", {}, ...lines))), curves);
-    if (run.lens.length) place.append(make("details", { class: "lens", ontoggle: mark }, make("summary", {}, "tokens that offsets stand for (logit lens)"),
+    if (run.lens.length) place.append(make("details", { class: "lens" }, make("summary", {}, "tokens that offsets stand for (logit lens)"),
       make("div", { class: "wide" }, make("table", {},
         make("thead", {}, make("tr", {}, ...["head", "norm of its offset", "tokens, most probable first"].map((name) => make("th", { scope: "col" }, name)))),
         make("tbody", {}, ...run.lens.map((cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell)))))))));
@@ -186,6 +200,8 @@
         if (!data.runs.some((run) => run.model === model && run.method === method && run.task === task)) return;
         const cell = row.cells[at];
         cell.replaceChildren(make("button", { type: "button", title: "look into it", onclick: () => {
+          select("which").value = "all";
+          select("word").value = "";
           update({ model, task, second: method });
           section.scrollIntoView();
           select("which").focus({ preventScroll: true });

@@ -19,6 +19,7 @@ import jinja2
 import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from lofit.errors import ReportError
 from lofit.files import write_text
@@ -51,6 +52,7 @@ class Section:
         output: the table or figure.
         body: HTML of a table; for a figure, its PNG as a data URI.
         legend: HTML of what is below a table.
+        caption: what the picture of a figure says below it.
         panels: interactive form of a figure; empty if it has none.
         twin: whether there is a table and a figure of this name.
         folded: whether the table is folded because it is long.
@@ -60,6 +62,7 @@ class Section:
     output: Output
     body: str
     legend: str = ""
+    caption: str = ""
     panels: tuple[interactive.Panel, ...] = ()
     twin: bool = False
     folded: bool = False
@@ -202,12 +205,12 @@ def _section(output: Output, results: Path, twin: bool) -> Section:
     if not path.is_file():
         raise ReportError(f"{path} is not there; run the workflow first")
     if output.kind == "figure":
-        data = path.read_bytes()
-        dots = int.from_bytes(data[16:20], "big")  # the width in the header of a PNG
-        encoded = base64.b64encode(data).decode("ascii")
+        with Image.open(path) as picture:
+            width, caption = picture.width * _SCREEN_DPI // PNG_DPI, str(picture.info.get("Description", ""))
+        encoded = base64.b64encode(path.read_bytes()).decode("ascii")
         panels = tuple(interactive.panels(output, results))
-        width = dots * _SCREEN_DPI // PNG_DPI
-        return Section(output, f"data:image/png;base64,{encoded}", panels=panels, twin=twin, width=width)
+        body = f"data:image/png;base64,{encoded}"
+        return Section(output, body, caption=caption, panels=panels, twin=twin, width=width)
     lines = path.read_text(encoding="utf-8").split("\n")
     if lines[0].startswith("**"):  # the title, which the page shows as a heading
         lines = lines[1:]

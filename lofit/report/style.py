@@ -25,7 +25,7 @@ LINES: tuple[dict[str, Any], ...] = tuple(
         strict=True,
     )
 )
-"""Line styles of a figure, in order; they repeat from the eighth line on."""
+"""Line styles of a figure, in order; see :func:`line_style`."""
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so figures look alike on every machine
     "font.size": 9,
@@ -49,15 +49,30 @@ def figure_style() -> Iterator[None]:
         yield
 
 
+def line_style(at: int) -> dict[str, Any]:
+    """Return colour, marker and dashes of a line; from the eighth on, a colour comes back with other ones."""
+    other = LINES[(at + at // len(LINES)) % len(LINES)]
+    return LINES[at % len(LINES)] | {"marker": other["marker"], "linestyle": other["linestyle"]}
+
+
+def set_caption(figure: Figure, caption: str, per_inch: float = 15) -> None:
+    """Write a caption below a figure, in lines of at most ``per_inch`` letters for each inch of its width."""
+    figure.set_label(caption)  # which goes into the files, for the page
+    figure.supxlabel(textwrap.fill(caption, int(per_inch * figure.get_figwidth())), x=0.01, ha="left")
+
+
 def set_title(figure: Figure, title: str) -> None:
     """Write a title above a figure, in as many lines as its width asks for."""
     figure.suptitle(textwrap.fill(title, int(figure.get_figwidth() * 12)), fontsize=10)
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``<stem>.pdf`` (reproducible: no creation date) and ``<stem>.png`` (200 dpi); return both paths."""
-    paths = []
-    for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {})):
+    """Write ``<stem>.pdf`` (reproducible: no creation date) and ``<stem>.png`` (200 dpi); return both paths.
+
+    The files hold the caption, which is the figure's label, as ``Subject`` and ``Description``.
+    """
+    paths, caption = [], str(figure.get_label())
+    for suffix, metadata in ((".pdf", {"CreationDate": None, "Subject": caption}), (".png", {"Description": caption})):
         path = stem.parent / f"{stem.name}{suffix}"
         with atomic_path(path) as part:
             figure.savefig(part, dpi=PNG_DPI, metadata=metadata)

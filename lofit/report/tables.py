@@ -200,13 +200,15 @@ _NUMBERS = (
 
 def _line(runs: pd.DataFrame, of_line: pd.DataFrame) -> dict[str, Any]:
     """Return one line of the table, text and numbers, from its runs and its cells."""
-    trained, tried, extended = runs["trained_params"].dropna(), runs["tried"].max(), runs["extended"].max()
+    trained, extended = runs["trained_params"].dropna(), runs["extended"].max()
     low, high = (int(trained.min()), int(trained.max())) if len(trained) else (None, None)
     first = of_line.iloc[0]
     line: dict[str, Any] = {"model": first["model"], "method": first["method"], "seeds": runs["seed"].nunique()}
     line["settings"] = (runs["tried"] - runs["extended"]).max()
     beyond = f", {extended} beyond the grid" if pd.notna(extended) and extended else ""
-    line["tuned"] = f"best of {tried}{beyond}" if pd.notna(tried) and tried > 1 else "no"
+    tried = sorted({int(n) for n in runs["tried"].dropna()})
+    span = " to ".join(map(str, dict.fromkeys((tried[0], tried[-1])))) if tried else ""
+    line["tuned"] = f"best of {span}{beyond}" if tried and tried[-1] > 1 else "no"
     if low is None:
         line["trained parameters"] = MISSING
     else:

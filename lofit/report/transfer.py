@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from lofit.report.outputs import Output
 from lofit.report.parts import read_part
 from lofit.report.paths import headline as headline_of
 from lofit.report.significance import UNITS
-from lofit.report.style import figure_style, ink_on
+from lofit.report.style import figure_style, ink_on, set_caption, set_title
 from lofit.stats import Sample, by_seed, half_width, holm, paired_bootstrap_p, paired_sample
 
 _COLUMNS = [
@@ -38,7 +37,7 @@ _COLUMNS = [
 RANDOM_HEADS = "random heads"
 """``head_task`` of runs with random heads; no task can be called like that."""
 # Significance levels at which the paper's Figure 2 marks a cell; its p-values are not corrected for multiple tests.
-_MARKS = {0.05: "*", 0.1: "+"}
+_MARKS = {0.05: "*", 0.1: "°"}
 # A colour-blind safe palette (ColorBrewer): light at 1, orange below, purple above, darker with the distance.
 _COLOURS = "PuOr"
 _MIN_SPAN, _MAX_SPAN = 0.25, 1.0
@@ -149,7 +148,7 @@ def transfer_matrix(
 
 
 def draw_transfer(
-    matrix: pd.DataFrame, stem: Path, *, headline: Mapping[str, str], n_heads: Mapping[str, int]
+    matrix: pd.DataFrame, stem: Path, *, title: str, headline: Mapping[str, str], n_heads: Mapping[str, int]
 ) -> list[Path]:
     """Draw the matrix as ``<stem>.pdf`` and ``<stem>.png``, and write it as ``<stem>.csv``.
 
@@ -161,6 +160,7 @@ def draw_transfer(
     Args:
         matrix: as ``transfer_matrix`` returns it.
         stem: path of the figure without suffix.
+        title: title of the figure.
         headline: task to headline metric, for the labels.
         n_heads: model to number of heads edited (K), for the caption.
 
@@ -168,7 +168,9 @@ def draw_transfer(
         The three paths.
     """
     with figure_style():
-        return save_with_csv(_figure(matrix, headline, n_heads), matrix, stem)
+        figure = _figure(matrix, headline, n_heads)
+        set_title(figure, title)
+        return save_with_csv(figure, matrix, stem)
 
 
 def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
@@ -187,8 +189,8 @@ def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
     if (matrix["p"] <= max(_MARKS)).any():
         marks = ", ".join(f"{mark} p ≤ {level:g}" for level, mark in _MARKS.items())
         text += (
-            f" Significantly lower than with heads of the same task: {marks} (one-sided paired bootstrap over clusters "
-            "of items; uncorrected, as in the paper; corrected p-values are in the CSV)."
+            f" Lower than with heads of the same task: {marks} (one-sided paired bootstrap over clusters of items; "
+            f"uncorrected, as in the paper). Corrected for all cells of a model, {_count(matrix)} at p ≤ 0.05."
         )
     if (matrix["status"] == "partial").any():
         text += " † some seeds are left out, since a run failed or is missing."
@@ -197,6 +199,11 @@ def caption(matrix: pd.DataFrame, n_heads: Mapping[str, int]) -> str:
     if (matrix["status"] != "ok").any():
         text += " What failed or is missing, and why: see the CSV."
     return text
+
+
+def _count(matrix: pd.DataFrame) -> str:
+    lower = int((matrix["p_holm"] <= 0.05).sum())
+    return f"{lower or 'none'} {'is' if lower < 2 else 'are'} lower"
 
 
 def _is_own(record: Mapping[str, Any]) -> bool:
@@ -254,7 +261,7 @@ def _figure(matrix: pd.DataFrame, headline: Mapping[str, str], n_heads: Mapping[
     )
     bar.set_label("score relative to same-task heads")
     bar.ax.axhline(1, color="black", linewidth=0.8)
-    figure.supxlabel(textwrap.fill(caption(matrix, n_heads), int(width * 16)), x=0.01, ha="left")
+    set_caption(figure, caption(matrix, n_heads), per_inch=16)
     return figure
 
 
@@ -329,4 +336,4 @@ def write(table: RunTable, output: Output) -> None:
             for model, k in n_heads.items()
         ]
     )
-    draw_transfer(matrix, table.drawn / output.id, headline=chosen, n_heads=n_heads)
+    draw_transfer(matrix, table.drawn / output.id, title=output.title, headline=chosen, n_heads=n_heads)

@@ -261,7 +261,7 @@ def test_names_are_drawn_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert {as_it_is for as_it_is, _, _ in shown} >= {title}
         assert not any(math or tex for _, math, tex in shown)
     in_legends = [{text.get_text() for text in legend.get_texts()} for figure in drawn for legend in figure.legends]
-    assert in_legends == [{*AS_THEY_ARE}, {*AS_THEY_ARE, f"{AS_THEY_ARE[0]} (costs nothing)"}]
+    assert in_legends == [{*AS_THEY_ARE}, {*AS_THEY_ARE}]
     titles = {axes.get_title() for axes in drawn[0].axes}
     assert titles == {f"{task}, m $1 $2 \\bad{{" for task in AS_THEY_ARE[:2]}
     assert {f"m $1 $2 \\bad{{, {arm}" for arm in AS_THEY_ARE} <= {axes.get_title() for axes in drawn[2].axes}

@@ -143,7 +143,9 @@ def test_both_panels_show_their_numbers_and_the_diagonal_of_one_seed_is_hatched(
     drawn: list[Figure] = []
     monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
     draw_overlap(
-        overlap_matrix(made_pairs(("a", "b", 3, 0.25, 0.1, 1.5), ("a", "a", 3, 0.75, 0.1, 0.5))), tmp_path / "o"
+        overlap_matrix(made_pairs(("a", "b", 3, 0.25, 0.1, 1.5), ("a", "a", 3, 0.75, 0.1, 0.5))),
+        tmp_path / "o",
+        title="Overlap",
     )
     for axes, values, random in zip(
         drawn[0].axes, (["0.75", "0.25", "0.25"], ["0.50", "1.50", "1.50"]), ("0.10", "0.70"), strict=True

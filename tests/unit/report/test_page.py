@@ -219,13 +219,13 @@ def test_a_cell_opens_its_items(table: RunTable, seen: dict[str, Any]) -> None:
 
 
 def test_a_head_tells_its_place_and_score(table: RunTable, seen: dict[str, Any]) -> None:
-    told = re.fullmatch(r"layer(\d+)head(\d+)score([\d.e-]+)rank(\d+)selected(yes|no)", seen["hover"])
+    told = re.fullmatch(r"layer(\d+)head(\d+)score([\d.e-]+)rank(\d+)selected(first|last|no)", seen["hover"])
     assert told, seen["hover"]
     scores = head_scores(table)
     first = scores[scores["ranking"] == scores["ranking"].iloc[0]].set_index(["layer", "head"])
     row = first.loc[(int(told[1]), int(told[2]))]
     assert float(told[3]) == pytest.approx(row["score"], rel=1e-3)
-    assert (int(told[4]), told[5]) == (row["rank"], "yes" if row["selected"] else "no")
+    assert (int(told[4]), told[5]) == (row["rank"], row["selected"] or "no")
 
 
 def test_axe_finds_nothing_serious(seen: dict[str, Any]) -> None:
@@ -236,7 +236,7 @@ def test_a_map_of_many_heads_is_cut_by_whole_rankings(table: RunTable, tmp_path:
     """Altair takes no more than 5,000 rows unless it is told; the first seed is kept before the second."""
     [output] = named(table, "heads")
     sides, per_map = 40, 40 * 40
-    where = {"model": "m", "task": "t", "localizer": "l", "fold": 0, "training_seed": 0, "selected": False}
+    where = {"model": "m", "task": "t", "localizer": "l", "fold": 0, "training_seed": 0, "selected": ""}
     parts = [
         pd.DataFrame(
             {

@@ -149,8 +149,8 @@ def test_heads_of_an_unknown_task_are_refused() -> None:
 def test_drawing_is_deterministic_and_leaves_the_csv(tmp_path: Path) -> None:
     rows = [*square(), row("clutrr", None, model="big"), row("truthfulqa", 0.0, model="big")]
     matrix = transfer_matrix(results(*rows), HEADLINE, 8)
-    first = draw_transfer(matrix, tmp_path / "a" / "transfer", headline=HEADLINE, n_heads=K)
-    second = draw_transfer(matrix, tmp_path / "b" / "transfer", headline=HEADLINE, n_heads=K)
+    first = draw_transfer(matrix, tmp_path / "a" / "transfer", title="Transfer", headline=HEADLINE, n_heads=K)
+    second = draw_transfer(matrix, tmp_path / "b" / "transfer", title="Transfer", headline=HEADLINE, n_heads=K)
     assert [path.name for path in first] == ["transfer.pdf", "transfer.png", "transfer.csv"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -166,7 +166,7 @@ def figure_drawn(matrix: pd.DataFrame, headline: dict[str, str], stem: Path) -> 
     figures = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lofit.report.figures.save_figure", lambda figure, stem: figures.append(figure) or [])
-        draw_transfer(matrix, stem, headline=headline, n_heads=K)
+        draw_transfer(matrix, stem, title="Transfer", headline=headline, n_heads=K)
     (figure,) = figures
     return figure
 
@@ -250,7 +250,9 @@ def test_folds_of_different_sizes_share_a_cell() -> None:
 def test_a_model_without_runs_for_a_task_shows_them_missing(tmp_path: Path) -> None:
     one = transfer_matrix(results(*square()), HEADLINE, 8)
     other = transfer_matrix(results(row("clutrr", 0.5, model="big")), HEADLINE, 8)
-    drawn = draw_transfer(pd.concat([one, other]), tmp_path / "t", headline=HEADLINE, n_heads={"tiny": 8, "big": 8})
+    drawn = draw_transfer(
+        pd.concat([one, other]), tmp_path / "t", title="Transfer", headline=HEADLINE, n_heads={"tiny": 8, "big": 8}
+    )
     assert all(path.stat().st_size > 0 for path in drawn)
 
 
@@ -278,10 +280,10 @@ def test_cells_are_marked_where_the_tasks_own_heads_are_better(tmp_path: Path) -
     drawn, _ = texts_drawn(
         matrix.assign(p=matrix["p"].where(matrix["p"].isna() | (matrix["p"] < 0.01), 0.07)), HEADLINE, tmp_path / "t"
     )
-    assert {"67%*", "94%+", "100%"} <= drawn
+    assert {"67%*", "94%°", "100%"} <= drawn
     text = caption(matrix, K)
-    assert "Significantly lower than with heads of the same task: * p ≤ 0.05, + p ≤ 0.1 (one-sided paired" in text
-    assert "uncorrected, as in the paper; corrected p-values are in the CSV)" in text
+    assert "Lower than with heads of the same task: * p ≤ 0.05, ° p ≤ 0.1 (one-sided paired" in text
+    assert "uncorrected, as in the paper). Corrected for all cells of a model, 1 is lower at p ≤ 0.05." in text
 
 
 def test_a_matrix_is_the_same_every_time() -> None:

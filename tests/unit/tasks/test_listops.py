@@ -142,7 +142,7 @@ def test_small_spaces_are_refused_in_one_line() -> None:
 
 def test_expressions_that_are_hardly_ever_short_enough_are_refused() -> None:
     with pytest.raises(TaskError, match="expressions of at most 31 tokens are too rare"):
-        make(min_depth=10, max_depth=10, max_args=20, max_length=31)
+        make(min_depth=10, max_depth=10, max_args=3, max_length=31)
 
 
 @pytest.mark.parametrize("bad", [{"min_depth": 3}, {"max_length": 6}, {"max_args": 1}, {"depth": 2}, {"n_train": 0}])
