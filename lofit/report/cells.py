@@ -28,7 +28,6 @@ class Cell:
         value: mean over the complete seeds, in the unit of the rows (a fraction); NaN without any.
         std: sample standard deviation (n - 1) over the complete seeds; NaN with fewer than two.
         n_seeds: number of complete seeds, that is, seeds with a value for every fold.
-        n_expected: number of expected seeds.
         status: ``ok`` if all seeds are complete, ``partial`` if some are, ``failed`` if none is and a run failed,
             ``missing`` if none is and no run failed.
         by_seed: mean over the folds for each complete seed.
@@ -38,7 +37,6 @@ class Cell:
     value: float
     std: float
     n_seeds: int
-    n_expected: int
     status: Literal["ok", "partial", "failed", "missing"]
     note: str
     by_seed: Mapping[int, float] = field(default_factory=dict)
@@ -127,7 +125,7 @@ def aggregate(rows: pd.DataFrame, folds: Iterable[int], seeds: Iterable[int]) ->
             f"{first['task']}, fold {first['fold']}, seed {first['seed']}); keep one of them"
         )
     if rows.empty:
-        return Cell(math.nan, math.nan, n_seeds=0, n_expected=len(set(seeds)), status="missing", note="")
+        return Cell(math.nan, math.nan, n_seeds=0, status="missing", note="")
     wanted, expected = sorted(set(folds)), sorted(set(seeds))
     means: dict[int, float] = {}
     notes: list[str] = []
@@ -148,14 +146,13 @@ def aggregate(rows: pd.DataFrame, folds: Iterable[int], seeds: Iterable[int]) ->
             notes.append(f"seed {seed} " + (", ".join(reasons) if of_seed else "missing"))
     if not means:
         return Cell(
-            value=math.nan, std=math.nan, n_seeds=0, n_expected=len(expected),
+            value=math.nan, std=math.nan, n_seeds=0,
             status="failed" if any_failed else "missing", note="; ".join(notes),
         )  # fmt: skip
     return Cell(
         value=statistics.fmean(means.values()),
         std=statistics.stdev(means.values()) if len(means) > 1 else math.nan,
         n_seeds=len(means),
-        n_expected=len(expected),
         status="partial" if notes else "ok",
         note=f"{len(means)} of {len(expected)} seeds ({'; '.join(notes)})" if notes else "",
         by_seed=means,

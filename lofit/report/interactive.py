@@ -79,7 +79,7 @@ def _dots(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
 def _title(text: str, lost: Iterable[str]) -> alt.TitleParams:
     """A title, with the methods or arms that have no score below it."""
     names = ", ".join(dict.fromkeys(lost))
-    return alt.TitleParams(text, subtitle=[f"no score: {names}"] if names else [])
+    return alt.TitleParams(text, subtitle=f"no score: {names}") if names else alt.TitleParams(text)
 
 
 def _costs(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:

@@ -20,7 +20,7 @@
     const [ink, line] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
     const axis = { labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, labelLimit: 220 };
     return { background: "transparent", axis, title: { color: ink, fontSize: 12, limit: 300 },
-      legend: { labelColor: ink, titleColor: ink }, view: { stroke: line }, text: { color: ink } };
+      legend: { labelColor: ink, titleColor: ink }, view: { stroke: line }, text: { color: ink }, rule: { color: ink } };
   };
   const draw = (place, spec) =>
     vegaEmbed(place, spec, { renderer: "svg", actions: false, ast: false, config: look(), tooltip: { theme: dark.matches ? "dark" : "light" } });
