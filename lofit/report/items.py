@@ -39,6 +39,10 @@ kind of item; null where the task has no kinds.
 """
 
 
+_AT_ONCE = 100_000
+"""Rows that are held in memory and written together."""
+
+
 def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
     """Write one row per evaluated run, item and metric to ``target`` (parquet); failed runs have no rows.
 
@@ -46,10 +50,13 @@ def collect_items(runs: Sequence[EvaluatedRun], target: Path) -> None:
         ReportError: the samples of a run do not hold a metric that its results report.
     """
     known = {file: _known_of_items(*file) for file in {(run.items_path, run.cluster_field) for run in runs}}
-    with atomic_path(target) as part, pq.ParquetWriter(part, SCHEMA) as writer:
-        for run in runs:
-            if records := list(_records(run, known[run.items_path, run.cluster_field])):
+    with atomic_path(target) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+        records: list[dict[str, Any]] = []
+        for at, run in enumerate(runs, start=1):
+            records += _records(run, known[run.items_path, run.cluster_field])
+            if records and (at == len(runs) or len(records) >= _AT_ONCE):  # small groups hardly compress
                 writer.write_table(pa.Table.from_pandas(pd.DataFrame(records), schema=SCHEMA, preserve_index=False))
+                records = []
 
 
 def item_scores(rows: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:

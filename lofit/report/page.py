@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -205,9 +206,10 @@ def _section(output: Output, results: Path, twin: bool) -> Section:
     if not path.is_file():
         raise ReportError(f"{path} is not there; run the workflow first")
     if output.kind == "figure":
-        with Image.open(path) as picture:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as picture:
             width, caption = picture.width * _SCREEN_DPI // PNG_DPI, str(picture.info.get("Description", ""))
-        encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+        encoded = base64.b64encode(data).decode("ascii")
         panels = tuple(interactive.panels(output, results))
         body = f"data:image/png;base64,{encoded}"
         return Section(output, body, caption=caption, panels=panels, twin=twin, width=width)

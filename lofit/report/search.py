@@ -26,13 +26,15 @@ def search_table(table: RunTable) -> pd.DataFrame:
     Raises:
         LofitError: a select_best node has not run yet.
     """
-    records = []
+    records, sizes = [], dict[str, int]()
     for node in table.tuned.values():
         if node.leader:
             continue  # it chose nothing itself
         report = SELECT_BEST.read_report(table, node)
         where = {"model": node.model, "task": node.data.task, "fold": node.data.fold, "seed": node.seed}
-        where["n_train"] = len(read_jsonl(table.folder(node.data) / "train.jsonl"))
+        if node.data.id not in sizes:
+            sizes[node.data.id] = len(read_jsonl(table.folder(node.data) / "train.jsonl"))
+        where["n_train"] = sizes[node.data.id]
         where |= {"method": node.method, "heads": _heads(table, node)}
         for entry in report["search"]:
             chosen = report["status"] == "ok" and entry["run"] == report["chosen_run"]

@@ -55,10 +55,10 @@ def line_style(at: int) -> dict[str, Any]:
     return LINES[at % len(LINES)] | {"marker": other["marker"], "linestyle": other["linestyle"]}
 
 
-def set_caption(figure: Figure, caption: str, per_inch: float = 15) -> None:
-    """Write a caption below a figure, in lines of at most ``per_inch`` letters for each inch of its width."""
+def set_caption(figure: Figure, caption: str) -> None:
+    """Write a caption below a figure, in as many lines as its width asks for."""
     figure.set_label(caption)  # which goes into the files, for the page
-    figure.supxlabel(textwrap.fill(caption, int(per_inch * figure.get_figwidth())), x=0.01, ha="left")
+    figure.supxlabel(textwrap.fill(caption, int(15 * figure.get_figwidth())), x=0.01, ha="left")
 
 
 def set_title(figure: Figure, title: str) -> None:

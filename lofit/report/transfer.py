@@ -261,7 +261,7 @@ def _figure(matrix: pd.DataFrame, headline: Mapping[str, str], n_heads: Mapping[
     )
     bar.set_label("score relative to same-task heads")
     bar.ax.axhline(1, color="black", linewidth=0.8)
-    set_caption(figure, caption(matrix, n_heads), per_inch=16)
+    set_caption(figure, caption(matrix, n_heads))
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Variance components of a crossed layout: every group (a training subset) has a value of every repetition (a seed)."""
+"""Variance components of a crossed two-way layout: a value for every group (training subset) and repetition (seed)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Components:
     """Variance components of a crossed two-way layout with one value per cell.
 
     Attributes:
-        within: mean variance within a group: of repetitions, and of what groups and repetitions do together.
+        within: mean variance within a group: that of repetitions and of their interaction with groups.
         between: variance of groups; at least 0.
-        p: p-value of the F test that the groups do not differ; NaN if groups and repetitions do nothing together.
+        p: p-value of the F test that the groups do not differ; NaN if there is no interaction.
     """
 
     within: float
@@ -26,10 +26,10 @@ class Components:
 
 
 def variance_components(values: ArrayLike) -> Components:
-    """Estimate variance components by the method of moments (Searle, Casella and McCulloch 1992, section 4.7).
+    """Estimate variance components by the method of moments (two-way random effects, one value per cell).
 
-    Repetitions are the same in all groups: what one does to every group alike, as a seed that shuffles well does, says
-    nothing of how much groups differ. So groups are told apart by the residual of both, not by the variance within.
+    All groups have the same repetitions, so the error of a group mean is the interaction mean square, not the variance
+    within a group, which also has the main effect of repetitions (Searle, Casella and McCulloch 1992, chapter 4).
 
     Args:
         values: float [groups, repetitions], at least two of each.
