@@ -111,8 +111,10 @@ def evaluate(
             shown, definition = in_chat(shown, tokenizer, **chat), definition | {"target_delimiter": ""}
         tasks = [RowsTask(definition, {"test": shown})]
     lm: Any = make_lm(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
-    # lm-eval asks git for the commit of the working folder; outside a repository, git prints an error to the terminal.
+    # lm-eval describes the machine in every output, which nothing here reads: it asks git for the commit of the working
+    # folder, which prints an error outside a repository, and pip for all packages, which takes half a second.
     lm_eval.evaluator.get_git_commit_hash = lambda: None
+    lm_eval.evaluator.add_env_info = lambda results: None
     output = simple_evaluate(
         model=lm,
         tasks=list(tasks),

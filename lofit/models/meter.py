@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import resource
@@ -76,8 +77,13 @@ def environment(model: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {"lofit": lofit.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_commit": commit_of(Path(lofit.__file__).parents[1]),
+        "git_commit": _own_commit(),
     }
+
+
+@functools.cache
+def _own_commit() -> str | None:
+    return commit_of(Path(lofit.__file__).parents[1])
 
 
 def commit_of(checkout: Path) -> str | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -151,7 +149,6 @@ def test_intervals_of_other_kinds_are_too_narrow() -> None:
 
 @pytest.mark.parametrize(("methods", "worlds"), [(3, 500), (5, 300), (7, 200), (9, 200)])
 @pytest.mark.parametrize(("n_seeds", "between_seeds"), [(1, 0.0), (3, 0.05)])
-@pytest.mark.usefixtures("frozen_heap")
 @pytest.mark.slow
 def test_equal_methods_are_told_from_the_best_in_at_most_6_of_100_tables(
     methods: int, worlds: int, n_seeds: int, between_seeds: float
@@ -263,15 +260,6 @@ def test_the_variance_is_that_of_the_mean_when_every_item_stands_alone() -> None
     assert one_seed(values).variance == pytest.approx(values.var(ddof=1) / 40)
 
 
-@pytest.fixture
-def frozen_heap() -> Iterator[None]:
-    """statsmodels collects garbage at every correction, which takes long with the libraries of all tests loaded."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("frozen_heap")
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_the_step_down_formula(p_values: list[float]) -> None:

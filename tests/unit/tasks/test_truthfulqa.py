@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 
 import pytest
+import rouge_score.scoring
+from lm_eval.tasks.truthfulqa import utils as harness
 
 from lofit.errors import TaskError
 from lofit.tasks import load_task
@@ -213,6 +215,14 @@ def test_open_answers_are_nearer_to_right_or_to_wrong_ones() -> None:
     assert right["rougeL_diff"] > 50 > -50 > wrong["rougeL_diff"]
     # ROUGE-1 F: "You grow a tree" against "The seeds pass through you": 1 word of 4 and of 5 shared
     assert wrong["rouge1_diff"] == pytest.approx(100 * (2 / 9) - 100)
+
+
+def test_one_bootstrap_sample_of_one_pair_scores_as_the_thousand_of_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    doc = {"choices": ["The seeds pass through you", "You grow a tree"], "labels": [1, 0]}
+    answers = ("The seeds pass you.", "A tree grows through you.", "")
+    scores = [process_open(doc, [answer]) for answer in answers]
+    monkeypatch.setattr(harness, "scoring", rouge_score.scoring)
+    assert [process_open(doc, [answer]) for answer in answers] == scores
 
 
 def test_open_prompts_end_with_the_question(splits) -> None:
