@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
@@ -11,14 +11,15 @@ from torch.nn import functional
 from lofit.interventions import offsets_times
 from lofit.models.damage import Planted
 from lofit.models.encoding import Row
+from lofit.packing.rows import PAD
 from lofit.training.forward import Forward
 
 
 class Objective(Protocol):
     """A loss over rows of examples."""
 
-    def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
-        """Compute once what the loss needs from the unmodified model, which ``forward`` must still be running."""
+    def prepare(self, model: Any, rows: Sequence[Row], batch_size: int) -> None:
+        """Compute once what the loss needs from the model, which must be unmodified still."""
 
     def terms(self, rows: Sequence[Row]) -> int:
         """Return the number of terms in the sum over the rows."""
@@ -33,7 +34,7 @@ class Objective(Protocol):
 class SftObjective:
     """Token-mean cross-entropy over the batch's answer tokens (LoFiT section 3; fc2869/lo-fit, utils/trainers.py)."""
 
-    def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
+    def prepare(self, model: Any, rows: Sequence[Row], batch_size: int) -> None:
         """Do nothing: this loss needs nothing from the unmodified model."""
 
     def terms(self, rows: Sequence[Row]) -> int:
@@ -72,8 +73,9 @@ class DpoObjective:
         reference = torch.stack([self._reference[row] for row in rows])
         return self.beta * (self.margins(forward, rows) - reference)
 
-    def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
+    def prepare(self, model: Any, rows: Sequence[Row], batch_size: int) -> None:
         """Compute the reference margin of each pair."""
+        forward = Forward(model, rows, PAD)
         with torch.no_grad():
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]
@@ -120,8 +122,9 @@ class KlObjective:
         self._intact: dict[Row, torch.Tensor] = {}
 
     @torch.no_grad()
-    def prepare(self, forward: Forward, rows: Sequence[Row], batch_size: int) -> None:
+    def prepare(self, model: Any, rows: Sequence[Row], batch_size: int) -> None:
         """Compute the log-probabilities of the intact model: float32 [answer tokens, vocabulary] of each row."""
+        forward = Forward(model, rows, PAD)
         with self._planted.undone():
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]

@@ -98,7 +98,7 @@ class Validation:
         self.rows: list[Row] = [tuple(text.without_end for text in row) for row in encoded]
         self.batch_size = params.batch_size
         self._metric, self._tokenizer = session.metric, session.tokenizer
-        self.objective.prepare(self.forward(session.model), self.rows, self.batch_size)
+        self.objective.prepare(session.model, self.rows, self.batch_size)
 
     def forward(self, model: nn.Module, others: Sequence[Row] = ()) -> Forward:
         """Create the forward pass of a model on the validation rows and, if given, on other rows."""
@@ -190,7 +190,7 @@ def train(
         raise FitError("the best epoch is found on validation rows and there are none; raise n_validation")
     effect = EffectCheck(session, rows[0])
     meter = Meter(session.model.device)
-    validation.objective.prepare(validation.forward(session.model, rows), rows, params.batch_size)
+    validation.objective.prepare(session.model, rows, params.batch_size)
     model = wrap(session, config) if config else session.model.requires_grad_(True)
     forward = validation.forward(model, rows)
     compute = session.compute

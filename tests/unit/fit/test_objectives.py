@@ -43,7 +43,7 @@ def test_sft_is_the_token_mean_over_answers(family: str) -> None:
 def test_dpo_is_the_sigmoid_loss_with_the_base_as_reference(family: str) -> None:
     base, tuned, beta = tiny_model(family), tiny_model(family, seed=1), 0.5
     objective = DpoObjective(beta)
-    objective.prepare(forward(base, PAIRS), PAIRS, batch_size=2)
+    objective.prepare(base, PAIRS, batch_size=2)
     terms = []
     for chosen, rejected in PAIRS:
         margin = sum(token_log_probs(tuned, chosen)) - sum(token_log_probs(tuned, rejected))
@@ -54,9 +54,10 @@ def test_dpo_is_the_sigmoid_loss_with_the_base_as_reference(family: str) -> None
 
 
 def test_dpo_of_the_reference_itself_is_ln_2() -> None:
-    run = forward(tiny_model("llama"), PAIRS)
+    base = tiny_model("llama")
+    run = forward(base, PAIRS)
     objective = DpoObjective(0.5)
-    objective.prepare(run, PAIRS, batch_size=2)
+    objective.prepare(base, PAIRS, batch_size=2)
     assert objective.total(run, PAIRS).item() / 3 == pytest.approx(math.log(2), rel=1e-5)
 
 
@@ -67,7 +68,7 @@ def test_bipo_is_dpo_of_the_offset_and_of_its_opposite_with_the_pair_swapped(fam
     offset = torch.randn(base.config.hidden_size, generator=torch.Generator().manual_seed(0))
     set_vectors(tuned, {(1, 0): offset.numpy()})
     objective = BipoObjective(beta)
-    objective.prepare(forward(base, PAIRS), PAIRS, batch_size=2)
+    objective.prepare(base, PAIRS, batch_size=2)
     total = objective.total(forward(tuned, PAIRS), PAIRS)
     total.backward()
     (gradient,) = [p.grad for p in tuned.parameters() if p.requires_grad]
@@ -89,5 +90,5 @@ def test_bipo_is_dpo_of_the_offset_and_of_its_opposite_with_the_pair_swapped(fam
     measured = objective.measures(forward(tuned, PAIRS), PAIRS)
     assert measured.keys() == {"loss", "preference_accuracy"}
     dpo = DpoObjective(beta)
-    dpo.prepare(forward(base, PAIRS), PAIRS, batch_size=2)
+    dpo.prepare(base, PAIRS, batch_size=2)
     assert measured["loss"].item() == pytest.approx(dpo.total(forward(tuned, PAIRS), PAIRS).item(), rel=1e-6)

@@ -97,7 +97,7 @@ def test_kl_is_that_of_full_logits_at_every_answer_position(family: str) -> None
         intact = [model(torch.tensor([row[0].ids])).logits[0].double().log_softmax(-1) for row in ROWS]
     objective = KlObjective(planted := Planted(model, damage(model)))
     forward = Forward(model, ROWS, 0)
-    objective.prepare(forward, ROWS, 2)
+    objective.prepare(model, ROWS, 2)
     expected = 0.0
     for (text,), p in zip(ROWS, intact, strict=True):
         with torch.no_grad():
