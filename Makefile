@@ -96,7 +96,8 @@ bench: $(STAMP)
 	$(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") python -m perf.run
 
 # As many processes as cores, each with one thread; the tests of a file, which share what is costly, in one of them.
-PYTEST = $(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+# Nodes may have two threads, which wait asleep: other tests need the cores.
+PYTEST = $(RUN) $(if $(DATA_MIRROR),LOFIT_DATA_MIRROR="$(MIRROR)") OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test: $(STAMP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,12 +38,6 @@ def data_mirror() -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones, which run the workflow, first: at the end they would keep one process alone at work."""
     items.sort(key=lambda item: "unit" in item.path.relative_to(REPOSITORY).parts)
-
-
-def pytest_collection_finish() -> None:
-    """Keep the libraries of all tests out of garbage collections, of which statsmodels asks for one per correction."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from lofit.stats.samples import Sample
 
@@ -42,11 +41,14 @@ def paired_bootstrap_p(difference: Sample, rng: np.random.Generator, resamples: 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for multiple testing with Holm's step-down method; NaN stays NaN and is not counted.
 
+    Of m p-values in ascending order, the i-th (from 0) becomes the largest of (m - j) p_j over j <= i, at most 1 (Holm
+    1979, "A simple sequentially rejective multiple test procedure").
+
     >>> holm([0.01, 0.04, float("nan")])
     [0.02, 0.04, nan]
     """
     corrected = np.asarray(p_values, dtype="float64").copy()
-    known = ~np.isnan(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    order = np.argsort(corrected)[: np.count_nonzero(~np.isnan(corrected))]  # NaN is sorted last
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * corrected[order]))
     return [float(p) for p in corrected]

@@ -114,7 +114,7 @@ def by_seed(items: pd.DataFrame) -> pd.DataFrame:
         items: frame with columns ``seed``, ``item``, ``cluster`` and ``value``; values of one seed and item (over
             training seeds) are averaged.
     """
-    table = items.pivot_table(index=["cluster", "item"], columns="seed", values="value", aggfunc="mean")
+    table = items.groupby(["cluster", "item", "seed"])["value"].mean().unstack("seed")
     return table.dropna(axis="columns")
 
 
