@@ -21,7 +21,7 @@ def node_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(client.OWNER, str(os.getpid()))
         patch.setenv(client.VARIABLE, str(tmp_path_factory.mktemp("servers")))
-        patch.setenv("PYTHONSAFEPATH", "1")  # where Python looks for modules is part of a server's name
+        patch.setenv("PYTHONSAFEPATH", "1")  # else every test's own folder is part of its server's name
         yield
 
 
