@@ -77,7 +77,7 @@ def take_gpus(count: int) -> list[str]:
     free when the process that holds it ends, for whatever reason.
 
     Args:
-        count: how many of the :func:`visible_gpus` to reserve; all of them if there are fewer.
+        count: how many of the :func:`visible_gpus` to reserve; if there are fewer, all of them, which it says.
 
     Returns:
         The CUDA names of the reserved GPUs; empty on a machine without GPUs.
@@ -85,7 +85,9 @@ def take_gpus(count: int) -> list[str]:
     gpus = visible_gpus()
     if not gpus:
         return []
-    count = min(count, len(gpus))
+    if len(gpus) < count:
+        print(f"{count} GPUs asked for, of {len(gpus)} here: using all", file=sys.stderr, flush=True)
+        count = len(gpus)
     folder = lock_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     files = {name: folder / f"{uuid.replace('/', '_')}.lock" for name, uuid in gpus.items()}

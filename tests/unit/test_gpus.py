@@ -108,8 +108,10 @@ def test_a_model_on_two_gpus_waits_for_two_and_holds_none_meanwhile(tmp_path: Pa
     end(waiting)
 
 
-def test_a_model_that_wants_more_gpus_than_there_are_takes_all(tmp_path: Path) -> None:
+def test_a_model_that_wants_more_gpus_than_there_are_takes_all_and_says_so(tmp_path: Path) -> None:
     pair = start(tmp_path, "1,2", count=4)
+    assert pair.stderr is not None
+    assert pair.stderr.readline() == "4 GPUs asked for, of 2 here: using all\n"
     assert taken(pair) == "1,2"
     waiting = start(tmp_path, "1,2")
     said_while_waiting(waiting)

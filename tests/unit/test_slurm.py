@@ -174,13 +174,7 @@ def test_settings_of_a_site_take_effect_when_uncommented(tmp_path: Path) -> None
     text = (REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml").read_text()
     head, site, rest = re.split(r"^# ----.*\n", text, flags=re.MULTILINE)
     (tmp_path / "config.yaml").write_text(head + re.sub(r"^# ", "", site, flags=re.MULTILINE) + rest)
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--profile", str(tmp_path)]
-    command += ["--configfile", "config/smoke.yaml", "--directory", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    jobs = re.findall(
-        r"^(?:local)?rule (\w+):.*?resources: ([^\n]*)", done.stdout + done.stderr, re.MULTILINE | re.DOTALL
-    )
+    jobs = asked_for(tmp_path, tmp_path, REPOSITORY / "config" / "smoke.yaml")
     for rule, resources in jobs:
         on_gpu = rule in ("activations", "localize", "fit", "evaluate")
         if rule != "all":
@@ -188,3 +182,30 @@ def test_settings_of_a_site_take_effect_when_uncommented(tmp_path: Path) -> None
             assert "slurm_account=my-project" in resources
             assert ("gpu_model=a100" in resources) == on_gpu
     assert {"fit", "evaluate", "localize", "prepare", "collect"} <= {rule for rule, _ in jobs}
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_the_gpus_of_a_model_are_asked_for_on_one_machine(gpus: int, tmp_path: Path) -> None:
+    large = {"source": {"kind": "hub", "repo": "a/large", "revision": "main"}, "n_layers": 30, "n_heads": 9}
+    config = yaml.safe_load((REPOSITORY / "config" / "smoke.yaml").read_text())
+    config |= {"device": "cuda", "models": ["large"], "model_sources": {"large": large | {"gpus": gpus}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    jobs = asked_for(tmp_path, REPOSITORY / "workflow" / "profiles" / "slurm", tmp_path / "config.yaml")
+    seen = {
+        rule: tuple(re.findall(r"\b(gpu|nodes)=(\d+)", resources))
+        for rule, resources in jobs
+        if rule in ("fit", "evaluate", "localize", "prepare")
+    }
+    expected = (("gpu", str(gpus)), *[("nodes", "1")] * (gpus > 1))
+    assert seen == dict.fromkeys(("fit", "evaluate", "localize"), expected) | {"prepare": (("gpu", "0"),)}
+
+
+def asked_for(folder: Path, profile: Path, config: Path) -> list[tuple[str, str]]:
+    """Rule and resources of every job that a profile would submit."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--profile", str(profile)]
+    command += ["--configfile", str(config), "--directory", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return re.findall(
+        r"^(?:local)?rule (\w+):.*?resources: ([^\n]*)", done.stdout + done.stderr, re.MULTILINE | re.DOTALL
+    )

@@ -48,6 +48,11 @@ def gpus_of(kind):
     return lambda wildcards: gpus(TABLE, node_of(kind)(wildcards))
 
 
+def one_machine(kind):
+    """Function of wildcards: 1 for several GPUs, which SLURM would otherwise also collect from several machines."""
+    return lambda wildcards: 1 if gpus_of(kind)(wildcards) > 1 else None
+
+
 for kind in KINDS:
 
     rule:
@@ -70,6 +75,7 @@ for kind in KINDS:
             mem_mb=resource(memory_mb, kind),
             runtime=resource(runtime_minutes, kind),
             gpu=gpus_of(kind),
+            nodes=one_machine(kind),
         params:
             kind=kind.name,
             run=kind.node.PATTERN,
