@@ -34,8 +34,9 @@ COLUMNS = {
     "folder": "WorkDir",
 }
 """Fields of a job record, and what scontrol calls them."""
+NAME = "lofit-tests"
 SETTINGS = """\
-ClusterName=lofit
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
@@ -136,7 +137,7 @@ class Cluster:
         key.write_bytes(secrets.token_bytes(128))
         head = f"{MARK}{self.folder}\n"
         ETC.mkdir(exist_ok=True)
-        (ETC / "slurm.conf").write_text(head + SETTINGS.format(host=_host(), folder=self.folder))
+        (ETC / "slurm.conf").write_text(head + SETTINGS.format(name=NAME, host=_host(), folder=self.folder))
         (ETC / "gres.conf").write_text(head + "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
         self._start("munged", "--foreground", *(f"--{name}={path}" for name, path in self._munge_files().items()))
         wait_for("munged", (self.folder / "munge.socket").exists, 10)
@@ -161,7 +162,7 @@ class Cluster:
         return subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode == 0
 
     def stop(self) -> None:
-        """Cancel all jobs, stop the daemons by their process ids, and remove every file."""
+        """Cancel all jobs, stop the daemons by their process ids, kill what jobs left, and remove every file."""
         try:
             if "slurmctld" in self.daemons and self.answers():
                 for job in self.ask("squeue", "--noheader", "--format=%i").split():
@@ -171,6 +172,10 @@ class Cluster:
         finally:
             for name in ("slurmd", "slurmctld", "munged"):
                 self._stop(name)
+            for process in psutil.process_iter():  # of killed parents, which scancel does not reach
+                with contextlib.suppress(psutil.Error):
+                    if process.environ().get("SLURM_CLUSTER_NAME") == NAME:
+                        process.kill()
             for name in ("slurm.conf", "gres.conf"):
                 (ETC / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder)
