@@ -236,10 +236,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
 
 
 def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str], drawn: dict[str, Any]) -> None:
-    """Draw points with error bars, which are added to ``drawn``, and the Pareto front.
-
-    A point is on the front if no cheaper one scores at least as high. What costs nothing is a line with its name.
-    """
+    """Draw points with error bars, which are added to ``drawn``, and the Pareto front; what costs nothing is a line."""
     shown, free = means[means[column] > 0], means[~(means[column] > 0)]
     for line in shown.to_dict("records"):
         look = line_style(arms.index(line["arm"])) | {"linestyle": "none"}
@@ -247,15 +244,8 @@ def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str],
         drawn[line["arm"]] = axes.errorbar(
             line[column], 100 * line["value"], bars, markersize=6, elinewidth=0.8, capsize=2, **look
         )
-    front, best = [], free["value"].max() if len(free) else -math.inf
-    for line in shown.sort_values([column, "value"], ascending=[True, False]).to_dict("records"):
-        if line["value"] > best:
-            front.append(line)
-            best = line["value"]
-    axes.step(
-        [line[column] for line in front], [100 * line["value"] for line in front], where="post", color="0.6",
-        linewidth=0.8, zorder=0,
-    )  # fmt: skip
+    front = pareto_front(means, column)
+    axes.step(front[column], 100 * front["value"], where="post", color="0.6", linewidth=0.8, zorder=0)
     for value in free["value"]:
         axes.axhline(100 * value, color="0.4", linestyle="--", linewidth=0.8)
     apart = 0.05 * (means["high"].max() - means["low"].min())
@@ -265,6 +255,13 @@ def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str],
             fontsize=6.5, color="0.3", ha="right", va="bottom",
         )  # fmt: skip
     axes.grid(alpha=0.25, linewidth=0.5)
+
+
+def pareto_front(means: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the lines of arms with a cost in ``column`` than which no cheaper one scores at least as high, by cost."""
+    ordered = means.sort_values([column, "value"], ascending=[True, False], na_position="first")
+    best = ordered["value"].cummax().shift(fill_value=-math.inf)
+    return ordered[(ordered["value"] > best) & (ordered[column] > 0)]
 
 
 def level_names(names: Iterable[str], values: Iterable[float], apart: float) -> list[tuple[float, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from lofit.report.figures import level_names
+from lofit.report.figures import level_names, pareto_front
 from lofit.report.outputs import COSTS, HEADS, Output
 from lofit.report.significance import leads
 from lofit.report.style import LINES
@@ -23,6 +23,7 @@ WIDTH = 260
 MOST_HEADS = 30_000
 """On the map, of all rankings; of more, the first rankings are kept, those of the first fold and seed before others."""
 _COLOURS = [line["color"] for line in LINES if line["color"] != "#000000"]  # which a dark page would hide
+_GREY = "#808890"
 
 
 def panels(output: Output, results: Path) -> list[Panel]:
@@ -87,7 +88,12 @@ def _costs(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
     names = list(dict.fromkeys(known["name"][(known["trained_params"] > 0) | (known["seconds"] > 0)]))
     for model, of_model in known.groupby("model", sort=False):
         for column, title in (("trained_params", "trained parameters"), ("seconds", "seconds to localize and fit")):
-            yield _scatter(of_model.assign(x=of_model[column]), names, title, "mean headline score (%)", str(model))
+            front = pareto_front(of_model, column)
+            front = pd.DataFrame({"x": front[column], "value": 100 * front["value"]})
+            steps = alt.Chart(front).mark_line(interpolate="step-after", color=_GREY, strokeWidth=1)
+            score = "mean headline score (%)"
+            points = _scatter(of_model.assign(x=of_model[column]), names, title, score, str(model))
+            yield steps.encode(x=alt.X("x:Q", title=title), y=alt.Y("value:Q", title=score)) + points
 
 
 def _disturbance(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
@@ -116,11 +122,11 @@ def _scatter(
     description = f"{y_title} against {x_title}: {title}"
     base = alt.Chart(percent[percent["x"] > 0], width=WIDTH, height=220, title=title, description=description)
     free = alt.Chart(percent[~(percent["x"] > 0)]).encode(y=alt.Y("value:Q", title=y_title))
-    level = free.mark_rule(color="#808890", strokeDash=[4, 3]).encode(tooltip=["name:N", "value:Q"])
+    level = free.mark_rule(color=_GREY, strokeDash=[4, 3]).encode(tooltip=["name:N", "value:Q"])
     levels = percent[~(percent["x"] > 0)]
     apart = 0.08 * (percent["high"].max() - percent["low"].min())
     texts = pd.DataFrame(level_names(levels["name"], levels["value"], apart), columns=["value", "name"])
-    named = alt.Chart(texts).mark_text(align="left", dx=3, dy=-5, fontSize=9, color="#808890")
+    named = alt.Chart(texts).mark_text(align="left", dx=3, dy=-5, fontSize=9, color=_GREY)
     named = named.encode(x=alt.value(0), y=alt.Y("value:Q", title=y_title), text="name:N")
     scale, axis = alt.Scale(type="log", padding=20), alt.Axis(format=number, tickCount=5)
     x, y = alt.X("x:Q", title=x_title, scale=scale, axis=axis), alt.Y("value:Q", title=y_title)

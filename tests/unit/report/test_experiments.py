@@ -28,7 +28,7 @@ from lofit.rankings.ranking import rank_heads, top_heads
 from lofit.report import experiments
 from lofit.report.compare import compare, markdown
 from lofit.report.experiments import layer_counts
-from lofit.report.figures import draw_curves, draw_layers, draw_pareto
+from lofit.report.figures import draw_curves, draw_layers, draw_pareto, pareto_front
 from lofit.report.main import comparison
 from lofit.report.parts import collect_results
 from lofit.report.paths import results_path
@@ -237,6 +237,17 @@ def test_failed_points_are_named_not_left_blank(tmp_path: Path, monkeypatch: pyt
 
 AS_THEY_ARE = ("from $5 \\bad{ to $6", "_first_", "50% of a^b_c", r"\$x\$ & #1 {~}", "a $ b", "$$")
 """Names that matplotlib would read as formulas, drop from the legend, or fail on."""
+
+
+def test_the_pareto_front_has_what_no_cheaper_arm_reaches() -> None:
+    costs = {"base": 0, "free": math.nan, "poor": 1, "first": 2, "same": 2, "worse": 3, "level": 4, "best": 8}
+    scores = [0.3, 0.2, 0.3, 0.5, 0.4, 0.4, 0.5, 0.6]
+    means = pd.DataFrame({"arm": list(costs), "cost": list(costs.values()), "value": scores}).sample(
+        frac=1, random_state=0
+    )
+    assert list(pareto_front(means, "cost")["arm"]) == ["first", "best"]
+    paid = means[means["cost"] > 0]
+    assert list(pareto_front(paid, "cost")["arm"]) == ["poor", "first", "best"]
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
