@@ -20,10 +20,10 @@ from peft import PeftModel
 from lofit.errors import ConfigError, EditError
 from lofit.evaluation.finite import CheckedLM, TrainingEncoding
 from lofit.evaluation.lm import LocalizedLM
-from lofit.files import read_json
 from lofit.interventions import export_merged
 from lofit.interventions.prompt import virtual_tokens
 from lofit.interventions.spans import counts_tokens, needs_spans
+from lofit.interventions.tuner.fold import bias_passed_over_by_vllm
 from lofit.models.loading import precision_of
 from lofit.spec.protocol import PACKED, STOCK, VLLM, Backend
 
@@ -59,7 +59,8 @@ def _exported(folder: Path, pretrained: Any, tokenizer: Any, **_: Any) -> LM:
     dtype = precision_of(pretrained)
     if isinstance(pretrained, PeftModel):
         export_merged(pretrained, folder, tokenizer)
-        _require_readable(folder, pretrained.config)
+        if passed_over := bias_passed_over_by_vllm(folder, pretrained.config):
+            raise EditError(f"{passed_over}; set backend to packed")
     else:
         pretrained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -78,21 +79,3 @@ def _leave_gpus(model: Any) -> None:
     model.to("cpu")
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def _require_readable(folder: Path, config: Any) -> None:
-    """Check that vLLM would not silently drop the folded edit of a checkpoint.
-
-    Of the families whose configuration can add biases, vLLM supports that for Llama only: its gemma.py, qwen3.py and
-    olmo2.py build the output projection without a bias, and its loader skips a bias that has no place.
-
-    Raises:
-        EditError: vLLM would drop the edit.
-    """
-    written, before = read_json(folder / "config.json"), config.get_text_config().to_dict()
-    text = written.get("text_config", written)
-    added = [key for key, value in text.items() if "bias" in key and value is True and not before.get(key)]
-    if added and written["architectures"] != ["LlamaForCausalLM"]:
-        raise EditError(
-            f"vllm has no place for this edit's bias in {written['architectures'][0]}; set backend to packed"
-        )

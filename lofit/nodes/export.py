@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import torch
 from lofit.errors import FitError
 from lofit.files import read_json, user_folder
 from lofit.interventions import export_merged
+from lofit.interventions.tuner.fold import bias_passed_over_by_vllm
 from lofit.interventions.tuner.steering import write_control_vector, write_steered
 from lofit.methods import load_method
 from lofit.models.adapters import load_fitted, verify
@@ -46,6 +48,8 @@ def fitted_report(table: RunTable, node: FitNode) -> dict[str, Any]:
 def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
     """Write a fitted run to ``target``, with a model card that lists its scores if it was evaluated.
 
+    If vLLM would not apply the edit of a checkpoint, the model card and a line on stderr say so.
+
     Args:
         table: the run table of the configuration.
         node: the fit to export.
@@ -71,11 +75,14 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
     dtype = pick_dtype(node.dtype, cpu)
     if form != "peft" and not isinstance(dtype, torch.dtype):
         raise FitError(f"{node.id}: fitted to {dtype} weights, which other programs do not have; use --format peft")
+    warning = ""
     with user_folder(target, outside=(table.config.results / "runs", table.config.resources)) as part:
         if is_adapter and form != "peft":
             model: Any = load_fitted(model_dir, fitted, cpu, dtype)
             if form == "hf":
                 export_merged(model, part, load_tokenizer(model_dir))
+                if passed_over := bias_passed_over_by_vllm(part, model.config):
+                    warning = f"{passed_over}: it loads this checkpoint without the edit and without an error"
             else:
                 part.mkdir()
                 (write_steered if form == "steered" else write_control_vector)(model, part)
@@ -83,7 +90,9 @@ def export(table: RunTable, node: FitNode, target: Path, form: Format) -> None:
             shutil.copytree(fitted, part)
             if form == "hf":
                 load_tokenizer(model_dir).save_pretrained(part)
-        write_card(part, node, heads=report["heads"], metrics=metrics)
+        write_card(part, node, heads=report["heads"], metrics=metrics, warning=warning)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def push(table: RunTable, node: FitNode, repo: str, form: Format, *, private: bool) -> str:

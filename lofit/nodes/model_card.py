@@ -24,7 +24,7 @@ tags: [{tags}]
 
 {kind} of `{base}`{revision}, fitted with LoFiT Bench:
 method `{method}`, task `{task}`, fold {fold}, seed {seed}.
-{chat}{heads}{metrics}
+{chat}{heads}{metrics}{warning}
 ```{language}
 {load}
 ```
@@ -94,6 +94,7 @@ def write_card(
     node: FitNode,
     heads: Sequence[Head] | None = None,
     metrics: Mapping[str, Mapping[str, Any]] | None = None,
+    warning: str = "",
 ) -> None:
     """Write ``README.md`` and replace the local path of the base model in ``adapter_config.json`` by its name.
 
@@ -102,6 +103,7 @@ def write_card(
         node: the fit.
         heads: the heads that the method edits, for methods that select heads.
         metrics: test metrics, each with ``value`` and ``stderr``.
+        warning: a sentence without its full stop, which stands above the code.
     """
     config = folder / "adapter_config.json"
     is_adapter = config.is_file()
@@ -120,6 +122,7 @@ def write_card(
         chat=_chat(node),
         heads=_heads(node, heads or ()),
         metrics=_metrics(metrics or {}),
+        warning=f"\n**{warning}.**\n" if warning else "",
         language="bash" if any((folder / name).is_file() for name in (STEERED, CONTROL_VECTOR)) else "python",
         load=_how_to_load(folder, node),
         tags=", ".join(dict.fromkeys(["lofit", node.method])),

@@ -29,6 +29,7 @@ from lofit.nodes import evaluate as evaluate_node
 from lofit.nodes.generate import generator
 from lofit.plan.table import RunTable
 from lofit.tasks import task_folder
+from tests.checkpoint import save_checkpoint
 from tests.fitted import find, fitted_table, tiny_config
 from tests.tiny import tiny_tokens
 from tests.unit.sources.test_hub import MODEL_SHA, TOKEN, Hub
@@ -104,6 +105,16 @@ for method, wanted in expected.items():
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("family", "told"), [("llama", False), ("qwen3", True)])
+def test_a_checkpoint_that_vllm_would_load_without_its_edit_says_so(family: str, told: bool, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", family)
+    made = fitted_table(tiny_config(tmp_path, {"iti": {"heads": {"k": [3]}}}))
+    said = export(made, "iti", tmp_path / "out")
+    sentence = "vllm has no place for this edit's bias in Qwen3ForCausalLM: it loads this checkpoint without the edit"
+    assert (f"warning: {sentence}" in said) == told
+    assert (sentence in (tmp_path / "out" / "README.md").read_text()) == told
 
 
 def test_the_edits_are_not_the_base_model(table: RunTable) -> None:

@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from lofit.errors import EditError
-from lofit.files import user_folder
+from lofit.files import read_json, user_folder
 from lofit.interventions.prompt import virtual_tokens
 from lofit.interventions.tuner.sites import find_site
 
@@ -248,3 +248,19 @@ def _write(
         plain.save_pretrained(part)
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
+
+
+def bias_passed_over_by_vllm(folder: Path, before: PretrainedConfig) -> str | None:
+    """Return a sentence if vLLM would load an exported checkpoint without its edit and without an error, else None.
+
+    Of the families whose configuration can add biases, vLLM supports that for Llama only: its gemma.py, qwen3.py and
+    olmo2.py build the output projection without a bias, and its loader skips a bias that has no place.
+
+    Args:
+        folder: what :func:`export_merged` wrote.
+        before: configuration of the model without the edit.
+    """
+    written, base = read_json(folder / "config.json"), before.get_text_config().to_dict()
+    text, (kind,) = written.get("text_config", written), written["architectures"]
+    added = [key for key, value in text.items() if "bias" in key and value is True and not base.get(key)]
+    return f"vllm has no place for this edit's bias in {kind}" if added and kind != "LlamaForCausalLM" else None

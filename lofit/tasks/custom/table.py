@@ -26,8 +26,12 @@ class Description(Form):
     """
 
     train: UserPath = Field(default=Path("train.jsonl"), description="CSV, TSV, Parquet, JSON or JSON lines")
-    validation: UserPath | None = Field(default=None, description="null: validation.jsonl, or a tenth of the prompts")
-    test: UserPath | None = Field(default=None, description="null: test.jsonl, or `test_share` of the prompts")
+    validation: UserPath | None = Field(
+        default=None, description="null: validation.jsonl of a folder, or a tenth of the prompts"
+    )
+    test: UserPath | None = Field(
+        default=None, description="null: test.jsonl of a folder, or `test_share` of the prompts"
+    )
     test_share: float = Field(
         default=0.2, gt=0, lt=1, description="of the prompts, where there is no file of test rows"
     )
