@@ -126,8 +126,9 @@ class Config(Form):
         default=[0.3, 1, 3, 10],
         min_length=2,
         description="learning rates that every trained method chooses from, unless it has a `search` or its `params` "
-        "an `lr`, as multiples of its recipe's, ascending; if the best is the first or the last, one more beyond it is "
-        "tried; null: each method trains at its recipe's (docs/experiments.md)",
+        "an `lr`, as multiples of its recipe's (or `shared_params`'), ascending; while the best is the lowest or the "
+        "highest, others beyond it are tried, three at most; null: each method trains at its recipe's "
+        "(docs/experiments.md)",
     )
     search_seeds: Literal["first", "each"] = Field(
         default="first",
@@ -237,10 +238,13 @@ class Config(Form):
         """Return the number of heads that ``k`` stands for: ``k`` if it is an integer, else that share, rounded.
 
         The share is of all heads of the model, and is rounded to a multiple of ``heads_multiple``, which is the least
-        result.
+        result. The whole is all heads, and no share is more.
         """
         entry, step = self.model_entry(model), self.heads_multiple
-        return k if isinstance(k, int) else step * max(1, round(k * entry.n_layers * entry.n_heads / step))
+        total = entry.n_layers * entry.n_heads
+        if isinstance(k, int):
+            return k
+        return total if k == 1 else min(total, step * max(1, round(k * total / step)))
 
     @property
     def dtypes(self) -> list[str]:

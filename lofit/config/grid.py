@@ -14,6 +14,9 @@ from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
 UNSEARCHABLE = ("beta", "max_length")
 """Hyperparameters that cannot be searched: they change what the validation loss measures."""
 
+MOST_BEYOND = 3
+"""Learning rates that are tried at most beyond an end of a grid."""
+
 MAX_SIZE = 10_000
 """Largest number of settings that the grid of a search may have."""
 
@@ -28,9 +31,11 @@ def lr_search(rate: float, factors: Sequence[float]) -> SearchConfig:
     return SearchConfig(params={"lr": [_rounded(rate * factor) for factor in factors]})
 
 
-def beyond(rates: Sequence[float]) -> tuple[float, float]:
-    """Return the learning rates that extend an ascending grid by its first and by its last ratio."""
-    return _rounded(rates[0] ** 2 / rates[1]), _rounded(rates[-1] ** 2 / rates[-2])
+def beyond(rates: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return rates below and above an ascending grid, nearest first, by its first and by its last ratio."""
+    below, above = rates[0] / rates[1], rates[-1] / rates[-2]
+    steps = range(1, MOST_BEYOND + 1)
+    return [_rounded(rates[0] * below**step) for step in steps], [_rounded(rates[-1] * above**step) for step in steps]
 
 
 def _rounded(rate: float) -> float:

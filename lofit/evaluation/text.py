@@ -47,7 +47,7 @@ def score_text(
         base: the base model if ``model`` is another checkpoint; None if it is the base model, or has an adapter that
             can be disabled.
         tokenizer: the model's tokenizer.
-        rows: rows with ``id`` and ``text``.
+        rows: rows with ``id`` and ``text``, and with ``number``, their index, if they are some of the rows only.
         task: name of the task, for the samples.
         ends: score only the last window of every text, as of a prompt, which ends with what is asked.
 
@@ -60,8 +60,8 @@ def score_text(
             vocabulary.
     """
     windows = [
-        (number, f"{row['id']}-{i}", ids)
-        for number, row in enumerate(rows)
+        (row.get("number", at), f"{row['id']}-{i}", ids)
+        for at, row in enumerate(rows)
         for i, ids in enumerate(_windows(tokenizer, row["text"], ends))
     ]
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31

@@ -14,6 +14,6 @@ METHOD = Method(
     Params=Params,
     learns="magnitudes m and a low-rank update: W' = m (W + (alpha / r) B A) / |W + (alpha / r) B A|, by gradient",
     parameters="r (in + out) + out, summed over the target modules",
-    deviations="no dropout",
+    deviations="rank, alpha and dropout of lora here",
     fit=trains(partial(adapter, use_dora=True)),
 )

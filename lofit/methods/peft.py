@@ -37,6 +37,8 @@ REFUSED = {
 """Types that do not fit, and why."""
 _INITIAL = (True, False, "gaussian", "orthogonal")
 """Initial values of LoRA that leave the base model as it is; of the others, ``pissa`` is a method here."""
+_PER_TEXT = ("alora_invocation_tokens", "arrow_config", "monteclora_config")
+"""Fields by which LoRA looks for a text in its row, where several texts are in one row here, or routes, or samples."""
 _OWN_DROPOUT = ("module_dropout", "rank_dropout", "boft_dropout", "encoder_dropout")
 """Dropout that PEFT draws itself, from a generator that no seed of the run reaches."""
 
@@ -68,6 +70,8 @@ class Params(TargetParams):
                 raise ValueError(f"init_lora_weights {value!r} changes the base model, or reads data; leave it out")
             if name == "boft_n_butterfly_factor" and value != 1:
                 raise ValueError(f"'{name}' other than 1 needs an extension that PEFT may not find; leave it at 1")
+            if name in _PER_TEXT and value:
+                raise ValueError(f"'{name}' makes LoRA read, route or sample texts by itself; leave it out")
             if name in _OWN_DROPOUT and value:
                 raise ValueError(f"'{name}' is drawn outside the seeds of a run; leave it at 0")
             if name == "prompt_tuning_init" and value not in ("RANDOM", "SAMPLE_VOCAB"):

@@ -30,8 +30,8 @@ def choose(
 ) -> Fitted:
     """Try every point of a grid and keep the one with the lowest validation loss, the first one if there is a tie.
 
-    Trained methods are tuned by the same loss. It is the only criterion. An edit of zeros is the unmodified model and a
-    result like any other; it is not checked for an effect.
+    The loss is the only criterion, also where ``select_by`` has trained methods chosen by the metric. An edit of zeros
+    is the unmodified model and a result like any other; it is not checked for an effect.
 
     Args:
         session: model and rows; the model is modified and cannot be fitted again.

@@ -83,9 +83,13 @@ def _score(table: RunTable, node: EvalNode) -> tuple[dict[str, Any], list[dict[s
             return {**scores, **meter.report(), **ran, "backend": PACKED}, samples
         if adapter:
             rows = read_jsonl(items)
-            asked = [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
+            numbers = sorted({i * len(rows) // PROMPTS for i in range(PROMPTS)})
+            asked = [rows[number] for number in numbers]
             asked = in_chat(asked, tokenizer, **node.data.chat) if node.data.chat else asked
-            prompts = [{"id": row["id"], "text": row["prompt"]} for row in asked]
+            prompts = [
+                {"id": row["id"], "text": row["prompt"], "number": number}
+                for row, number in zip(asked, numbers, strict=True)
+            ]
             moved, compared = score_text(model, base, tokenizer, prompts, task.name, ends=True)
         del base  # make room for the scorer
     n_shots = method.shots(fit.params) if method.shots else 0

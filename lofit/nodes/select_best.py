@@ -1,7 +1,7 @@
 """The select_best node: keep the setting of a search that is the best on the validation rows.
 
-It also fits what cannot be planned before: a learning rate beyond the grid if the best is at its edge, and for other
-seeds or other heads the setting that was chosen.
+It also fits what cannot be planned before: learning rates beyond the grid while the best is the outermost, and for
+other seeds or other heads the setting that was chosen.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lofit.errors import FitError, LofitError
 from lofit.files import atomic_path, read_json, write_json
@@ -29,8 +29,8 @@ def run(table: RunTable, node: TunedNode, killed: str | None = None) -> None:
     and of several the lowest validation loss; with ``select_by: loss`` the lowest loss. The first wins a tie. No other
     criterion is used. ``fit.json`` is that of the best fit with these keys added or replaced: ``chosen`` (its point in
     the grid), ``chosen_run``, ``select_by``, ``search`` (every point with ``run``, ``validation_metric``,
-    ``validation_loss`` and, if it failed, ``reason``), ``extended`` (whether the last of them is beyond the grid) and
-    ``seconds`` (of all settings and their rankings together). If all settings failed, this node fails too.
+    ``validation_loss`` and, if it failed, ``reason``), ``extended`` (how many of them, the last ones, are beyond the
+    grid) and ``seconds`` (of all settings and their rankings together). If all settings failed, this node fails too.
 
     Args:
         table: the run table of the configuration.
@@ -41,7 +41,7 @@ def run(table: RunTable, node: TunedNode, killed: str | None = None) -> None:
         LofitError: it is to choose by the metric, and a candidate was fitted without.
     """
     folder = table.folder(node)
-    search: dict[str, Any] = {"select_by": node.select_by, "search": [], "extended": False}
+    search: dict[str, Any] = {"select_by": node.select_by, "search": [], "extended": 0}
     with atomic_path(folder / "adapter") as adapter:
         adapter.mkdir()
         with record_failure() as report, limited(table.config.limits, table.config.device):
@@ -72,15 +72,20 @@ def _choose(table: RunTable, node: TunedNode, adapter: Path, search: dict[str, A
             again = f"run `lofit node fit {candidate.id}` again"
             raise LofitError(f"{candidate.id}: fitted without a validation metric; {again}")
     best = best_of_all()
-    edges = dict(zip((0, len(node.candidates) - 1), node.settings[len(node.candidates) :], strict=False))
-    if best in edges:
-        extension, point = edges[best]
+    for extension in {0: node.below, len(node.candidates) - 1: node.above}.get(cast(int, best), ()):
+        further = adapter.with_name(f"{adapter.name}-further")
+        further.mkdir()
         with record_failure() as report:
-            report |= fit_into(table, extension, table.folder(node), adapter)
+            report |= fit_into(table, extension, table.folder(node), further)
         reports.append(report)
-        add(extension, point, report)
-        search["extended"] = True
+        add(extension, node.point_of(extension), report)
+        search["extended"] += 1
         best = best_of_all()
+        is_best = best == len(tried) - 1
+        shutil.rmtree(adapter if is_best else further)
+        if not is_best:
+            break
+        further.rename(adapter)
     if best is None:
         first = next((entry["reason"] for entry in tried if entry["reason"]), "there are no validation rows")
         raise FitError(f"none of {len(tried)} settings can be chosen; the first: {first}")

@@ -106,7 +106,7 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
     if not billions or not task:
         return None
     if isinstance(node, TunedNode) and (own := node.candidates if node.leader else node.extensions):
-        return node_cost(table, own[0])  # the one fit that it makes itself, at most
+        return node_cost(table, own[0])  # one fit that it makes itself; few make more
     if isinstance(node, EvalNode):
         shots = methods.load_method(node.fit.method).shots
         examples = shots(node.fit.params) * task.get("row_tokens", 0.0) if shots else 0.0

@@ -43,7 +43,8 @@ def _like(fit: FitNode, change: Callable[[FitNode], FitNode]) -> FitNode:
     return replace(
         cast(TunedNode, change(fit)),
         candidates=tuple(map(change, fit.candidates)),
-        extensions=tuple(map(change, fit.extensions)),
+        below=tuple(map(change, fit.below)),
+        above=tuple(map(change, fit.above)),
         leader=fit.leader or fit,
     )
 
@@ -216,17 +217,19 @@ class Expansion:
 
     def _tuned_runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[TunedNode]:
         """The searches of one method on one split, each with fits of its own."""
-        further: list[MethodConfig] = []
+        ends: list[list[MethodConfig]] = [[], []]
         if entry.search:
             settings = grid.settings(entry, entry.search, self.config.search_points)
         else:
             assert self.config.lr_grid
             search = grid.lr_search(self._params(model, data, name, entry).lr, self.config.lr_grid)
             settings = grid.settings(entry, search, None)
-            ends = SearchConfig(params={"lr": list(grid.beyond(search.params["lr"]))})
-            further = [setting for _, setting in grid.settings(entry, ends, None)]
+            ends = [
+                [setting for _, setting in grid.settings(entry, SearchConfig(params={"lr": rates}), None)]
+                for rates in grid.beyond(search.params["lr"])
+            ]
         runs = [list(self._plain_runs(model, data, name, setting)) for _, setting in settings]
-        extensions = [list(self._plain_runs(model, data, name, setting)) for setting in further]
+        below, above = ([list(self._plain_runs(model, data, name, setting)) for setting in end] for end in ends)
         for number, tried in enumerate(zip(*runs, strict=True)):
             shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
             shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
@@ -235,7 +238,8 @@ class Expansion:
                 candidates=tried,
                 points=tuple(point for point, _ in settings),
                 select_by=self.config.select_by,
-                extensions=tuple(fits[number] for fits in extensions),
+                below=tuple(fits[number] for fits in below),
+                above=tuple(fits[number] for fits in above),
             )
 
     def _plain_runs(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:

@@ -325,21 +325,32 @@ class TunedNode(FitNode):
 
     What the candidates may differ in (``params``, ``ranking``) is here that of the first of them; ``k`` holds the
     numbers of heads of all of them. ``points`` says by which settings each was told from the others, and ``select_by``
-    what decides between them. ``extensions`` are two fits beyond the lowest and the highest learning rate, of which the
-    node makes one if it chose that rate. With ``leader`` the node takes what that one chose, which has the same
-    candidates and extensions for another seed or other heads, and makes that single fit itself.
+    what decides between them. ``below`` and ``above`` are fits beyond the lowest and the highest learning rate, nearest
+    first, which the node makes one by one while the outermost rate is the best. With ``leader`` the node takes what
+    that one chose, which has the same candidates and extensions for another seed or other heads, and makes that single
+    fit itself.
     """
 
     candidates: tuple[FitNode, ...]
     points: tuple[dict[str, Any], ...]
     select_by: Literal["metric", "loss"]
-    extensions: tuple[FitNode, ...] = field(default=(), kw_only=True)
+    below: tuple[FitNode, ...] = field(default=(), kw_only=True)
+    above: tuple[FitNode, ...] = field(default=(), kw_only=True)
     leader: TunedNode | None = field(default=None, kw_only=True)
+
+    @property
+    def extensions(self) -> tuple[FitNode, ...]:
+        """All fits beyond the ends of the grid that may be made."""
+        return (*self.below, *self.above)
+
+    def point_of(self, extension: FitNode) -> dict[str, Any]:
+        """The setting by which a fit beyond the grid is told from the others."""
+        return {"lr": extension.params.lr}  # type: ignore[attr-defined]
 
     @property
     def settings(self) -> list[tuple[FitNode, dict[str, Any]]]:
         """Candidates and extensions, each with its point."""
-        further = [(fit, {"lr": fit.params.lr}) for fit in self.extensions]  # type: ignore[attr-defined]
+        further = [(fit, self.point_of(fit)) for fit in self.extensions]
         return [*zip(self.candidates, self.points, strict=True), *further]
 
     @property

@@ -6,10 +6,11 @@ import math
 from typing import cast
 
 from lofit.config import Config
+from lofit.config.grid import MOST_BEYOND
 from lofit.methods import load_method
 from lofit.plan.estimate import RATES, ComputingNode, node_cost
 from lofit.plan.kinds import kind_of
-from lofit.plan.nodes import ActivationsNode, EvalNode, FitNode, ModelNode, Node, PlantNode
+from lofit.plan.nodes import ActivationsNode, EvalNode, FitNode, ModelNode, Node, PlantNode, TunedNode
 from lofit.plan.table import RunTable
 from lofit.sources.source import PypiGgufModel
 from lofit.spec.protocol import OPEN, VLLM, scoring
@@ -109,7 +110,8 @@ def runtime_minutes(table: RunTable, node: Node, attempt: int = 1) -> int:
         rate = RATES[config.device]
         if config.device != "cuda":
             rate *= config.threads / 2  # measured on two
-        minutes = START_MINUTES + MARGIN * 60 * cost.hours(rate)
+        fits = MOST_BEYOND if isinstance(node, TunedNode) and not node.leader else 1  # of which its cost is one
+        minutes = START_MINUTES + MARGIN * 60 * fits * cost.hours(rate)
         if cast(ComputingNode, node).data.path:  # a custom task, whose tokens are a guess
             minutes = max(minutes, UNKNOWN_MINUTES)
     else:

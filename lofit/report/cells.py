@@ -15,8 +15,8 @@ from lofit.spec.protocol import COUNTED
 
 _NEEDED = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads",
-    "tried", "extended", "n_train", "n_items", *COUNTED, "seed", "eval_task", "protocol", "metric", "value", "status",
-    "trained_params",
+    "tried", "extended", "outermost", "n_train", "n_items", *COUNTED, "seed", "eval_task", "protocol", "metric",
+    "value", "status", "trained_params",
 )  # fmt: skip
 
 

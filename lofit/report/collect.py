@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from lofit.spec.protocol import COUNTED
 
 #: Columns of ``results.parquet``, in order. ``value`` and ``stderr`` are as the evaluation wrote them (headline
 #: metrics are fractions in [0, 1]). ``tried`` is the number of settings compared on validation data (1: the configured
-#: setting only), ``extended`` how many of them are beyond the planned grid, and ``chosen`` is the chosen setting.
+#: setting only), ``extended`` how many of them are beyond the planned grid, ``chosen`` is the chosen setting, and
+#: ``outermost`` whether its learning rate is the lowest or the highest of those that were tried.
 #: ``*_seconds`` are seconds of wall time; for a search they cover all settings and their rankings.
 #: ``peak_memory_bytes`` is in bytes.
 SCHEMA = pa.schema(
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         pa.field("tried", pa.int64()),
         pa.field("extended", pa.int64()),
         pa.field("chosen", pa.string()),
+        pa.field("outermost", pa.bool_()),
         pa.field("n_train", pa.int64(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("training_seed", pa.int64(), nullable=False),
@@ -57,7 +59,7 @@ SCHEMA = pa.schema(
         pa.field("backend", pa.string()),
     ]
 )
-_DTYPES = {"string": "str", "int64": "Int64", "double": "float64"}
+_DTYPES = {"string": "str", "int64": "Int64", "double": "float64", "bool": "boolean"}
 _RUN_COLUMNS = (
     "run_id", "model", "task", "fold", "method", "selector", "head_task",
     "n_heads", "n_train", "seed", "training_seed", "eval_task", "eval_fold", "protocol",
@@ -200,6 +202,7 @@ def _records(run: EvaluatedRun) -> list[dict[str, Any]]:
     base["tried"] = len(fit.get("search") or fit.get("grid") or [fit]) if fit_path else None  # failed ones count too
     base["extended"] = int(fit.get("extended", False)) if fit_path else None
     base["chosen"] = ", ".join(f"{name}={value}" for name, value in (fit.get("chosen") or {}).items()) or None
+    base["outermost"] = _outermost(fit) if fit_path else None
     # In workflow order: the first node that failed is the cause, so its reason is shown.
     for document, where in (
         *activations, (localize, localize_path), (fit, fit_path), (result, path),
@@ -236,6 +239,12 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ReportError(f"{path} must hold a JSON object, found {type(document).__name__}")
     return document
+
+
+def _outermost(fit: Mapping[str, Any]) -> bool:
+    """Whether a search chose the lowest or the highest of several learning rates."""
+    rates = {entry["point"].get("lr") for entry in fit.get("search", ())} - {None}
+    return len(rates) > 1 and fit.get("chosen", {}).get("lr") in (min(rates), max(rates))
 
 
 def _number(document: dict[str, Any], key: str, where: Path | str | None) -> int | float | None:

@@ -67,14 +67,15 @@ def sum_of(parts: Sequence[Difference]) -> Difference:
     )
 
 
-def paired(items: pd.DataFrame, reference: pd.DataFrame) -> Difference:
+def paired(items: pd.DataFrame, reference: pd.DataFrame, bounded: bool = True) -> Difference:
     """Return the mean paired difference over clusters of items and over seeds.
 
     Args:
         items: scores with the columns ``seed``, ``item``, ``cluster`` and ``value``.
         reference: scores of the reference, with the same columns.
+        bounded: whether scores are between 0 and 1.
     """
-    return mean_over(paired_sample(by_seed(items), by_seed(reference)))
+    return mean_over(paired_sample(by_seed(items), by_seed(reference), bounded=bounded))
 
 
 def mean_over(sample: Sample) -> Difference:
@@ -157,7 +158,7 @@ def retention_table(
     """
     rows = _named(results[results["eval_task"].isin(headline) & (results["eval_task"] != results["task"])])
     keys = ["model", "variant", "task", "eval_task"]
-    table = _differences(rows, items, headline, _RETAINED)
+    table = _differences(rows, items, headline, _RETAINED, in_nats)
     scored = dict(list(_grouped(table[table["reference"] == "base"], keys)))
     records = []
     for (model, variant, task, on), runs in _grouped(rows, keys):
@@ -185,7 +186,11 @@ def retention_table(
 
 
 def _differences(
-    rows: pd.DataFrame, items: pd.DataFrame, headline: Mapping[str, str], unit: Sequence[str]
+    rows: pd.DataFrame,
+    items: pd.DataFrame,
+    headline: Mapping[str, str],
+    unit: Sequence[str],
+    in_nats: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return the paired difference for each model, variant, unit and reference.
 
@@ -204,7 +209,8 @@ def _differences(
             if (group["method"] == reference).all():
                 difference = Difference(0.0, 0.0, group["item"].nunique())
             else:
-                difference = paired(group, of_reference) if len(of_reference) else mean_of([])
+                bounded = place["eval_task"] not in in_nats
+                difference = paired(group, of_reference, bounded) if len(of_reference) else mean_of([])
             if place["variant"] != "base":
                 records.append(
                     place | {"reference": reference, "difference": difference, "value": group["value"].mean()}

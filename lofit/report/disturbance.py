@@ -48,7 +48,7 @@ def disturbance(
     rows = results[(results["status"] == "ok") & ~transferred(results)]
     rows = rows.assign(variant=variant_names(rows))
     moved = {
-        (kind, *key): interval(Sample.of(table))
+        (kind, *key): interval(Sample.of(table, bounded=False))
         for kind, tasks in compared.items()
         for key, table in _by_cell(rows[rows["eval_task"].isin(tasks) & (rows["metric"] == KL)], items, _FIT)
     }

@@ -24,6 +24,7 @@ from lofit.stats import seed_interval
 
 MISSING = "-"
 FAILED = "failed"
+OUTERMOST = "outermost rate"
 ROUGH_BELOW = 5
 """With fewer seeds, intervals over seeds are called rough: their spread is estimated from too few values."""
 _NOTE_WIDTH = 200
@@ -207,6 +208,7 @@ def _line(runs: pd.DataFrame, of_line: pd.DataFrame) -> dict[str, Any]:
     line["settings"] = (runs["tried"] - runs["extended"]).max()
     beyond = f", {extended} beyond the grid" if pd.notna(extended) and extended else ""
     tried = sorted({int(n) for n in runs["tried"].dropna()})
+    beyond += f", {OUTERMOST}" if runs["outermost"].any() else ""
     span = " to ".join(map(str, dict.fromkeys((tried[0], tried[-1])))) if tried else ""
     line["tuned"] = f"best of {span}{beyond}" if tried and tried[-1] > 1 else "no"
     if low is None:
@@ -279,11 +281,14 @@ def _legend(frame: pd.DataFrame) -> str:
 
 
 def _budgets(frame: pd.DataFrame) -> str:
-    """Return a warning where methods were tuned with unequal budgets."""
-    if "settings" not in frame or frame["settings"].nunique() < 2:
-        return ""
-    low, high = frame["settings"].min(), frame["settings"].max()
-    return f" Unequal budgets of tuning: methods chose from {low} to {high} settings."
+    """Return warnings where methods were tuned with unequal budgets, or may be better with another learning rate."""
+    warning = ""
+    if "settings" in frame and frame["settings"].nunique() > 1:
+        low, high = frame["settings"].min(), frame["settings"].max()
+        warning += f" Unequal budgets of tuning: methods chose from {low} to {high} settings."
+    if frame["tuned"].str.contains(OUTERMOST).any():
+        warning += f" {OUTERMOST.capitalize()}: the lowest or highest that was tried, so a better one may lie beyond."
+    return warning
 
 
 def _units(frame: pd.DataFrame) -> str:

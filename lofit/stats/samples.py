@@ -27,20 +27,23 @@ class Sample:
     Attributes:
         sums: float64 [seeds, clusters], sum of the scores of a cluster's items.
         counts: float64 [clusters], number of its items.
+        bounded: whether scores are between 0 and 1, as those in nats are not.
     """
 
     sums: NDArray[np.float64]
     counts: NDArray[np.float64]
+    bounded: bool = True
 
     @classmethod
-    def of(cls, values: pd.DataFrame) -> Sample:
+    def of(cls, values: pd.DataFrame, bounded: bool = True) -> Sample:
         """Group items by cluster.
 
         Args:
             values: one column per seed, and one row per item with an index level ``cluster``; no value is missing.
+            bounded: see :class:`Sample`.
         """
         grouped = values.groupby(level="cluster", sort=True)
-        return cls(grouped.sum().to_numpy("float64").T, np.asarray(grouped.size(), "float64"))
+        return cls(grouped.sum().to_numpy("float64").T, np.asarray(grouped.size(), "float64"), bounded)
 
     @property
     def mean(self) -> float:
@@ -74,11 +77,11 @@ class Sample:
     def variance(self) -> float:
         """Variance of the mean over other clusters and, with several seeds, other seeds; NaN for fewer than two.
 
-        If nothing varies, other clusters may differ all the same: the variance is then that of a normal mean whose
-        interval is Clopper and Pearson's bound on a share of which no case was seen (1934, Biometrika 26(4)), times
-        one, the range of a score.
+        If no bounded score varies, other clusters may differ all the same: the variance is then that of a normal mean
+        whose interval is Clopper and Pearson's bound on a share of which no case was seen (1934, Biometrika 26(4)),
+        times one, the range of a score. Scores in nats do not vary if models do not differ.
         """
-        if (found := sum(self.parts)) != 0:
+        if (found := sum(self.parts)) != 0 or not self.bounded:
             return found
         unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(self.counts))
         return float((unseen / stats.norm.ppf((1 + LEVEL) / 2)) ** 2)
@@ -118,7 +121,7 @@ def by_seed(items: pd.DataFrame) -> pd.DataFrame:
     return table.dropna(axis="columns")
 
 
-def paired_sample(one: pd.DataFrame, other: pd.DataFrame, ratio: float = 1.0) -> Sample:
+def paired_sample(one: pd.DataFrame, other: pd.DataFrame, ratio: float = 1.0, bounded: bool = True) -> Sample:
     """Differences ``one`` - ``ratio`` x ``other`` on the items scored in both, seed by seed.
 
     Seeds that only one of the two has are left out. Scores of :data:`EVERY_SEED` are compared with each seed.
@@ -127,6 +130,7 @@ def paired_sample(one: pd.DataFrame, other: pd.DataFrame, ratio: float = 1.0) ->
         one: scores of a method, as :func:`by_seed` returns them.
         other: scores of the method that it is compared with, in the same form.
         ratio: factor of ``other``.
+        bounded: see :class:`Sample`.
     """
     both = one.index.intersection(other.index)
     one, other = one.loc[both], other.loc[both]
@@ -135,7 +139,7 @@ def paired_sample(one: pd.DataFrame, other: pd.DataFrame, ratio: float = 1.0) ->
     elif list(other.columns) == [EVERY_SEED]:
         other = _repeated(other, one.columns)
     shared = one.columns.intersection(other.columns)
-    return Sample.of(one[shared] - ratio * other[shared])
+    return Sample.of(one[shared] - ratio * other[shared], bounded)
 
 
 def _repeated(table: pd.DataFrame, seeds: pd.Index) -> pd.DataFrame:

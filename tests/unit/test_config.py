@@ -327,7 +327,16 @@ def test_shares_rounded_to_multiples_of_16_are_the_numbers_of_the_paper(model: s
     config = parse_config({**GOOD, "models": [model], "heads_multiple": 16})
     assert [config.head_count(model, share) for share in (0.03, 0.10)] == [few, many]
     assert config.head_count(model, 0.0001) == 16
+    total = config.model_entry(model).n_layers * config.model_entry(model).n_heads
+    assert config.head_count(model, 1.0) == total
     assert config.head_count(model, 5) == 5, "a number is a number"
+
+
+@pytest.mark.parametrize("step", [1, 16, 500])
+def test_no_share_is_more_than_all_heads_and_the_whole_is_all(step: int) -> None:
+    config = parse_config({**GOOD, "heads_multiple": step})
+    assert config.head_count("smollm2-135m", 1.0) == 270, "no multiple of 16"
+    assert config.head_count("smollm2-135m", 0.99) <= 270
 
 
 def test_schema_file_is_generated_from_the_models() -> None:

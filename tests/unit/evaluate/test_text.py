@@ -61,7 +61,9 @@ def test_of_prompts_the_ends_are_compared(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(text, "WINDOW", 8)
     model, tokenizer = tiny_model("llama", vocab_size=259), byte_tokenizer(bos=True)
     rows = [{"id": "a", "text": "What is it? A:"}, {"id": "b", "text": "short"}]
+    rows[1]["number"] = 7
     _, samples = score_text(model, None, tokenizer, rows, "plain", ends=True)
+    assert [sample["doc_id"] for sample in samples] == [0, 7], "the row among all, for its cluster"
     for window, sample in zip([" it? A:", "short"], samples, strict=True):
         ids = tokenizer(window)["input_ids"]
         entropy = -by_hand(model, ids).gather(-1, torch.tensor(ids[1:])[:, None]).mean()

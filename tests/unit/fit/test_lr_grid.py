@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lofit.config import grid, parse_config
+from lofit.errors import FitError
 from lofit.nodes import select_best
 from lofit.plan.kinds import FIT, SELECT_BEST, counts
 from lofit.plan.nodes import TunedNode
@@ -49,10 +50,10 @@ def test_every_trained_method_has_a_bracket_around_its_published_rate(table: Run
     for method, published in (("lofit", 0.01), ("lora", 0.0002)):
         node = tuned(table, method)[1]
         rates = [fit.params.lr for fit, _ in node.settings]
-        assert rates == pytest.approx([published * factor for factor in (0.5, 1, 4, 0.25, 16)])
+        assert rates == pytest.approx([published * factor for factor in (0.5, 1, 4, 0.25, 0.125, 0.0625, 16, 64, 256)])
         assert node.leader is None
         assert [point["lr"] for _, point in node.settings] == rates
-    assert grid.beyond([1e-4, 3e-4, 1e-2, 3e-2]) == (3.33333e-05, 0.09)
+    assert grid.beyond([1e-4, 3e-4, 1e-2, 3e-2]) == ([3.33333e-05, 1.11111e-05, 3.7037e-06], [0.09, 0.27, 0.81])
 
 
 def test_a_search_is_made_once_and_its_choice_is_taken_over(table: RunTable) -> None:
@@ -88,25 +89,41 @@ def test_a_choice_that_is_taken_over_is_fitted_as_a_plain_run_is(table: RunTable
     assert losses[0] == losses[1]
 
 
-def test_a_rate_at_the_edge_is_followed_by_one_beyond_it(table: RunTable) -> None:
-    """Higher rates are better for so few steps, so the grid is extended upwards, once."""
+def test_rates_beyond_the_edge_are_tried_while_the_outermost_is_the_best(table: RunTable) -> None:
+    """Higher rates are better for so few steps, so the grid is extended upwards."""
     node = tuned(table, "lora")[1]
     report = SELECT_BEST.read_report(table, node)
     losses = {entry["point"]["lr"]: entry["validation_loss"] for entry in report["search"]}
-    assert list(losses) == pytest.approx([0.0001, 0.0002, 0.0008, 0.0032])
-    assert report["extended"] is True
-    assert report["chosen"] == {"lr": min(losses, key=lambda rate: losses[rate])} == {"lr": 0.0032}
-    assert report["chosen_run"] == node.extensions[1].id
-    assert report["validation_loss"][-1] == losses[0.0032]
+    assert list(losses) == pytest.approx([0.0001, 0.0002, 0.0008, 0.0032, 0.0128, 0.0512])
+    assert list(losses.values()) == sorted(losses.values(), reverse=True)
+    assert report["extended"] == grid.MOST_BEYOND == 3
+    assert report["chosen"] == {"lr": 0.0512}
+    assert report["chosen_run"] == node.above[-1].id
+    assert report["validation_loss"][-1] == losses[0.0512]
     assert load_file(table.folder(node) / "adapter" / "adapter_model.safetensors")
+    assert [path.name for path in table.folder(node).iterdir() if path.is_dir()] == ["adapter", "eval"]
     assert not list(table.folder(node).glob("savepoint*"))
-    assert not table.folder(node.extensions[1]).exists()
+    assert not table.folder(node.above[-1]).exists()
 
 
-@pytest.mark.parametrize(("best", "tried"), [(0, 4), (1, 3), (2, 4)])
-def test_the_grid_is_extended_only_at_an_edge(best: int, tried: int, table: RunTable, tmp_path: Path) -> None:
-    """By reports that are made up: the candidate at the place ``best`` has the lowest loss of all."""
+@pytest.mark.parametrize(
+    ("best", "further", "extended", "chosen"),
+    [
+        (1, [], 0, "candidates[1]"),
+        (0, [2.0], 1, "candidates[0]"),
+        (2, [2.0], 1, "candidates[2]"),
+        (2, [0.5, 0.7], 2, "above[0]"),
+        (0, [0.5, 0.4, 0.6], 3, "below[1]"),
+        (0, [0.5, 0.4, 0.3], 3, "below[2]"),
+        (2, [0.5, None], 2, "above[0]"),
+    ],
+)
+def test_the_grid_is_extended_until_the_best_is_within(
+    best: int, further: list[float | None], extended: int, chosen: str, table: RunTable, tmp_path: Path
+) -> None:
+    """By reports that are made up: the candidate at the place ``best`` has the lowest loss of all, 1."""
     node = tuned(table, "lora")[1]
+    left = list(further)
     with pytest.MonkeyPatch.context() as patch:
         losses = {fit.id: 1.0 + abs(at - best) for at, fit in enumerate(node.candidates)}
 
@@ -114,21 +131,26 @@ def test_the_grid_is_extended_only_at_an_edge(best: int, tried: int, table: RunT
             return {"status": "ok", "reason": None, "validation_loss": [9.0, losses[fit.id]], "seconds": 1.0}
 
         def fitted(made: RunTable, fit: Any, folder: Path, adapter: Path) -> dict[str, Any]:
-            (adapter / "beyond").touch()
-            return {"validation_loss": [9.0, 2.0], "seconds": 1.0}
+            (adapter / fit.id.rpartition("/")[2]).touch()
+            if (loss := left.pop(0)) is None:
+                raise FitError("not finite")
+            return {"validation_loss": [9.0, loss], "seconds": 1.0}
 
         patch.setattr(type(FIT), "read_report", lambda kind, made, fit: told(made, fit))
         patch.setattr(select_best, "fit_into", fitted)
         adapter = tmp_path / "adapter"
         adapter.mkdir()
-        seen: dict[str, Any] = {"search": [], "extended": False}
+        seen: dict[str, Any] = {"search": [], "extended": 0}
         report = select_best._choose(table, node, adapter, seen)
-    assert len(seen["search"]) == tried
-    assert seen["extended"] == (tried == 4)
-    assert report["chosen_run"] == node.candidates[best].id
-    assert not (adapter / "beyond").exists()
-    assert (adapter / "adapter_model.safetensors").is_file()
-    assert report["seconds"] == tried
+    assert not left
+    assert (len(seen["search"]), seen["extended"]) == (3 + extended, extended)
+    where, at = chosen.rstrip("]").split("[")
+    winner = getattr(node, where)[int(at)]
+    assert report["chosen_run"] == winner.id
+    name = "adapter_model.safetensors" if where == "candidates" else winner.id.rpartition("/")[2]
+    assert name in {path.name for path in adapter.iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter"}
+    assert report["seconds"] == 3 + extended - further.count(None)
 
 
 def test_heads_of_other_tasks_take_over_the_choice_of_the_task_itself(table: RunTable) -> None:
@@ -146,7 +168,8 @@ def test_heads_of_other_tasks_take_over_the_choice_of_the_task_itself(table: Run
 
 def test_tables_tell_budgets_apart(table: RunTable) -> None:
     text = (table.config.results / "tables" / "main.md").read_text()
-    assert "| best of 4, 1 beyond the grid |" in text
+    assert "best of 6, 3 beyond the grid, outermost rate |" in text
+    assert "Outermost rate: the lowest or highest that was tried" in text
     frame = pd.read_csv(table.config.results / "tables" / "main.csv").set_index("method")
     tried = frame["settings"].dropna().to_dict()
     assert tried == {"lofit (3 heads)": 3, "lora": 3, "full": 1, "repe": tried["repe"]}

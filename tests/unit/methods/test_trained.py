@@ -210,6 +210,7 @@ def test_a_type_of_peft_switched_off_is_the_base_and_merged_computes_the_same(na
         ({"peft_type": "LORA", "lora_alfa": 8}, "unknown field of LORA 'lora_alfa'; did you mean 'lora_alpha'"),
         ({"peft_type": "LORA", "target_modules": ["q_proj"]}, "'target_modules' is not part of it"),
         ({"peft_type": "LORA", "init_lora_weights": "pissa"}, "'pissa' changes the base model"),
+        ({"peft_type": "LORA", "alora_invocation_tokens": [1, 2]}, "'alora_invocation_tokens' makes LoRA read"),
         ({"peft_type": "LOHA", "module_dropout": 0.1}, "drawn outside the seeds of a run; leave it at 0"),
     ],
 )

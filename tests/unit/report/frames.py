@@ -48,7 +48,7 @@ def plain(task: str, value: float | None, method: str = "lora", **changes: Any) 
 def results(*rows: dict[str, Any]) -> pd.DataFrame:
     """A results table with the columns and dtypes that ``collect`` writes."""
     frame = pd.DataFrame([{name: entry.get(name) for name in SCHEMA.names} for entry in rows])
-    kinds = {"string": "str", "int64": "Int64", "double": "float64"}
+    kinds = {"string": "str", "int64": "Int64", "double": "float64", "bool": "boolean"}
     return frame.astype({field.name: kinds[str(field.type)] for field in SCHEMA})
 
 

@@ -16,7 +16,7 @@ from lofit.report.items import collect_items
 # fmt: off
 CONTRACT = [
     "run_id", "model", "task", "fold", "method", "selector", "head_task", "n_heads", "tried", "extended", "chosen",
-    "n_train",
+    "outermost", "n_train",
     "seed", "training_seed", "eval_task", "eval_fold", "protocol", "metric", "value", "stderr", "n_items",
     "n_truncated", "n_ties", "n_unreachable", "status",
     "trained_params",

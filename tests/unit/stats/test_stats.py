@@ -251,6 +251,13 @@ def test_pairs_are_matched_by_item_and_by_seed() -> None:
     assert paired_sample(other, ours, ratio=2.0).sums.tolist() == [[-2.0]]
 
 
+def test_equal_scores_may_differ_elsewhere_but_equal_models_do_not() -> None:
+    zeros = frame([1] * 16, "abcdefghijklmnop", "abcdefghijklmnop", [0.0] * 16)
+    assert interval(Sample.of(zeros)).high == pytest.approx(1 - 0.025 ** (1 / 16)), "no case seen among 16"
+    assert interval(Sample.of(zeros, bounded=False)).high == 0, "a divergence that is 0 everywhere"
+    assert interval(paired_sample(zeros, zeros, bounded=False)).high == 0
+
+
 def test_a_seed_that_lacks_items_is_left_out() -> None:
     assert list(frame([1, 1, 2], "aba", "xyx", [1.0, 0.0, 1.0]).columns) == [1]
 
