@@ -88,12 +88,13 @@ def _costs(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:
     names = list(dict.fromkeys(known["name"][(known["trained_params"] > 0) | (known["seconds"] > 0)]))
     for model, of_model in known.groupby("model", sort=False):
         for column, title in (("trained_params", "trained parameters"), ("seconds", "seconds to localize and fit")):
-            front = pareto_front(of_model, column)
-            front = pd.DataFrame({"x": front[column], "value": 100 * front["value"]})
-            steps = alt.Chart(front).mark_line(interpolate="step-after", color=_GREY, strokeWidth=1)
-            score = "mean headline score (%)"
-            points = _scatter(of_model.assign(x=of_model[column]), names, title, score, str(model))
-            yield steps.encode(x=alt.X("x:Q", title=title), y=alt.Y("value:Q", title=score)) + points
+            score, front = "mean headline score (%)", pareto_front(of_model, column)
+            made = _scatter(of_model.assign(x=of_model[column]), names, title, score, str(model))
+            if len(front) > 1:
+                corners = pd.DataFrame({"x": front[column], "value": 100 * front["value"]})
+                steps = alt.Chart(corners).mark_line(interpolate="step-after", color=_GREY, strokeWidth=1)
+                made = steps.encode(x=alt.X("x:Q", title=title), y=alt.Y("value:Q", title=score)) + made
+            yield made
 
 
 def _disturbance(frame: pd.DataFrame) -> Iterator[alt.LayerChart]:

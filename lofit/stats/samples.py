@@ -87,24 +87,31 @@ class Sample:
         return float((unseen / stats.norm.ppf((1 + LEVEL) / 2)) ** 2)
 
     @property
-    def effective_clusters(self) -> float:
-        """Number of equal clusters that would tell as much of the variance, if the items of each were all alike.
+    def cluster_freedom(self) -> float:
+        """Degrees of freedom of the variance over clusters, if the items of each were all alike.
 
-        A few large clusters dominate the variance then, so that it is known from few values (Carter, Schnepel and
-        Steigerwald 2017, Review of Economics and Statistics 99(4), with a correlation of 1, their worst case).
+        They are Satterthwaite's for the sum of squared residuals (Bell and McCaffrey 2002, Survey Methodology 28(2)):
+        ``trace(A)**2 / trace(A @ A)``, where A is the square of ``diag(p) - p p'`` and p are the clusters' shares of
+        the items. They are clusters - 1 if all are equally large, and fewer if a few dominate. Alike items are the
+        worst case.
         """
-        weights = self.counts**2
-        return float(weights.sum() ** 2 / (weights**2).sum())
+        share = self.counts / self.counts.sum()
+        if share.max() > 0.999:
+            return 1.0  # the limit, of which rounding would leave nothing
+        s2, s3, s4, s5 = (float((share**power).sum()) for power in (2, 3, 4, 5))
+        trace = s2 - 2 * s3 + s2**2
+        squared = s4 - 4 * s5 + 2 * (2 * s2 * s4 + s3**2) - 4 * s2**2 * s3 + s2**4
+        return trace**2 / squared
 
     @property
     def degrees_of_freedom(self) -> float:
         """Degrees of freedom of the variance (Satterthwaite 1946, Biometrics Bulletin 2(6), equation 3)."""
-        seeds, clusters = self.sums.shape
+        seeds = len(self.sums)
         over_clusters, over_seeds = self.parts
         total = over_clusters + over_seeds
         if math.isnan(total) or not total:
             return total or math.inf
-        spread = over_clusters**2 / min(clusters - 1, self.effective_clusters)
+        spread = over_clusters**2 / self.cluster_freedom
         if seeds > 1:
             spread += over_seeds**2 / (seeds - 1)
         return total**2 / spread
