@@ -47,10 +47,13 @@ class FitParams(TrainParams):
 
 
 class ComputeParams(NoParams):
-    """How training is computed. None of it changes results by more than rounding."""
+    """How training is computed. It changes results by no more than rounding, but for masks of dropout."""
 
     micro_batch: int | None = Field(
-        default=None, ge=1, description="examples (or preference pairs) in one pass; null: the whole batch at once"
+        default=None,
+        ge=1,
+        description="examples (or preference pairs) in one pass, for each of which dropout draws its own masks; null: "
+        "the whole batch at once",
     )
     prefix_memory_gb: float = Field(
         default=2, ge=0, description="memory for what enters the first trained layer, computed once for all epochs"
