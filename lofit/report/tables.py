@@ -18,7 +18,7 @@ from rich.text import Text
 from lofit.files import atomic_path, write_text
 from lofit.report.cells import aggregate, complete_rows, folds_by_task, headline_rows
 from lofit.report.plain import DAGGER, escape_pipe, latex_table, latex_text
-from lofit.report.significance import ALPHA, TEST, compared_with_best
+from lofit.report.significance import TEST, compared_with_best, leads
 from lofit.spec.protocol import COUNTED
 from lofit.stats import seed_interval
 
@@ -259,10 +259,9 @@ def _best(frame: pd.DataFrame) -> pd.DataFrame:
     """
     best = pd.DataFrame(index=frame.index)
     for task in _tasks(frame):
-        values = frame[f"{task}.percent"]
-        by_model = values.groupby(frame["model"])
-        leads = (values == by_model.transform("max")) | (frame[f"{task}.p_best"] > ALPHA)
-        best[task] = leads & (by_model.transform("count") > 1)
+        numbers = {name: frame[f"{task}.{name}"] for name in ("percent", "p_best")}
+        cells = frame[["model"]].assign(task=task, **numbers)
+        best[task] = leads(cells) & (cells.groupby("model")["percent"].transform("count") > 1)
     return best
 
 
