@@ -127,7 +127,7 @@ class Config(Form):
         min_length=2,
         description="learning rates that every trained method chooses from, unless it has a `search` or its `params` "
         "an `lr`, as multiples of its recipe's (or `shared_params`'), ascending; while the best is the lowest or the "
-        "highest, others beyond it are tried, three at most; null: each method trains at its recipe's "
+        "highest, others beyond it are tried, six at most; null: each method trains at its recipe's "
         "(docs/experiments.md)",
     )
     search_seeds: Literal["first", "each"] = Field(

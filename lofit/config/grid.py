@@ -14,8 +14,8 @@ from lofit.spec.base import HeadsConfig, MethodConfig, SearchConfig
 UNSEARCHABLE = ("beta", "max_length")
 """Hyperparameters that cannot be searched: they change what the validation loss measures."""
 
-MOST_BEYOND = 3
-"""Learning rates that are tried at most beyond an end of a grid."""
+MOST_BEYOND = 6
+"""Learning rates that are tried at most beyond an end of a grid; recipes are for other models and numbers of steps."""
 
 MAX_SIZE = 10_000
 """Largest number of settings that the grid of a search may have."""
@@ -31,11 +31,10 @@ def lr_search(rate: float, factors: Sequence[float]) -> SearchConfig:
     return SearchConfig(params={"lr": [_rounded(rate * factor) for factor in factors]})
 
 
-def beyond(rates: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return rates below and above an ascending grid, nearest first, by its first and by its last ratio."""
-    below, above = rates[0] / rates[1], rates[-1] / rates[-2]
-    steps = range(1, MOST_BEYOND + 1)
-    return [_rounded(rates[0] * below**step) for step in steps], [_rounded(rates[-1] * above**step) for step in steps]
+def beyond(rates: Sequence[float], last: bool) -> list[float]:
+    """Return the rates that may be tried beyond the first or the last of a grid, nearest first, by its ratio there."""
+    end, inner = rates[:-3:-1] if last else rates[:2]
+    return [_rounded(end * (end / inner) ** step) for step in range(1, MOST_BEYOND + 1)]
 
 
 def _rounded(rate: float) -> float:

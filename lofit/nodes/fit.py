@@ -45,7 +45,7 @@ def run(table: RunTable, node: FitNode, killed: str | None = None) -> None:
     remove_save_points(folder)
 
 
-def fit_into(table: RunTable, node: FitNode, folder: Path, adapter: Path) -> dict[str, Any]:
+def fit_into(table: RunTable, node: FitNode, folder: Path, adapter: Path, scored: bool = False) -> dict[str, Any]:
     """Fit a method and write its adapter.
 
     Args:
@@ -53,6 +53,7 @@ def fit_into(table: RunTable, node: FitNode, folder: Path, adapter: Path) -> dic
         node: what is fitted.
         folder: where training is saved, so that it can be resumed.
         adapter: an empty folder for the adapter.
+        scored: whether to compute the headline metric on the validation rows, even if nothing planned chooses by it.
 
     Returns:
         What ``fit.json`` says of a fit, besides its status.
@@ -62,7 +63,7 @@ def fit_into(table: RunTable, node: FitNode, folder: Path, adapter: Path) -> dic
     """
     method = load_method(node.method)
     assert method.fit is not None
-    context = open_context(table, node, f"{node.method} on {node.data.task}", folder, _metric(table, node))
+    context = open_context(table, node, f"{node.method} on {node.data.task}", folder, _metric(table, node, scored))
     fitted = method.fit(context, node.params)
     fitted.model.save_pretrained(str(adapter), safe_serialization=True)
     _sort_sets(fitted.model, adapter / "adapter_config.json")
@@ -80,12 +81,12 @@ def fit_into(table: RunTable, node: FitNode, folder: Path, adapter: Path) -> dic
     }
 
 
-def _metric(table: RunTable, node: FitNode) -> Metric | None:
+def _metric(table: RunTable, node: FitNode, scored: bool) -> Metric | None:
     """Return what computes the headline metric on the validation rows, under the task's own protocol.
 
     None if nothing reads it.
     """
-    if not table.scores_validation(node):
+    if not (scored or table.scores_validation(node)):
         return None
     task, rows = table.config.task(node.data.task), table.folder(node.data) / "validation.jsonl"
 

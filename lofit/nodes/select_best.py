@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from lofit.config import grid
 from lofit.errors import FitError, LofitError
 from lofit.files import atomic_path, read_json, write_json
 from lofit.nodes.context import remove_save_points
@@ -72,13 +73,16 @@ def _choose(table: RunTable, node: TunedNode, adapter: Path, search: dict[str, A
             again = f"run `lofit node fit {candidate.id}` again"
             raise LofitError(f"{candidate.id}: fitted without a validation metric; {again}")
     best = best_of_all()
-    for extension in {0: node.below, len(node.candidates) - 1: node.above}.get(cast(int, best), ()):
-        further = adapter.with_name(f"{adapter.name}-further")
+    outer, last = [], len(node.candidates) - 1
+    if node.extends and best in (0, last):
+        outer = grid.beyond([point["lr"] for point in node.points], best == last)
+    for rate in outer:
+        extension, further = node.at_rate(rate), adapter.with_name(f"{adapter.name}-further")
         further.mkdir()
         with record_failure() as report:
-            report |= fit_into(table, extension, table.folder(node), further)
+            report |= fit_into(table, extension, table.folder(node), further, scored=node.select_by == "metric")
         reports.append(report)
-        add(extension, node.point_of(extension), report)
+        add(extension, {"lr": rate}, report)
         search["extended"] += 1
         best = best_of_all()
         is_best = best == len(tried) - 1
@@ -105,8 +109,13 @@ def _follow(table: RunTable, node: TunedNode, adapter: Path, search: dict[str, A
     search |= {name: leader[name] for name in search}
     if leader["status"] != "ok":
         raise FitError(leader["reason"])
-    at = [fit.id for fit, _ in node.leader.settings].index(leader["chosen_run"])
-    fit, point = node.settings[at]
+    runs = [fit.id for fit in node.leader.candidates]
+    if leader["chosen_run"] in runs:
+        at = runs.index(leader["chosen_run"])
+        fit, point = node.candidates[at], node.points[at]
+    else:
+        point = next(entry["point"] for entry in leader["search"] if entry["run"] == leader["chosen_run"])
+        fit = node.at_rate(point["lr"])
     report = fit_into(table, fit, table.folder(node), adapter)
     chosen = {"chosen": report.get("chosen", {}) | point, "chosen_run": fit.id}
     return report | chosen | {"seconds": leader["seconds"] + _seconds(table, node, [report])}

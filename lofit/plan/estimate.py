@@ -105,8 +105,8 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
     billions, task = table.config.model_entry(node.model).billions, _sizes(node.data)
     if not billions or not task:
         return None
-    if isinstance(node, TunedNode) and (own := node.candidates if node.leader else node.extensions):
-        return node_cost(table, own[0])  # one fit that it makes itself; few make more
+    if isinstance(node, TunedNode) and (node.leader or node.extends):
+        return node_cost(table, node.candidates[0])  # one fit that it makes itself; few make more
     if isinstance(node, EvalNode):
         shots = methods.load_method(node.fit.method).shots
         examples = shots(node.fit.params) * task.get("row_tokens", 0.0) if shots else 0.0

@@ -43,8 +43,6 @@ def _like(fit: FitNode, change: Callable[[FitNode], FitNode]) -> FitNode:
     return replace(
         cast(TunedNode, change(fit)),
         candidates=tuple(map(change, fit.candidates)),
-        below=tuple(map(change, fit.below)),
-        above=tuple(map(change, fit.above)),
         leader=fit.leader or fit,
     )
 
@@ -217,20 +215,14 @@ class Expansion:
 
     def _tuned_runs(self, model: str, data: DataNode, name: str, entry: MethodConfig) -> Iterable[TunedNode]:
         """The searches of one method on one split, each with fits of its own."""
-        ends: list[list[MethodConfig]] = [[], []]
         if entry.search:
             settings = grid.settings(entry, entry.search, self.config.search_points)
         else:
             assert self.config.lr_grid
             search = grid.lr_search(self._params(model, data, name, entry).lr, self.config.lr_grid)
             settings = grid.settings(entry, search, None)
-            ends = [
-                [setting for _, setting in grid.settings(entry, SearchConfig(params={"lr": rates}), None)]
-                for rates in grid.beyond(search.params["lr"])
-            ]
         runs = [list(self._plain_runs(model, data, name, setting)) for _, setting in settings]
-        below, above = ([list(self._plain_runs(model, data, name, setting)) for setting in end] for end in ends)
-        for number, tried in enumerate(zip(*runs, strict=True)):
+        for tried in zip(*runs, strict=True):
             shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
             shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
             yield TunedNode(
@@ -238,8 +230,7 @@ class Expansion:
                 candidates=tried,
                 points=tuple(point for point, _ in settings),
                 select_by=self.config.select_by,
-                below=tuple(fits[number] for fits in below),
-                above=tuple(fits[number] for fits in above),
+                extends=entry.search is None,
             )
 
     def _plain_runs(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:

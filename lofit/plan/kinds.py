@@ -146,7 +146,7 @@ def _settings(table: RunTable, node: TunedNode) -> Inputs:
     else:
         found = {"fits": _all(FIT, table, node.candidates)}
     found["rankings"] = _all(LOCALIZE, table, node.rankings)
-    return found | _training(table, node) if node.leader or node.extensions else found
+    return found | _training(table, node) if node.leader or node.extends else found
 
 
 def _effects(table: RunTable, node: EffectsNode) -> Inputs:

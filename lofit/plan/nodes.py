@@ -6,7 +6,7 @@ its identity, which is written in full to ``run.json`` beside the outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -325,38 +325,25 @@ class TunedNode(FitNode):
 
     What the candidates may differ in (``params``, ``ranking``) is here that of the first of them; ``k`` holds the
     numbers of heads of all of them. ``points`` says by which settings each was told from the others, and ``select_by``
-    what decides between them. ``below`` and ``above`` are fits beyond the lowest and the highest learning rate, nearest
-    first, which the node makes one by one while the outermost rate is the best. With ``leader`` the node takes what
-    that one chose, which has the same candidates and extensions for another seed or other heads, and makes that single
-    fit itself.
+    what decides between them. If it ``extends`` them, which differ in the learning rate alone then, the node makes fits
+    at further rates while the outermost is the best. With ``leader`` the node takes what that one chose, which has the
+    same candidates for another seed or other heads, and makes that single fit itself.
     """
 
     candidates: tuple[FitNode, ...]
     points: tuple[dict[str, Any], ...]
     select_by: Literal["metric", "loss"]
-    below: tuple[FitNode, ...] = field(default=(), kw_only=True)
-    above: tuple[FitNode, ...] = field(default=(), kw_only=True)
+    extends: bool = field(default=False, kw_only=True)
     leader: TunedNode | None = field(default=None, kw_only=True)
 
-    @property
-    def extensions(self) -> tuple[FitNode, ...]:
-        """All fits beyond the ends of the grid that may be made."""
-        return (*self.below, *self.above)
-
-    def point_of(self, extension: FitNode) -> dict[str, Any]:
-        """The setting by which a fit beyond the grid is told from the others."""
-        return {"lr": extension.params.lr}  # type: ignore[attr-defined]
-
-    @property
-    def settings(self) -> list[tuple[FitNode, dict[str, Any]]]:
-        """Candidates and extensions, each with its point."""
-        further = [(fit, self.point_of(fit)) for fit in self.extensions]
-        return [*zip(self.candidates, self.points, strict=True), *further]
+    def at_rate(self, lr: float) -> FitNode:
+        """The candidates' fit at another learning rate."""
+        return replace(self.candidates[0], params=self.candidates[0].params.model_copy(update={"lr": lr}))
 
     @property
     def rankings(self) -> list[LocalizeNode]:
-        """Rankings of the heads of all settings, each once."""
-        return list({fit.ranking.id: fit.ranking for fit, _ in self.settings if fit.ranking}.values())
+        """Rankings of the heads of all candidates, each once."""
+        return list({fit.ranking.id: fit.ranking for fit in self.candidates if fit.ranking}.values())
 
     @property
     def label(self) -> str:

@@ -152,7 +152,7 @@ class RunTable:
     @cached_property
     def _chosen_from_by_metric(self) -> set[str]:
         by_metric = (node for node in self.tuned.values() if node.select_by == "metric" and not node.leader)
-        return {fit.id for node in by_metric for fit, _ in node.settings}
+        return {fit.id for node in by_metric for fit in node.candidates}
 
     def head_counts(self) -> dict[str, list[int]]:
         """Model to the numbers of heads that any of its runs on tasks may edit, ascending."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,13 @@ def test_every_trained_method_has_a_bracket_around_its_published_rate(table: Run
     assert {node.method for node in table.tuned.values()} == {"lofit", "lora"}
     for method, published in (("lofit", 0.01), ("lora", 0.0002)):
         node = tuned(table, method)[1]
-        rates = [fit.params.lr for fit, _ in node.settings]
-        assert rates == pytest.approx([published * factor for factor in (0.5, 1, 4, 0.25, 0.125, 0.0625, 16, 64, 256)])
+        rates = [fit.params.lr for fit in node.candidates]
+        assert rates == pytest.approx([published * factor for factor in (0.5, 1, 4)])
         assert node.leader is None
-        assert [point["lr"] for _, point in node.settings] == rates
-    assert grid.beyond([1e-4, 3e-4, 1e-2, 3e-2]) == ([3.33333e-05, 1.11111e-05, 3.7037e-06], [0.09, 0.27, 0.81])
+        assert [point["lr"] for point in node.points] == rates
+        assert node.at_rate(rates[1]) == node.candidates[1]
+    assert grid.beyond([1e-4, 3e-4, 1e-2, 3e-2], last=False)[:3] == [3.33333e-05, 1.11111e-05, 3.7037e-06]
+    assert grid.beyond([1e-4, 3e-4, 1e-2, 3e-2], last=True)[:3] == [0.09, 0.27, 0.81]
 
 
 def test_a_search_is_made_once_and_its_choice_is_taken_over(table: RunTable) -> None:
@@ -94,32 +97,35 @@ def test_rates_beyond_the_edge_are_tried_while_the_outermost_is_the_best(table: 
     node = tuned(table, "lora")[1]
     report = SELECT_BEST.read_report(table, node)
     losses = {entry["point"]["lr"]: entry["validation_loss"] for entry in report["search"]}
-    assert list(losses) == pytest.approx([0.0001, 0.0002, 0.0008, 0.0032, 0.0128, 0.0512])
-    assert list(losses.values()) == sorted(losses.values(), reverse=True)
-    assert report["extended"] == grid.MOST_BEYOND == 3
-    assert report["chosen"] == {"lr": 0.0512}
-    assert report["chosen_run"] == node.above[-1].id
-    assert report["validation_loss"][-1] == losses[0.0512]
+    rates = [0.0001, 0.0002, 0.0008, 0.0032, 0.0128, 0.0512, 0.2048, 0.8192, 3.2768]
+    assert list(losses) == pytest.approx(rates[: len(losses)])
+    best = min(losses, key=lambda rate: losses[rate])
+    assert best > 0.0008
+    assert best == list(losses)[-2 if len(losses) < len(rates) else -1]
+    assert report["extended"] == len(losses) - 3 > 1
+    assert report["chosen"] == {"lr": best}
+    assert report["chosen_run"] == node.at_rate(best).id
+    assert report["validation_loss"][-1] == losses[best]
     assert load_file(table.folder(node) / "adapter" / "adapter_model.safetensors")
     assert [path.name for path in table.folder(node).iterdir() if path.is_dir()] == ["adapter", "eval"]
     assert not list(table.folder(node).glob("savepoint*"))
-    assert not table.folder(node.above[-1]).exists()
+    assert not table.folder(node.at_rate(best)).exists()
 
 
 @pytest.mark.parametrize(
     ("best", "further", "extended", "chosen"),
     [
-        (1, [], 0, "candidates[1]"),
-        (0, [2.0], 1, "candidates[0]"),
-        (2, [2.0], 1, "candidates[2]"),
-        (2, [0.5, 0.7], 2, "above[0]"),
-        (0, [0.5, 0.4, 0.6], 3, "below[1]"),
-        (0, [0.5, 0.4, 0.3], 3, "below[2]"),
-        (2, [0.5, None], 2, "above[0]"),
+        (1, [], 0, None),
+        (0, [2.0], 1, None),
+        (2, [2.0], 1, None),
+        (2, [0.5, 0.7], 2, 0.0032),
+        (0, [0.5, 0.4, 0.6], 3, 0.000025),
+        (0, [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], 6, 1.5625e-06),
+        (2, [0.5, None], 2, 0.0032),
     ],
 )
 def test_the_grid_is_extended_until_the_best_is_within(
-    best: int, further: list[float | None], extended: int, chosen: str, table: RunTable, tmp_path: Path
+    best: int, further: list[float | None], extended: int, chosen: float | None, table: RunTable, tmp_path: Path
 ) -> None:
     """By reports that are made up: the candidate at the place ``best`` has the lowest loss of all, 1."""
     node = tuned(table, "lora")[1]
@@ -130,7 +136,8 @@ def test_the_grid_is_extended_until_the_best_is_within(
         def told(made: RunTable, fit: Any) -> dict[str, Any]:
             return {"status": "ok", "reason": None, "validation_loss": [9.0, losses[fit.id]], "seconds": 1.0}
 
-        def fitted(made: RunTable, fit: Any, folder: Path, adapter: Path) -> dict[str, Any]:
+        def fitted(made: RunTable, fit: Any, folder: Path, adapter: Path, scored: bool) -> dict[str, Any]:
+            assert not scored
             (adapter / fit.id.rpartition("/")[2]).touch()
             if (loss := left.pop(0)) is None:
                 raise FitError("not finite")
@@ -144,10 +151,9 @@ def test_the_grid_is_extended_until_the_best_is_within(
         report = select_best._choose(table, node, adapter, seen)
     assert not left
     assert (len(seen["search"]), seen["extended"]) == (3 + extended, extended)
-    where, at = chosen.rstrip("]").split("[")
-    winner = getattr(node, where)[int(at)]
+    winner = node.at_rate(chosen) if chosen else node.candidates[best]
     assert report["chosen_run"] == winner.id
-    name = "adapter_model.safetensors" if where == "candidates" else winner.id.rpartition("/")[2]
+    name = winner.id.rpartition("/")[2] if chosen else "adapter_model.safetensors"
     assert name in {path.name for path in adapter.iterdir()}
     assert {path.name for path in tmp_path.iterdir()} == {"adapter"}
     assert report["seconds"] == 3 + extended - further.count(None)
@@ -168,8 +174,8 @@ def test_heads_of_other_tasks_take_over_the_choice_of_the_task_itself(table: Run
 
 def test_tables_tell_budgets_apart(table: RunTable) -> None:
     text = (table.config.results / "tables" / "main.md").read_text()
-    assert "best of 6, 3 beyond the grid, outermost rate |" in text
-    assert "Outermost rate: the lowest or highest that was tried" in text
+    tried, beyond = map(int, re.findall(r"\| best of (\d), (\d) beyond the grid", text)[-1])
+    assert tried == 3 + beyond > 4
     frame = pd.read_csv(table.config.results / "tables" / "main.csv").set_index("method")
     tried = frame["settings"].dropna().to_dict()
     assert tried == {"lofit (3 heads)": 3, "lora": 3, "full": 1, "repe": tried["repe"]}

@@ -198,7 +198,7 @@ def test_results_tell_what_was_tuned(table: RunTable) -> None:
     assert results["localize_seconds"].isna().all()
     frame = comparison(table, "paper").set_index("method")
     assert frame["tuned"].to_dict() == {
-        "base": "no", "lofit": "best of 8", "lora": "best of 8", "full": "no",
+        "base": "no", "lofit": "best of 8, outermost rate", "lora": "best of 8", "full": "no",
     }  # fmt: skip
 
 
