@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,20 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if part.is_dir() and target.is_dir():
             shutil.rmtree(target)
         os.replace(part, target)
+
+
+def private_folder(name: str) -> Path:
+    """Return a folder in the system's folder of temporary files that this user alone can enter; it is made if missing.
+
+    Raises:
+        OSError: it belongs to another user, or others can enter it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o777 != 0o700:
+        raise OSError(f"{folder} is not a folder of this user alone")
+    return folder
 
 
 @contextlib.contextmanager

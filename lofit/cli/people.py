@@ -205,7 +205,9 @@ def summary(configfile: ConfigFile = DEFAULT) -> None:
 
 @app.command("mark-failed", rich_help_panel=TROUBLE)
 def mark_failed(
-    run: Annotated[list[str] | None, typer.Option(help="Id of a node; repeatable.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(help="Id of a node, or a part that no other has; repeatable.")
+    ] = None,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Every node that was killed: it was started, has what it needs and left no result."),

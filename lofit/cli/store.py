@@ -97,7 +97,10 @@ def take(store: Store, configfile: ConfigFile = DEFAULT) -> None:
     for part in table.parts():
         needed = [path for paths in part_inputs(table, part).values() for path in paths]
         if lost := [path for path in needed if not path.exists()]:
-            print(f"scores of '{part}' are not gathered: {len(lost)} files are missing; `lofit run` goes on from here")
+            print(
+                f"scores of '{part}' are not gathered: {len(lost)} files are missing; to compute them, name the "
+                "store under `reuse` of the configuration, and `lofit run`"
+            )
         else:
             collect_results(table, part)
 

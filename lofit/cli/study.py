@@ -107,7 +107,8 @@ def run(
         config = DEFAULT
     table = read_table(config)
     targets = [str(path) for path in _targets(table, only, _asked(table.config, models, tasks, methods))]
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(shipped("Snakefile")), "--logger", "lofit"]
+    # -P: a file of the study must not take the place of a library's module of the same name.
+    command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(shipped("Snakefile")), "--logger", "lofit"]
     command += ["--configfile", str(expanded(config))]
     command += ["--workflow-profile", str(shipped("profiles") / "default")]
     settings = _profile(profile) if profile else None
@@ -222,7 +223,10 @@ def _targets(table: RunTable, only: Names, asked: Callable[[Any], bool] | None) 
             found.append(Path(name))
         else:
             found += [output.path(table.drawn) for output in named(table, name)]
-    return found + [EVALUATE.report(table, node) for node in table.evaluations.values() if asked and asked(node)]
+    found += [EVALUATE.report(table, node) for node in table.evaluations.values() if asked and asked(node)]
+    if asked and not found:
+        raise ConfigError("no run has this --model, --task and --method; `lofit plan --verbose` lists the runs")
+    return found
 
 
 def _settles_cores(profile: Path) -> bool:

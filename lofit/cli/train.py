@@ -143,7 +143,7 @@ def run(table: RunTable, threads: int = 1) -> None:
         for id, node in kind.nodes(table).items():
             if kind in (FETCH, PREPARE) or is_done(table, kind, node):
                 continue
-            command = [sys.executable, "-m", "lofit", "node", kind.name, id, "--threads", str(threads)]
+            command = [sys.executable, "-P", "-m", "lofit", "node", kind.name, id, "--threads", str(threads)]
             status = subprocess.run(command, env=environment, check=False).returncode
             if status < 0:
                 print(f"error: {kind.name} {id}: {killed_by(-status)}", file=sys.stderr)

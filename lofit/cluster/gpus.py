@@ -11,11 +11,12 @@ import re
 import runpy
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
+
+from lofit.files import private_folder
 
 POLL_SECONDS = 1.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -65,11 +66,6 @@ def _listed() -> dict[str, str]:
     return dict(re.findall(r"^(\d+), (GPU-\S+)$", listed, re.MULTILINE))
 
 
-def lock_folder() -> Path:
-    """Return the folder of the lock files by which a user's processes share GPUs; it is local to this machine."""
-    return Path(tempfile.gettempdir()) / f"lofit-gpus-{os.getuid()}"
-
-
 def take_gpus(count: int) -> list[str]:
     """Reserve GPUs for this process until it ends, and hide all others from CUDA.
 
@@ -81,6 +77,9 @@ def take_gpus(count: int) -> list[str]:
 
     Returns:
         The CUDA names of the reserved GPUs; empty on a machine without GPUs.
+
+    Raises:
+        OSError: the folder of the locks is not this user's alone.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -88,8 +87,7 @@ def take_gpus(count: int) -> list[str]:
     if len(gpus) < count:
         print(f"{count} GPUs asked for, of {len(gpus)} here: using all", file=sys.stderr, flush=True)
         count = len(gpus)
-    folder = lock_folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private_folder("lofit-gpus")
     files = {name: folder / f"{uuid.replace('/', '_')}.lock" for name, uuid in gpus.items()}
     told = False
     while not (taken := _lock(files, count)):

@@ -122,7 +122,7 @@ class Config(Form):
         ge=2,
         description="settings that every searched method tries, drawn at random from larger grids; null: whole grids",
     )
-    lr_grid: list[Annotated[float, Field(gt=0)]] | None = Field(
+    lr_grid: list[Annotated[float, Field(ge=1e-6, le=1e6)]] | None = Field(
         default=[0.3, 1, 3, 10],
         min_length=2,
         description="learning rates that every trained method chooses from, unless it has a `search` or its `params` "

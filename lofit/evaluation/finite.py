@@ -52,6 +52,15 @@ class TrainingEncoding(TemplateLM):
     vocabulary: int | None = None
     """Number of rows of the model's embedding, if known."""
 
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+        """Decode generated tokens, with a blank at their beginning, which some decoders strip where a text begins."""
+        ids = torch.as_tensor(tokens).reshape(-1).tolist()
+        before = self.tokenizer.encode("a", add_special_tokens=False)
+        begun, whole = (self.tokenizer.decode(part, skip_special_tokens) for part in (before, before + ids))
+        if whole.startswith(begun):
+            return str(whole[len(begun) :])
+        return str(self.tokenizer.decode(ids, skip_special_tokens))
+
     def tok_encode(
         self, string: Any, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
     ) -> Any:

@@ -12,6 +12,7 @@ from lofit.errors import EditError, brief
 from lofit.methods.method import Method, trains
 from lofit.methods.targets import QUERY_VALUE, Layers, TargetParams, Targets
 from lofit.registry import unknown
+from lofit.spec.base import as_number
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -54,6 +55,7 @@ class Params(TargetParams):
     @field_validator("config")
     @classmethod
     def _known(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given = {name: as_number(value) for name, value in given.items()}
         if isinstance(own := cls.model_fields["config"].default, dict):
             given = own | given
             if given["peft_type"] != own["peft_type"]:

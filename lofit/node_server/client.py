@@ -14,16 +14,15 @@ import json
 import os
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from lofit.cluster.watchdog import VARIABLE as SNAKEMAKE
+from lofit.files import private_folder
 
 VARIABLE = "LOFIT_NODE_SERVER"
 """Environment variable: folder for the logs of the servers. The workflow sets it for its nodes if servers are on."""
@@ -102,17 +101,12 @@ def owner(environment: Mapping[str, str]) -> str | None:
 
 
 def runtime_folder() -> Path:
-    """Return the folder of the sockets, which is local to this machine and accessible to this user only.
+    """Return the folder of the sockets.
 
     Raises:
-        OSError: the folder belongs to another user, or others can access it.
+        OSError: see :func:`lofit.files.private_folder`.
     """
-    folder = Path(tempfile.gettempdir()) / f"lofit-nodes-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
-        raise OSError(f"{folder} is not a folder of this user alone")
-    return folder
+    return private_folder("lofit-nodes")
 
 
 def name_of(model: str, environment: Mapping[str, str]) -> str:
@@ -227,7 +221,7 @@ def _started(folder: Path, model: str) -> socket.socket:
 
 def _start_libraries(address: Path, says: BinaryIO, errors: int) -> None:
     """Start the server that has only the libraries, from which the servers of models are forked."""
-    command = [sys.executable, "-m", "lofit.cli.server", str(address)]
+    command = [sys.executable, "-P", "-m", "lofit.cli.server", str(address)]
     subprocess.Popen(
         command,
         env=os.environ | SERVER_ENVIRONMENT,

@@ -24,15 +24,16 @@ def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
 
     Args:
         table: the run table of the configuration whose workflow was run in this folder.
-        runs: ids of nodes. None: every node that was started, has all its inputs and left no result, except those
-            whose log says that they ended because their Snakemake did, and those that are still being computed.
+        runs: ids of nodes, or parts of them that no other has. None: every node that was started, has all its inputs
+            and left no result, except those whose log says that they ended because their Snakemake did, and those that
+            are still being computed.
 
     Yields:
         The id of each node after its status is written.
 
     Raises:
         LofitError: a workflow is running in this folder, or an input of a named node is missing.
-        ConfigError: a named node has a result, or is not a node that runs a model.
+        ConfigError: a named node has a result, or there is none of that name that runs a model.
     """
     if any((RECORDS / "locks").glob("*")):
         raise LofitError(
@@ -44,11 +45,8 @@ def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
     nodes = {id: (kind, node) for kind in KINDS if kind.runs_model for id, node in kind.nodes(table).items()}
     if runs is None:
         runs = [id for id, (kind, node) in nodes.items() if _was_killed(table, kind, node)]
+    runs = [table.find({id: node for id, (_, node) in nodes.items()}, run).id for run in runs]
     for run in runs:
-        if run not in nodes:
-            raise ConfigError(
-                f"no node '{run}' in this configuration that runs a model; `lofit plan --verbose` lists the fits"
-            )
         kind, node = nodes[run]
         if (report := kind.report(table, node)).is_file():
             raise ConfigError(f"{run}: has a result, {report}; delete that file to have it computed again")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import DynamicCache
 
@@ -18,6 +20,7 @@ from lofit.packing.rows import Rows
 
 KeyValues = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of a text for every layer, each [1, heads, length, width]."""
+HALF = (torch.bfloat16, torch.float16)
 
 
 def prefill(model: Any, ids: Sequence[int]) -> KeyValues:
@@ -114,9 +117,19 @@ def answer_logits(
 
 
 def _one_product(head: Any) -> contextlib.AbstractContextManager[None]:
-    """Context in which the output head is one matrix product; on the slice that it gets it would be one per row."""
+    """Context in which the output head is one matrix product; on the slice that it gets it would be one per row.
+
+    Where nothing is trained it is in float32: logits in bfloat16 are 1/8 apart above 16, so that choices would tie.
+    """
     forward = head.forward
+    if not torch.is_grad_enabled() and isinstance(head, nn.Linear) and head.weight.dtype in HALF:
+        forward = partial(_in_float32, head)
     return patched_forward(head, lambda x: forward(x.contiguous()))
+
+
+def _in_float32(head: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    bias = head.bias.float() if head.bias is not None else None
+    return functional.linear(x.to(head.weight.device).float(), head.weight.float(), bias)
 
 
 def answer_log_probs(

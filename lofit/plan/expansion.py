@@ -150,7 +150,8 @@ class Expansion:
         entry = entry or TaskConfig()
         options = self.config.task(task).Options.model_validate(entry.options)
         path = str(entry.path) if entry.path else None
-        read = entry.read.model_dump(mode="json", exclude_defaults=True) if entry.read else None
+        record = {"summary", "licence"}  # which change nothing
+        read = entry.read.model_dump(mode="json", exclude_defaults=True, exclude=record) if entry.read else None
         chat = None if self.config.task(task).plain_text else self.config.chat
         return DataNode(task, fold, seed, options.model_dump(mode="json"), path, read=read, chat=chat)
 

@@ -119,6 +119,11 @@ def _task_files(table: RunTable, node: DataNode) -> Inputs:
     return {"files": list(table.config.task(node.task).files)}
 
 
+def _overrides(table: RunTable, node: FitNode | EvalNode) -> Mapping[str, Any]:
+    """What a custom task's file says of how its answers are generated."""
+    return table.config.task(node.data.task).overrides
+
+
 def _model(table: RunTable, *names: str) -> list[Path]:
     return [table.model_dir(name) / FETCH.files[-1] for name in names]
 
@@ -202,8 +207,12 @@ FIT = NodeKind(
     ("adapter", "fit.json"),
     lambda table: table.fitted,
     _training,
-    # of a fit that was made without the metric, and that a search chooses from by now
-    lambda table, node: [source_hash(methods.__name__, node.method), table.chooses_by_metric(node)],
+    # of a fit that was made without the metric, and that a search chooses from by now; and how the metric is computed
+    lambda table, node: [
+        source_hash(methods.__name__, node.method),
+        table.chooses_by_metric(node),
+        *([dict(overrides)] if table.chooses_by_metric(node) and (overrides := _overrides(table, node)) else []),
+    ],
 )
 SELECT_BEST = NodeKind(
     "select_best",
@@ -221,7 +230,7 @@ EVALUATE = NodeKind(
     _scoring,
     # of a custom task, whose file may have changed; and of a method that uses a custom scorer
     lambda table, node: [
-        dict(table.config.task(node.data.task).overrides),
+        dict(_overrides(table, node)),
         source_hash(methods.__name__, node.fit.method),
     ],
 )

@@ -54,7 +54,8 @@ def read_folder(folder: Path) -> RunTable:
     found = sorted(folder.glob("plan/config-*.yaml"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
         raise ConfigError(f"{folder} holds no plan/config-*.yaml, so it is no folder of results; name another one")
-    return RunTable(parse_config(read_yaml(found[-1], ConfigError) | {"results": str(folder)}, str(found[-1])))
+    here = {"results": str(folder), "reuse": []}  # stores may be elsewhere, and are not read
+    return RunTable(parse_config(read_yaml(found[-1], ConfigError) | here, str(found[-1])))
 
 
 def node_states(table: RunTable) -> list[NodeState]:

@@ -146,8 +146,8 @@ def is_current(source: ModelSource, destination: Path) -> bool:
     Raises:
         SourceError: the folder no longer holds a model, or ``source.json`` is damaged.
     """
-    if not (destination / "source.json").is_file():
-        return False
+    if not (destination / "source.json").is_file() or not all(file.exists() for file in destination.iterdir()):
+        return False  # not fetched; or weights are links to files that are no longer there
     if not isinstance(source, LocalModel):
         return True
     recorded = read_json(destination / "source.json", SourceError)

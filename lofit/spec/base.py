@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictBool,
@@ -158,7 +160,21 @@ class HeadsConfig(Form):
     params: dict[str, Any] = Field(default={}, description="overrides of the localizer's recipe")
 
 
-Values = Annotated[list[Any], Field(min_length=1)]
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def as_number(value: Any) -> Any:
+    """Return what YAML 1.1 reads as text although it is a number, such as 1e-4, as one; anything else as it is."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def _each_once(values: list[Any]) -> list[Any]:
+    if again := [value for at, value in enumerate(values) if value in values[:at]]:
+        raise ValueError(f"{again[0]} is there twice, and would count as two settings; remove one")
+    return values
+
+
+Values = Annotated[list[Annotated[Any, BeforeValidator(as_number)]], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class SearchConfig(Form):

@@ -80,25 +80,32 @@ def normalised_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", lowered(text).translate(_PUNCTUATION)).split())
 
 
+def _normalised(answers: list[str]) -> list[str]:
+    """Return the normalised answers; those without words, such as a comma, only if there are no others."""
+    found = list(map(normalised_answer, answers))
+    return list(filter(None, found)) or found
+
+
 def exact_match(output: str, answers: list[str]) -> float:
     """Return 1 if the normalised output equals one of the normalised answers, else 0."""
-    return float(normalised_answer(output) in {normalised_answer(answer) for answer in answers})
+    return float(normalised_answer(output) in _normalised(answers))
 
 
 def span_match(output: str, answers: list[str]) -> float:
     """Return 1 if the normalised output begins with the words of one of the normalised answers, else 0.
 
     How the output goes on does not matter, so a model that does not stop after its answer loses nothing. An answer
-    without words, such as a comma, is only matched by an output without words. Never below :func:`exact_match`.
+    without words, such as a comma, is only matched by an output without words, and only if there are no others. Never
+    below :func:`exact_match`.
     """
     words = normalised_answer(output).split()
-    spans = [normalised_answer(answer).split() for answer in answers]
+    spans = [answer.split() for answer in _normalised(answers)]
     return float(any(words[: len(span)] == span if span else not words for span in spans))
 
 
 def f1(output: str, answers: list[str]) -> float:
     """Return the best F1 over the answers, computed on words; two texts without words count as equal."""
-    return max(_f1(normalised_answer(output).split(), normalised_answer(answer).split()) for answer in answers)
+    return max(_f1(normalised_answer(output).split(), answer.split()) for answer in _normalised(answers))
 
 
 def _f1(found: list[str], wanted: list[str]) -> float:

@@ -164,6 +164,10 @@ BROKEN = {
     ),
     "search of what is not fitted": (put("methods/base", search(lr=[1, 2])), ["methods.base.search", "no fit"]),
     "search of nothing": (put("methods/lofit", {"search": {}}), ["methods.lofit.search: 1 settings", "at least 2"]),
+    "search of a value twice": (
+        put("methods/lofit", search(lr=["1e-4", 0.0001])),
+        ["methods.lofit.search.params.lr: 0.0001 is there twice"],
+    ),
     "search of one value": (put("methods/lofit", search(lr=[1])), ["methods.lofit.search", "more values"]),
     "search below its budget": (
         put("methods/lofit", search(lr=[1, 2])) | {"search_points": 3},
@@ -207,7 +211,7 @@ BROKEN = {
         ["model_sources", "pattern"],
     ),
     "search without end": (
-        put("methods/lora", search(lr=[1.0] * 300, l1=[1.0] * 300)),
+        put("methods/lora", search(lr=[*range(1, 301)], l1=[*range(300)])),
         ["methods.lora.search: 90000 settings, more than 10000"],
     ),
     "unknown key that is a word of the form": (put("hub", {}), ["hub: unknown key 'hub'"]),
@@ -330,6 +334,17 @@ def test_shares_rounded_to_multiples_of_16_are_the_numbers_of_the_paper(model: s
     total = config.model_entry(model).n_layers * config.model_entry(model).n_heads
     assert config.head_count(model, 1.0) == total
     assert config.head_count(model, 5) == 5, "a number is a number"
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
+    """PyYAML reads 1e-4 as text."""
+    config = parse_config(put("methods/lofit", search(lr=["1e-4", "3E-4", 0.001], init_std=["1.e+0", 2])))
+    entry = config.methods["lofit"]
+    assert entry and entry.search
+    assert entry.search.axes == {"lr": [0.0001, 0.0003, 0.001], "init_std": [1.0, 2]}
+    params = put("methods", {"base": None, "peft": {"params": {"config": {"peft_type": "LOHA", "alpha": "1e1"}}}})
+    [fit] = [node for node in RunTable(parse_config(params | {"lr_grid": None})).fits.values() if node.method == "peft"]
+    assert fit.params.model_dump()["config"]["alpha"] == 10.0
 
 
 @pytest.mark.parametrize("step", [1, 16, 500])

@@ -125,8 +125,8 @@ def test_run_is_snakemake_with_this_configuration(config: dict[str, Any], monkey
     words = command(
         monkeypatch, "config.yaml", "-n", "--cores", "3", "--profile", "slurm", "--", "--unlock", "--nolock"
     )
-    assert words[1:3] == ["-m", "snakemake"]
-    at = {words[i]: words[i + 1] for i in range(3, len(words) - 1)}
+    assert words[1:4] == ["-P", "-m", "snakemake"]
+    at = {words[i]: words[i + 1] for i in range(4, len(words) - 1)}
     assert (at["--cores"], at["--configfile"], at["--logger"]) == ("3", "config.yaml", "lofit")
     assert Path(at["--snakefile"]).is_file()
     assert (Path(at["--profile"]) / "config.yaml").is_file() and (
@@ -178,6 +178,15 @@ def test_what_run_refuses(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         command(monkeypatch, "config.yaml", *arguments)
+
+
+def test_a_part_without_a_run_is_not_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, methods = {"mquake": None, "siqa": None}, {"base": None, "repe_contrast": None}
+    given = {"models": ["smollm2-135m"], "tasks": tasks, "methods": methods}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no run has this --model, --task and --method"):
+        command(monkeypatch, "config.yaml", "--task", "siqa", "--method", "repe_contrast")
 
 
 # --- what is printed while it runs
@@ -329,6 +338,9 @@ def test_a_copied_folder_tells_its_own(begun: RunTable, tmp_path: Path) -> None:
     write_snapshot(begun.config)
     copy = Path(shutil.copytree(begun.config.results, tmp_path / "elsewhere" / "copy"))
     shutil.rmtree(copy / "localize")
+    [snapshot] = copy.glob("plan/config-*.yaml")
+    given = yaml.safe_load(snapshot.read_text())
+    snapshot.write_text(yaml.safe_dump(given | {"reuse": ["a-store-that-stayed-behind"]}))
     assert states(read_folder(copy)) == states(begun) | {("localize", "lofit"): "left"}
     with pytest.raises(ConfigError, match="holds no plan/config-"):
         read_folder(tmp_path)

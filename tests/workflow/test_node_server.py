@@ -186,6 +186,13 @@ def test_a_folder_that_others_may_enter_is_not_used(nodes: Nodes, tmp_path: Path
     assert "node server: not used" in err and "is not a folder of this user alone" in err
 
 
+def test_a_folder_that_hands_its_group_on_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As group folders of clusters do: what is made in them has the bit, too."""
+    tmp_path.chmod(0o2700)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert client.runtime_folder().stat().st_mode & 0o7777 == 0o2700
+
+
 def test_a_stranger_on_the_socket_is_turned_away(nodes: Nodes) -> None:
     for address in nodes.runtime.glob("*.sock"):
         with socket.socket(socket.AF_UNIX) as stranger:

@@ -54,12 +54,13 @@ validate(CONFIG.model_dump(mode="json"), "../schemas/config.schema.yaml", set_de
 RESULTS = str(CONFIG.results)
 
 # Every node is `python -m lofit node <kind> <id>` in this environment; it reads the configuration from a snapshot, and
-# ends when this process does.
+# ends when this process does. A file of the study must not take the place of a library's module of the same name.
 os.environ.update(
     {SNAKEMAKE: str(os.getpid()), SNAPSHOT: str(snapshot_path(CONFIG))},
     LOFIT_REUSE=os.pathsep.join(str(store.absolute()) for store in CONFIG.reuse),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [*CHECKOUT, os.environ.get("PYTHONPATH")])),
+    PYTHONSAFEPATH="1",
 )
 # A cluster job of a single node would share nothing, and some clusters count shared memory once for each process.
 if CONFIG.node_server and len(job_nodes()) != 1:

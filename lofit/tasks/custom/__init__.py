@@ -73,12 +73,12 @@ def custom_task(name: str, path: Path, read: Description | None = None) -> Task:
         Options=TaskOptions,
         prepare=prepare,
         stratified=bool(about.stratum)
-        or (not about.prompt and "stratum" in _first_row(files.get("test", files["train"]))),
+        or (not about.prompt and any("stratum" in row for row in read_rows(files.get("test", files["train"])))),
         definition=Path(__file__).with_name("generate.yaml" if kind == "generate" else "choose.yaml"),
         overrides={"generation_kwargs": {"until": about.until, "max_gen_toks": about.max_gen_toks, "do_sample": False}}
         if kind == "generate"
         else {},
-        files=tuple(files.values()),
+        files=(*files.values(), *([path] if path.suffix.lower() in (".yaml", ".yml") else [])),
         cluster_key="cluster",
     )
 

@@ -100,10 +100,11 @@ def _read(file: Path, modified: int, size: int) -> list[Row]:
             return rows
         if suffix == ".json":
             found = json.loads(file.read_text(encoding="utf-8-sig"))
+            json.dumps(found, ensure_ascii=False).encode()  # half a character cannot be written
             if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
                 raise TaskError(f"{file}: not a list of JSON objects; give one, or JSON lines in a .jsonl file")
             return found
-    except (OSError, csv.Error, ValueError) as error:  # pyarrow's are such too
+    except (OSError, csv.Error, ValueError, RecursionError) as error:  # pyarrow's are such too
         raise TaskError(f"{file}: cannot be read as {suffix[1:]} ({brief(error)}); correct it") from None
     return read_jsonl(file)
 
@@ -118,6 +119,10 @@ def _delimited(file: Path, delimiter: str) -> list[Row]:
         for number, row in enumerate(reader, start=1):
             if None in row or None in row.values():
                 raise TaskError(f"{file} row {number}: not the {len(header)} columns of the header; correct the row")
+            if delimiter == "\t" and any("\t" in value for value in row.values()):
+                raise TaskError(
+                    f"{file} row {number}: a quotation mark joins cells; double it, and put its cell in quotation marks"
+                )
             rows.append(dict(row))
         return rows
 
@@ -160,6 +165,6 @@ def _text(row: Row, column: str, place: str) -> str:
     if column not in row:
         raise TaskError(f"{place}: no column '{column}'; it has: {', '.join(map(str, row))}")
     value = row[column]
-    if value is None or not str(value).strip():
+    if value is None or value != value or not str(value).strip():  # NaN differs from itself
         raise TaskError(f"{place}: column '{column}' is empty; fill it, or remove the row")
     return str(value)

@@ -50,5 +50,6 @@ def process_open(doc: dict, results: list[str]) -> dict[str, float]:
 
 
 def own_answer(text: str) -> str:
-    """Return the text after the model's last "A:", up to where it generates a further question (as in honest_llama)."""
-    return text.split("Q:")[0].split("A:")[-1].strip()
+    """Return the first answer, before a further question, as in honest_llama: between the first "A:" and the second."""
+    first, *answers = text.split("Q:")[0].split("A:")
+    return (answers[0] if answers else first).strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import string
 import weakref
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from lofit.evaluation import generation
 from lofit.evaluation.lm import LocalizedLM
@@ -193,3 +196,18 @@ def test_shared_beginnings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> Non
     prompts = [f"{PREAMBLE}Q: Imagine that {a} is b. {b}?" for a in "abcdefgh" for b in "xyz"]
     ours.generate_until(requests(prompts, max_gen_toks=1), disable_tqdm=True)
     assert sum(tokens) < sum(map(len, prompts)) / 3
+
+
+def test_a_blank_at_the_beginning_of_an_answer_stays() -> None:
+    """Decoders of SentencePiece, as Llama-2's, strip the one where a text begins; an answer is no beginning."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "▁", *string.ascii_letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+    lm = LocalizedLM(pretrained=tiny_model("llama", **SIZES), tokenizer=fast, backend="causal")
+    ids = fast.encode(" Sweden")
+    assert fast.decode(ids) == "Sweden"
+    assert lm.tok_decode(ids) == lm.tok_decode(torch.tensor(ids)) == " Sweden"
+    assert lm.tok_decode([]) == ""
+    assert lm.tok_decode([*ids, 2]) == " Sweden"

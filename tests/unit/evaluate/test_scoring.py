@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
 from typing import Any
 
 import pytest
@@ -256,3 +257,17 @@ def test_rows_are_grouped_by_long_beginnings_only() -> None:
     assert found[frozenset(range(LEAST_ROWS))] == 100
     assert found[frozenset(range(LEAST_ROWS, 2 * LEAST_ROWS))] == 40
     assert found[frozenset(range(2 * LEAST_ROWS, len(rows)))] == 0
+
+
+def test_choices_of_one_token_do_not_tie_in_half_precision() -> None:
+    """In bfloat16, logits between 16 and 32 are 1/8 apart, so the stock model gives many choices the same score."""
+    model = tiny_model("llama", **SIZES).to(torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20 / model(torch.tensor([[5, 6, 7]])).logits.abs().max())
+    ours, stock = lms(model)
+    requests = [(pair, *stock._encode_pair(*pair)) for pair in (("Q: which?\nA:", letter) for letter in ascii_letters)]
+    with torch.no_grad():
+        found, rounded = (
+            {score for score, _ in lm._loglikelihood_tokens(requests, disable_tqdm=True)} for lm in (ours, stock)
+        )
+    assert len(found) == len(ascii_letters) > len(rounded) + 5

@@ -87,6 +87,14 @@ CHANGES = {
 }
 
 
+def test_a_copy_whose_weights_were_moved_away_is_not_current(model: Path, tmp_path: Path) -> None:
+    fetch(model, tmp_path)
+    moved = model.rename(tmp_path / "moved")
+    assert not is_current(LocalModel(path=moved), tmp_path / "out" / "tiny")
+    fetch(moved, tmp_path)
+    assert is_current(LocalModel(path=moved), tmp_path / "out" / "tiny")
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_copy_is_current_until_any_file_of_the_model_changes(name: str, model: Path, tmp_path: Path) -> None:
     source, copy = LocalModel(path=model), tmp_path / "out" / "tiny"

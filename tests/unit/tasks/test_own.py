@@ -93,6 +93,12 @@ def test_a_yaml_file_names_the_files_and_how_long_an_answer_is(tmp_path: Path, f
     assert task.overrides["generation_kwargs"] == {"until": [";"], "max_gen_toks": 5, "do_sample": False}
 
 
+def test_a_task_is_prepared_again_after_a_change_of_its_description(tmp_path: Path) -> None:
+    file = data_file(tmp_path / "reviews.csv", REVIEWS)
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({"train": "reviews.csv", **READ}))
+    assert set(custom_task("r", tmp_path / "task.yaml").files) == {file, tmp_path / "task.yaml"}
+
+
 def test_prepared_as_any_task(tmp_path: Path, file_fetcher: Any) -> None:
     task = custom_task("sums", folder(tmp_path / "sums", SUMS))
     prepare_task(task, task.Options(n_train=6), 0, 1, file_fetcher(), tmp_path / "out")
@@ -106,6 +112,7 @@ def test_rows_may_name_what_they_share_and_of_what_kind_they_are(tmp_path: Path,
     rows[2]["stratum"] = "moss"
     rows[1].pop("cluster")
     task = custom_task("colours", folder(tmp_path / "colours", rows))
+    assert task.stratified, "though the first row names none"
     test = splits(task, file_fetcher).test
     assert [row.get("stratum") for row in test] == [None, None, "moss", None, None]
     found = [row[task.cluster_field] for row in test]
@@ -330,15 +337,21 @@ def test_answers_are_columns_too_and_numbers_are_texts(tmp_path: Path, file_fetc
         ("text,mood\na,x\nb,\n", READ, "reviews.csv row 2: column 'mood' is empty"),
         ("text,mood\na,x\nb,y\n", READ | {"choices": ["x", "z"]}, "row 2: label 'y' is not among the choices x, z"),
         ('text,mood\na,"x\n', READ, "cannot be read as csv"),
+        ('text\tmood\n"a\tx\nb\ty\nc"\tx\n', READ, "reviews.tsv row 1: a quotation mark joins cells"),
+        ('[{"text": "a \\ud800", "mood": "x"}]', READ, "reviews.json: cannot be read as json"),
+        ("[" * 100_000, READ, "reviews.json: cannot be read as json"),
+        ('[{"text": "a", "mood": NaN}]', READ, "reviews.json row 1: column 'mood' is empty"),
         ("question,reply\na,x\n", {}, "row 1: needs prompt and answer, .*; found question, reply; or say what"),
     ],
 )
 def test_wrong_columns_are_one_line(
     content: str, read: dict[str, Any], message: str, tmp_path: Path, file_fetcher: Any
 ) -> None:
-    (tmp_path / "reviews.csv").write_text(content)
+    suffix = "json" if content.startswith("[") else "tsv" if "\t" in content else "csv"
+    file = tmp_path / f"reviews.{suffix}"
+    file.write_text(content)
     with pytest.raises(TaskError, match=message):
-        splits(custom_task("reviews", tmp_path / "reviews.csv", Description(**read)), file_fetcher)
+        splits(custom_task("reviews", file, Description(**read)), file_fetcher)
 
 
 @pytest.mark.parametrize(
@@ -412,4 +425,5 @@ def test_a_description_is_part_of_what_a_split_is(tmp_path: Path) -> None:
         return data
 
     assert node().id != node(split_seed=3).id
+    assert node().id == node(licence="CC BY 4.0", summary="reviews").id, "which change nothing"
     assert node().identity["read"] == READ

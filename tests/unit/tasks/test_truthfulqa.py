@@ -195,12 +195,14 @@ def test_validation_rows_are_scored_by_the_same_definition(score, splits) -> Non
     [
         ("\nA: Yes, it is.\n\nQ: And?\nA: No.", "Yes, it is."),
         ("A: naïve\n", "naïve"),
+        ("\nA: Nothing happens.\nA: You die.", "Nothing happens."),
+        ("A: In the USA: yes", "In the US"),
         ("Yes", "Yes"),
         ("\nQ: What?", ""),
         ("", ""),
     ],
 )
-def test_an_open_answer_is_what_stands_after_the_models_own_cue(text: str, answer: str) -> None:
+def test_an_open_answer_is_what_stands_after_the_models_first_cue(text: str, answer: str) -> None:
     assert own_answer(text) == answer
 
 
