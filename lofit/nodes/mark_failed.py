@@ -45,7 +45,8 @@ def mark_failed(table: RunTable, runs: Sequence[str] | None) -> Iterable[str]:
     nodes = {id: (kind, node) for kind in KINDS if kind.runs_model for id, node in kind.nodes(table).items()}
     if runs is None:
         runs = [id for id, (kind, node) in nodes.items() if _was_killed(table, kind, node)]
-    runs = [table.find({id: node for id, (_, node) in nodes.items()}, run).id for run in runs]
+    known = {id: node for id, (_, node) in nodes.items()}
+    runs = [table.find(known, run).id for run in runs]
     for run in runs:
         kind, node = nodes[run]
         if (report := kind.report(table, node)).is_file():

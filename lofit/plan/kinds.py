@@ -186,6 +186,7 @@ PREPARE = NodeKind(
     ("train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json"),
     lambda table: table.data,
     _task_files,
+    lambda table, node: dict(table.config.task(node.task).described) or None,
 )
 ROWS = ("train.jsonl", "validation.jsonl", "damage.safetensors")
 EFFECTS = NodeKind(

@@ -101,6 +101,7 @@ class Task:
             then read; None if there is none.
         overrides: keys of the definition to replace.
         files: for a custom task, the files from which the rows are read.
+        described: for a custom task with a file of its own, what that file says of the rows.
         generated: whether as many rows are made as are asked for.
         plain_text: whether the rows are texts (``id`` and ``text``) that are scored directly, not through lm-eval; the
             headline is then in nats per token, and lower is better.
@@ -122,6 +123,7 @@ class Task:
     open_definition: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    described: Mapping[str, Any] = field(default_factory=dict)
     generated: bool = False
     plain_text: bool = False
 

@@ -48,6 +48,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "scontrol": (CHECKED, "needs SLURM"),
     "sbatch": (CHECKED, "needs SLURM"),
     "grep": (RUN, ""),
+    "head": (RUN, ""),
     "export": (RUN, ""),
     "mkdir": (CHECKED, "tests/users runs tutorials as a whole"),
     "cd": (CHECKED, "tests/users runs tutorials as a whole"),

@@ -14,7 +14,7 @@ from lofit.errors import TaskError
 from lofit.spec.base import first_problem
 from lofit.strict_yaml import read_yaml
 from lofit.tasks.answers import canonical, lowered, same_text
-from lofit.tasks.custom.table import SUFFIXES, Description, labels, read_rows, to_fields
+from lofit.tasks.custom.table import BESIDE_ROWS, SUFFIXES, Description, labels, read_rows, to_fields
 from lofit.tasks.custom.utils import process_results
 from lofit.tasks.splits import cut_by, with_ids
 from lofit.tasks.task import Row, Splits, Task, TaskOptions, contrast, list_field, text_field
@@ -78,7 +78,8 @@ def custom_task(name: str, path: Path, read: Description | None = None) -> Task:
         overrides={"generation_kwargs": {"until": about.until, "max_gen_toks": about.max_gen_toks, "do_sample": False}}
         if kind == "generate"
         else {},
-        files=(*files.values(), *([path] if path.suffix.lower() in (".yaml", ".yml") else [])),
+        files=tuple(files.values()),
+        described={} if read or path.is_dir() else about.model_dump(mode="json", exclude=BESIDE_ROWS),
         cluster_key="cluster",
     )
 

@@ -19,6 +19,10 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 """Of the data files that can be read."""
 
 
+BESIDE_ROWS = {"summary", "licence", "max_gen_toks", "until"}
+"""Keys of a description that do not change the rows."""
+
+
 class Description(Form):
     """Where the rows of a custom task are, and what their columns mean; paths are relative to the folder of the task.
 

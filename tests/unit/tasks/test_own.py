@@ -14,6 +14,7 @@ from lofit.config import parse_config
 from lofit.errors import ConfigError, TaskError
 from lofit.evaluation.harness import RowsTask
 from lofit.files import write_jsonl
+from lofit.plan.kinds import PREPARE
 from lofit.plan.table import RunTable
 from lofit.tasks import Task, lm_eval_config, load_task, prepare_task
 from lofit.tasks.custom import custom_task
@@ -93,10 +94,20 @@ def test_a_yaml_file_names_the_files_and_how_long_an_answer_is(tmp_path: Path, f
     assert task.overrides["generation_kwargs"] == {"until": [";"], "max_gen_toks": 5, "do_sample": False}
 
 
-def test_a_task_is_prepared_again_after_a_change_of_its_description(tmp_path: Path) -> None:
-    file = data_file(tmp_path / "reviews.csv", REVIEWS)
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump({"train": "reviews.csv", **READ}))
-    assert set(custom_task("r", tmp_path / "task.yaml").files) == {file, tmp_path / "task.yaml"}
+def test_a_task_is_prepared_again_after_a_change_of_what_its_file_says_of_rows(tmp_path: Path) -> None:
+    data_file(tmp_path / "reviews.csv", REVIEWS)
+
+    def triggers(**changes: Any) -> Any:
+        (tmp_path / "task.yaml").write_text(yaml.safe_dump({"train": "reviews.csv", **READ, **changes}))
+        tasks = {"r": {"path": str(tmp_path / "task.yaml")}}
+        table = RunTable(parse_config({"models": "smollm2-135m", "methods": {"base": None}, "tasks": tasks}))
+        [data] = table.data.values()
+        return PREPARE.triggers(table, data)
+
+    before = triggers()
+    for changes in ({"split_seed": 3}, {"prompt": "{text}!"}, {"test_share": 0.5}):
+        assert triggers(**changes) != before
+    assert triggers(licence="CC BY 4.0", until=["."], max_gen_toks=5) == before
 
 
 def test_prepared_as_any_task(tmp_path: Path, file_fetcher: Any) -> None:
