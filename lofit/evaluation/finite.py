@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -55,11 +56,17 @@ class TrainingEncoding(TemplateLM):
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """Decode generated tokens, with a blank at their beginning, which some decoders strip where a text begins."""
         ids = torch.as_tensor(tokens).reshape(-1).tolist()
-        before = self.tokenizer.encode("a", add_special_tokens=False)
-        begun, whole = (self.tokenizer.decode(part, skip_special_tokens) for part in (before, before + ids))
+        before, begun = self._word
+        whole = self.tokenizer.decode(before + ids, skip_special_tokens)
         if whole.startswith(begun):
             return str(whole[len(begun) :])
         return str(self.tokenizer.decode(ids, skip_special_tokens))
+
+    @cached_property
+    def _word(self) -> tuple[list[int], str]:
+        """Tokens of a word, and what they are decoded to."""
+        ids = self.tokenizer.encode("a", add_special_tokens=False)
+        return ids, self.tokenizer.decode(ids)
 
     def tok_encode(
         self, string: Any, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
