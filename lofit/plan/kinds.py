@@ -211,8 +211,8 @@ FIT = NodeKind(
     # of a fit that was made without the metric, and that a search chooses from by now; and how the metric is computed
     lambda table, node: [
         source_hash(methods.__name__, node.method),
-        table.chooses_by_metric(node),
-        *([dict(overrides)] if table.chooses_by_metric(node) and (overrides := _overrides(table, node)) else []),
+        chosen := table.chooses_by_metric(node),
+        *([dict(overrides)] if chosen and (overrides := _overrides(table, node)) else []),
     ],
 )
 SELECT_BEST = NodeKind(

@@ -243,8 +243,9 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _outermost(fit: Mapping[str, Any]) -> bool:
     """Whether a search chose the lowest or the highest of several learning rates."""
-    rates = {entry["point"].get("lr") for entry in fit.get("search", ())} - {None}
-    return len(rates) > 1 and fit.get("chosen", {}).get("lr") in (min(rates), max(rates))
+    rates = {float(entry["point"]["lr"]) for entry in fit.get("search", ()) if "lr" in entry["point"]}
+    chosen = (fit.get("chosen") or {}).get("lr")
+    return len(rates) > 1 and chosen is not None and float(chosen) in (min(rates), max(rates))
 
 
 def _number(document: dict[str, Any], key: str, where: Path | str | None) -> int | float | None:

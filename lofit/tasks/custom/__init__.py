@@ -79,7 +79,9 @@ def custom_task(name: str, path: Path, read: Description | None = None) -> Task:
         if kind == "generate"
         else {},
         files=tuple(files.values()),
-        described={} if read or path.is_dir() else about.model_dump(mode="json", exclude=BESIDE_ROWS),
+        described={}
+        if path.is_dir() or path.suffix.lower() in SUFFIXES
+        else about.model_dump(mode="json", exclude=BESIDE_ROWS),
         cluster_key="cluster",
     )
 

@@ -200,6 +200,8 @@ def test_results_tell_what_was_tuned(table: RunTable) -> None:
     assert frame["tuned"].to_dict() == {
         "base": "no", "lofit": "best of 8, outermost rate", "lora": "best of 8", "full": "no",
     }  # fmt: skip
+    write_outputs(table, "main")
+    assert "Outermost rate: the lowest or highest that was tried" in (table.drawn / "tables" / "main.md").read_text()
 
 
 def test_failed_settings_are_named_and_never_chosen(table: RunTable) -> None:
