@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, LogFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from lofit.files import atomic_path
@@ -118,7 +118,7 @@ def draw_curves(frame: pd.DataFrame, stem: Path, *, title: str, axis: Axis, metr
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(FixedLocator(places))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.tick_params(axis="x", rotation=45)
             axes.set_title(f"{task}, {model}")
             axes.set_xlabel(_AXES[axis])
@@ -220,9 +220,7 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
                 of_model = means[(means["model"] == model) & means["value"].notna()]
                 _pareto_panel(axes, of_model, column, arms, drawn)
                 if (of_model[column] > 0).any():
-                    axes.set_xscale("log")
-                    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-                    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+                    _log_axis(axes, EngFormatter(sep=""))
                 axes.set_xlabel(label)
                 axes.set_ylabel("mean headline score (%)")
                 axes.set_title(str(model))
@@ -233,6 +231,24 @@ def draw_pareto(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Path]:
             caption += f" Not drawn: {'; '.join(lost)}; the CSV says why."
         _finish(figure, drawn, caption)
         return save_with_csv(figure, means, stem)
+
+
+class _LogLabels(LogFormatter):
+    """Labels the ticks that :class:`LogFormatter` does, but with all digits: it calls both 0.015 and 0.016 "2e-02"."""
+
+    def __init__(self, label: Callable[[float], str]) -> None:
+        super().__init__(minor_thresholds=(1, 0.4))
+        self.label = label
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return self.label(x) if super().__call__(x, pos) else ""
+
+
+def _log_axis(axes: Axes, label: Callable[[float], str]) -> None:
+    """Make the horizontal axis of ``axes`` logarithmic; ``label`` writes the number at a tick."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_LogLabels(label))
+    axes.xaxis.set_minor_formatter(_LogLabels(label))
 
 
 def _pareto_panel(axes: Axes, means: pd.DataFrame, column: str, arms: list[str], drawn: dict[str, Any]) -> None:
@@ -310,9 +326,7 @@ def draw_disturbance(frame: pd.DataFrame, stem: Path, *, title: str) -> list[Pat
                         textcoords="data", arrowprops={"arrowstyle": "->", "color": look["color"], "linewidth": 0.8},
                     )  # fmt: skip
             if (panel["kl"] > 0).any():
-                axes.set_xscale("log")
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-                axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+                _log_axis(axes, "{:g}".format)
             axes.set_title(f"{model},\nfitted for {task}")
             axes.set_xlabel(f"KL to base (nats/token)\non {kind}")
             axes.set_ylabel(f"{on} {panel['metric'].iloc[0]} (%)")
@@ -344,8 +358,7 @@ def draw_recall(frame: pd.DataFrame, stem: Path, *, title: str, setting: list[st
                 [drawn[str(arm)]] = axes.plot(line["n"], 100 * line["recall"], **style)
             chance = panel.drop_duplicates("n")
             [drawn["chance"]] = axes.plot(chance["n"], 100 * chance["chance"], color="0.5", linestyle="--", lw=0.8)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            _log_axis(axes, "{:g}".format)
             axes.set_title(", ".join(f"{name} {panel[name].iloc[0]}" for name in told))
             axes.set_xlabel("heads, best first")
             axes.set_ylabel("planted heads among them (%)")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from lofit.report.disturbance import disturbance
 from lofit.report.figures import draw_disturbance
@@ -60,3 +61,19 @@ def test_what_moves_nothing_is_a_line(frame: pd.DataFrame, tmp_path: Path) -> No
     pd.testing.assert_frame_equal(pd.read_csv(paths[2]), frame)
     still = draw_disturbance(frame[frame["kl"] == 0], tmp_path / "still", title="Nothing moved")
     assert still[1].stat().st_size > 0
+
+
+def test_close_divergences_have_ticks_that_differ(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
+    close = frame.assign(kl=0.016, kl_low=0.015, kl_high=0.019)
+    draw_disturbance(close[close["method"] == "lora"], tmp_path / "close", title="Close")
+    drawn[0].draw_without_rendering()  # ticks get their labels
+    for axes in drawn[0].axes:
+        low, high = axes.get_xlim()
+        ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+        labels = [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high]
+        shown = [label for label in labels if label]
+        assert len(shown) == len(set(shown)) >= 3
