@@ -136,8 +136,8 @@ class Config(Form):
     )
     select_by: Literal["metric", "loss"] = Field(
         default="metric",
-        description="what a search chooses by, on the validation rows: the task's headline metric, with ties by the "
-        "loss; or the loss alone",
+        description="what searches, and methods such as iti among their strengths, choose by on the validation rows: "
+        "the task's headline metric, with ties by the loss; or the loss alone",
     )
     transfer: TransferConfig | None = Field(
         default=None, description="the heat map of heads across tasks; `{}` for its defaults"

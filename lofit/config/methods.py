@@ -71,7 +71,7 @@ def _search_problems(config: Config, name: str, entry: MethodConfig, searched: S
     if not method.fit or method.scorer:
         yield f"{key}: {name} has no fit to choose from on validation; remove the key"
         return
-    if method.grid or method.chooses_k:
+    if method.chooses:
         axes = [*(f"params.{axis}" for axis in method.grid), *(["heads.k"] if method.chooses_k else [])]
         yield f"{key}: {name} chooses among {' and '.join(axes)} on validation anyway; list values there"
         return

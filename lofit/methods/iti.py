@@ -52,7 +52,7 @@ def fit(context: FitContext, params: Params) -> Fitted:
         return config, dict(zip(heads[:k], alpha * shifts[:k], strict=True))
 
     grid: dict[str, Any] = {"k": context.k, "alpha": params.alpha}
-    return choose(context.session, params, grid, edit, context.title)
+    return choose(context, params, grid, edit)
 
 
 METHOD = Method(
@@ -64,7 +64,7 @@ METHOD = Method(
     "its values: no shift) and K chosen on validation; no gradient",
     parameters="K d",
     deviations="acts at every position unless positions is answer; theta and sigma from the training questions alone, "
-    "since alpha and K are chosen, by the loss, on the validation questions; sigma over the texts that theta is from, "
+    "since alpha and K are chosen on the validation questions; sigma over the texts that theta is from, "
     "not over another set; heads with equal accuracy are ranked by the log-loss of their probes",
     localizer="iti_probe",
     chooses_k=True,

@@ -67,6 +67,11 @@ class Method:
     scorer: Callable[..., HFLM] | None = None
     fit: Callable[[FitContext, Any], Fitted] | None = None
 
+    @property
+    def chooses(self) -> bool:
+        """Whether it chooses among settings on validation itself."""
+        return self.chooses_k or bool(self.grid)
+
     def skip(
         self, tasks: Collection[str], protocols: Sequence[Protocol], dtypes: Collection[str], backend: Backend
     ) -> str | None:

@@ -63,4 +63,4 @@ def choose_shift(context: FitContext, params: ShiftParams, vectors: np.ndarray) 
         return config, {(at, 0): multiplier * vectors[at]}
 
     grid = {"layer": params.layer, "multiplier": params.multiplier}
-    return choose(context.session, params, grid, edit, context.title)
+    return choose(context, params, grid, edit)

@@ -51,9 +51,7 @@ def fit(context: FitContext, params: Params) -> Fitted:
         config = interventions.LofitConfig(site="block", layers=chosen, scale=False, offset=True, inference_mode=True)
         return config, {(at, 0): coefficient * length[at] * vectors.directions[at] for at in chosen}
 
-    fitted = choose(
-        context.session, params, {"layers": params.layers, "coefficient": params.coefficient}, edit, context.title
-    )
+    fitted = choose(context, params, {"layers": params.layers, "coefficient": params.coefficient}, edit)
     fitted.record["reading_accuracy"] = vectors.accuracies.tolist()
     return fitted
 

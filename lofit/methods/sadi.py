@@ -39,7 +39,7 @@ def fit(context: FitContext, params: Params) -> Fitted:
         return config, dict.fromkeys(heads[:k], np.full(width, strength - 1.0))
 
     grid: dict[str, Any] = {"k": context.k, "strength": params.strength}
-    return choose(context.session, params, grid, edit, context.title)
+    return choose(context, params, grid, edit)
 
 
 METHOD = Method(

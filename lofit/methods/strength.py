@@ -14,6 +14,8 @@ from lofit.models.meter import Meter
 from lofit.models.session import Session
 from lofit.progress import track
 from lofit.spec.hyperparameters import LossParams
+from lofit.training.context import FitContext
+from lofit.training.loop import preference
 from lofit.training.trainer import EffectCheck, Fitted, Validation, wrap
 
 Edit = tuple[LofitConfig, dict[tuple[int, int], np.ndarray]]
@@ -22,62 +24,77 @@ Edit = tuple[LofitConfig, dict[tuple[int, int], np.ndarray]]
 
 
 def choose(
-    session: Session,
-    params: LossParams,
-    grid: Mapping[str, Sequence[Any]],
-    edit: Callable[..., Edit],
-    title: str,
+    context: FitContext, params: LossParams, grid: Mapping[str, Sequence[Any]], edit: Callable[..., Edit]
 ) -> Fitted:
-    """Try every point of a grid and keep the one with the lowest validation loss, the first one if there is a tie.
+    """Try every point of a grid and keep the best on validation, the first one if there is a tie.
 
-    The loss is the only criterion, also where ``select_by`` has trained methods chosen by the metric. An edit of zeros
-    is the unmodified model and a result like any other; it is not checked for an effect.
+    ``context.select_by`` decides as in a search among trained fits: the highest headline metric, with ties by the
+    lowest loss; or the lowest loss alone. An edit of zeros is the unmodified model and a result like any other; it is
+    not checked for an effect.
 
     Args:
-        session: model and rows; the model is modified and cannot be fitted again.
+        context: the inputs of the fit; the session's model is modified and cannot be fitted again.
         params: how the loss is computed.
         grid: values to try, by name of the hyperparameter.
         edit: called with one value for each name; returns the edit to try.
-        title: title of the progress bar.
 
     Returns:
-        The fitted model. Its record has ``grid`` (each point with its ``validation_loss``), ``chosen``, and what
-        validation measures (``validation_loss`` and others), before and after.
+        The fitted model. Its record has ``grid`` (each point with ``validation_loss``, None if that is not finite, and
+        what else validation measures), ``chosen``, and what validation measures before and after. What computing the
+        metric takes is no part of ``seconds``, as in training.
 
     Raises:
         FitError: there are no validation rows, or no point has a finite loss.
     """
-    meter = Meter(session.model.device)
+    session = context.session
+    meter, excluded = Meter(session.model.device), 0.0
     validation = Validation(session, params)
     if not validation.rows:
         raise FitError("the strength of the edit is chosen on validation rows and there are none; raise n_validation")
     effect = EffectCheck(session, validation.rows[0])
-    before = validation.measure(validation.forward(session.model))
+
+    def measured(model: Any) -> dict[str, float | None]:
+        nonlocal excluded
+        forward = validation.forward(model)
+        found = validation.measure(forward, scored=False)
+        meter.sample()
+        if session.metric:
+            started = meter.seconds()
+            found["metric"] = validation.metric(forward)
+            excluded += meter.seconds() - started
+            meter.forget()
+        return {f"validation_{name}": value for name, value in found.items()}
+
+    def preferred(entry: dict[str, Any]) -> tuple[float, float]:
+        metric = entry["validation_metric"] if context.select_by == "metric" else None
+        return preference(entry["validation_loss"], metric)
+
+    before = measured(session.model)
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     tried: list[dict[str, Any]] = []
-    with track(title, len(points), session.progress) as advance:
+    with track(context.title, len(points), session.progress) as advance:
         for point in points:
-            model, _ = _edited(session, edit(**point))
+            model, changes = _edited(session, edit(**point))
             try:
-                loss = validation.loss(validation.forward(model))
+                found = measured(model) if changes else before
             except FitError:
-                loss = None
+                found = {"validation_loss": None}
             model.unload()
-            tried.append(point | {"validation_loss": loss})
-            meter.sample()
+            tried.append(point | found)
+            loss = found["validation_loss"]
             advance("" if loss is None else f"validation loss {loss:.3f}")
     finite = [entry for entry in tried if entry["validation_loss"] is not None]
     if not finite:
         raise FitError("no strength of the edit gives a finite validation loss; lower the values of the grid")
-    best = min(finite, key=lambda entry: entry["validation_loss"])
+    best = min(finite, key=preferred)
     chosen = {name: best[name] for name in grid}
     model, changes = _edited(session, edit(**chosen))
     if changes:
         effect.check(model)
     model.requires_grad_(False)  # PEFT turns gradients on when a disabled adapter is enabled again
     record = {"grid": tried, "chosen": chosen} | meter.report()
-    after = validation.measure(validation.forward(model))
-    return Fitted(model, record | {f"validation_{name}": [value, after[name]] for name, value in before.items()})
+    record["seconds"] -= excluded
+    return Fitted(model, record | {name: [value, best[name]] for name, value in before.items()})
 
 
 def _edited(session: Session, edit: Edit) -> tuple[Any, bool]:

@@ -89,6 +89,7 @@ def open_context(
         load_session=lambda: session_of(table, node, save_point_file(table, node, folder)),
         k=node.k if isinstance(node, FitNode) else (),
         bottom=isinstance(node, FitNode) and node.bottom,
+        select_by=node.select_by if isinstance(node, FitNode) else None,
         activations_dir=table.folder(activations) if activations else None,
         ranking_dir=table.folder(ranking) if ranking else None,
         metric=metric,

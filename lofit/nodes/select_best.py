@@ -21,6 +21,7 @@ from lofit.nodes.status import record_failure
 from lofit.plan.kinds import FIT, LOCALIZE, SELECT_BEST
 from lofit.plan.nodes import FitNode, TunedNode
 from lofit.plan.table import RunTable
+from lofit.training.loop import preference
 
 
 def run(table: RunTable, node: TunedNode, killed: str | None = None) -> None:
@@ -63,9 +64,13 @@ def _choose(table: RunTable, node: TunedNode, adapter: Path, search: dict[str, A
     def add(fit: FitNode, point: dict[str, Any], report: dict[str, Any]) -> None:
         tried.append({"run": fit.id, "point": point, **_measured(report), "reason": report["reason"]})
 
+    def preferred(at: int) -> tuple[float, float]:
+        metric = tried[at]["validation_metric"] if node.select_by == "metric" else None
+        return preference(tried[at]["validation_loss"], metric)
+
     def best_of_all() -> int | None:
         known = [at for at, entry in enumerate(tried) if entry["validation_loss"] is not None]
-        return min(known, key=lambda at: _order(tried[at], node.select_by), default=None)
+        return min(known, key=preferred, default=None)
 
     for candidate, point, report in zip(node.candidates, node.points, reports, strict=True):
         add(candidate, point, report)
@@ -125,12 +130,6 @@ def _measured(report: dict[str, Any]) -> dict[str, float | None]:
     """Return loss and metric on the validation rows after the epoch that was kept; None for what is not known."""
     names = ("validation_metric", "validation_loss")
     return {name: report[name][report.get("kept_epoch", -1)] if name in report else None for name in names}
-
-
-def _order(measured: dict[str, Any], select_by: str) -> tuple[float, ...]:
-    """Return what is lower for a better setting."""
-    loss: float = measured["validation_loss"]
-    return (-measured["validation_metric"], loss) if select_by == "metric" else (loss,)
 
 
 def _seconds(table: RunTable, node: TunedNode, reports: list[dict[str, Any]]) -> float:

@@ -125,8 +125,10 @@ def node_cost(table: RunTable, node: ComputingNode) -> Cost | None:
     else:
         entry = table.config.model_entry(node.model)
         operations = _training(node, task, entry.n_layers * entry.n_heads)
-        if isinstance(node, FitNode) and isinstance(node.params, TrainParams) and table.scores_validation(node):
-            times = node.params.epochs + 1 if table.scores_every_epoch(node) else 1
+        if isinstance(node, FitNode) and table.scores_validation(node):
+            times = _points(node)
+            if isinstance(node.params, TrainParams) and table.scores_every_epoch(node):
+                times = node.params.epochs + 1
             operations += FORWARD * times * task["validation"] * task["item_tokens"]
     forked = table.config.node_server and table.config.device == "cpu"
     starting = FORKED_SECONDS if forked else START_SECONDS + BYTES * billions / GB_PER_SECOND
@@ -169,6 +171,10 @@ def _training(node: LocalizeNode | FitNode, task: Mapping[str, float], n_heads: 
             return 0.0  # computed from activations
         passes = n_heads if getattr(node.params, "exact", False) else 1
         return passes * FROZEN * task["train"] * task["row_tokens"]
-    method = methods.load_method(node.method)
-    points = math.prod(len(getattr(node.params, axis)) for axis in method.grid) * max(1, len(node.k))
-    return points * validation if method.grid else 0.0
+    return _points(node) * validation if node.select_by else 0.0
+
+
+def _points(node: FitNode) -> int:
+    """How many settings a fit chooses from on validation; 1 if there is nothing to choose."""
+    grid = methods.load_method(node.method).grid
+    return math.prod(len(getattr(node.params, axis)) for axis in grid) * max(1, len(node.k))

@@ -190,7 +190,10 @@ class Expansion:
     ) -> FitNode:
         params, dtype = self._params(model, data, name, entry), self.config.dtype_of(model)
         bottom = bool(ranking and entry.heads and entry.heads.bottom)
-        return FitNode(model, self._source(model), dtype, data, name, params, ranking, k, bottom=bottom)
+        by = self.config.select_by if methods.load_method(name).chooses else None
+        if by and isinstance(data, PlantNode):
+            by = "loss"  # nobody knows the right answers
+        return FitNode(model, self._source(model), dtype, data, name, params, ranking, k, bottom=bottom, select_by=by)
 
     def _params(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Any:
         form, shared = methods.load_method(name).Params, self.config.shared_params
@@ -226,13 +229,9 @@ class Expansion:
         for tried in zip(*runs, strict=True):
             shared = {at.name: getattr(tried[0], at.name) for at in fields(FitNode)}
             shared["k"] = tuple(sorted({k for node in tried for k in node.k}))
-            yield TunedNode(
-                **shared,
-                candidates=tried,
-                points=tuple(point for point, _ in settings),
-                select_by=self.config.select_by,
-                extends=entry.search is None,
-            )
+            shared["select_by"] = self.config.select_by
+            points = tuple(point for point, _ in settings)
+            yield TunedNode(**shared, candidates=tried, points=points, extends=entry.search is None)
 
     def _plain_runs(self, model: str, data: DataNode | PlantNode, name: str, entry: MethodConfig) -> Iterable[FitNode]:
         method = methods.load_method(name)

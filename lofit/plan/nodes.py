@@ -270,7 +270,8 @@ class FitNode(Node):
     """One fitted method: the unit of comparison.
 
     ``k`` is the number of heads it edits, or the numbers it chooses from on validation; empty without selected heads.
-    They are the first of the ranking, or with ``bottom`` the last.
+    They are the first of the ranking, or with ``bottom`` the last. ``select_by`` says what decides between the settings
+    that it chooses from on validation; None if there are none.
     """
 
     PATTERN = "{model}/{task}/fold{fold}/seed{seed}/{method}-{hash}"
@@ -286,6 +287,7 @@ class FitNode(Node):
     k: tuple[int, ...]
     training_seed: int | None = field(default=None, kw_only=True)
     bottom: bool = field(default=False, kw_only=True)
+    select_by: Literal["metric", "loss"] | None = field(default=None, kw_only=True)
 
     @cached_property
     def wildcards(self) -> dict[str, Any]:
@@ -324,15 +326,14 @@ class TunedNode(FitNode):
     """The best of several fits of one method on one split, by their scores on its validation rows.
 
     What the candidates may differ in (``params``, ``ranking``) is here that of the first of them; ``k`` holds the
-    numbers of heads of all of them. ``points`` says by which settings each was told from the others, and ``select_by``
-    what decides between them. If it ``extends`` them, which differ in the learning rate alone then, the node makes fits
-    at further rates while the outermost is the best. With ``leader`` the node takes what that one chose, which has the
-    same candidates for another seed or other heads, and makes that single fit itself.
+    numbers of heads of all of them. ``points`` says by which settings each was told from the others. If it ``extends``
+    them, which differ in the learning rate alone then, the node makes fits at further rates while the outermost is the
+    best. With ``leader`` the node takes what that one chose, which has the same candidates for another seed or other
+    heads, and makes that single fit itself.
     """
 
     candidates: tuple[FitNode, ...]
     points: tuple[dict[str, Any], ...]
-    select_by: Literal["metric", "loss"]
     extends: bool = field(default=False, kw_only=True)
     leader: TunedNode | None = field(default=None, kw_only=True)
 

@@ -147,7 +147,8 @@ class RunTable:
 
     def chooses_by_metric(self, fit: FitNode) -> bool:
         """Whether something is chosen by the headline metric of a fit on the validation rows."""
-        return getattr(fit.params, "keep", "last") == "best" or fit.id in self._chosen_from_by_metric
+        by_itself = fit.select_by == "metric" or getattr(fit.params, "keep", "last") == "best"
+        return by_itself or fit.id in self._chosen_from_by_metric
 
     @cached_property
     def _chosen_from_by_metric(self) -> set[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from lofit.activations.store import Activations, read_activations
 from lofit.errors import FitError
@@ -26,6 +27,7 @@ class FitContext:
         n_layers, n_heads: shape of the model.
         k: numbers of heads to edit: one, or those that a method chooses from; empty for a method without heads.
         bottom: whether the heads that are ranked last are edited, instead of the first.
+        select_by: what decides between the settings that a method chooses from on validation.
         load_session: opens the model, its tokenizer and the rows.
         activations_dir: folder of the capture node, for localizers and methods that use activations.
         ranking_dir: folder of the localize node, for methods that edit selected heads.
@@ -40,6 +42,7 @@ class FitContext:
     load_session: Callable[[], Session]
     k: tuple[int, ...] = ()
     bottom: bool = False
+    select_by: Literal["metric", "loss"] | None = None
     activations_dir: Path | None = None
     ranking_dir: Path | None = None
     metric: Metric | None = None

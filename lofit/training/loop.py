@@ -214,7 +214,12 @@ def best_epoch(state: dict[str, Any]) -> int:
     """
     losses = state["validation_loss"]
     metrics = state.get("validation_metric", [0.0] * len(losses))
-    return max(range(1, len(losses)), key=lambda at: (metrics[at], -losses[at]), default=0)
+    return min(range(1, len(losses)), key=lambda at: preference(losses[at], metrics[at]), default=0)
+
+
+def preference(loss: float, metric: float | None) -> tuple[float, float]:
+    """Return what is lowest for the best: the highest metric and, where it is equal or None, the lowest loss."""
+    return -(metric or 0.0), loss
 
 
 def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[list[Row]]:

@@ -128,8 +128,15 @@ class Validation:
         """
         found = self._means(forward)
         if self._metric and self.rows:
-            found["metric"] = self._metric(forward.model, self._tokenizer) if scored else None
-            _ready(forward.model)  # lm-eval has put all of it into evaluation mode
+            found["metric"] = self.metric(forward) if scored else None
+        return found
+
+    def metric(self, forward: Forward) -> float | None:
+        """Compute the metric of a model; None if the session has none."""
+        if not self._metric:
+            return None
+        found = self._metric(forward.model, self._tokenizer)
+        _ready(forward.model)  # lm-eval has put all of it into evaluation mode
         return found
 
     @torch.no_grad()

@@ -61,8 +61,10 @@ def test_operations_are_those_of_the_passes() -> None:
     assert scored["fit"].operations - trained["fit"].operations == pytest.approx(parameters * item * 4 * 20 * 2)
     full = found({"full": {"params": {"epochs": 3}}})
     assert full["fit"].operations == pytest.approx(parameters * row * (3 * 100 * 6 + 4 * 20 * 2))
-    estimated = found({"iti": {"heads": {"k": [10, 20]}, "params": {"alpha": [1, 2, 3]}}})
+    strengths = {"iti": {"heads": {"k": [10, 20]}, "params": {"alpha": [1, 2, 3]}}}
+    estimated, by_metric = found(strengths, select_by="loss"), found(strengths)
     assert estimated["fit"].operations == pytest.approx(parameters * row * 6 * 20 * 2)
+    assert by_metric["fit"].operations == pytest.approx(parameters * (row + item) * 6 * 20 * 2)
     assert estimated["capture"].operations == pytest.approx(parameters * row * 120 * 2)
     assert estimated["localize"].operations == 0
     assert "fit" not in found({"base": None})

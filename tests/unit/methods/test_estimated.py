@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,12 +20,13 @@ from lofit.interventions import LofitConfig, offsets_times
 from lofit.methods import load_method, recipe
 from lofit.methods.strength import Edit, choose
 from lofit.models.encoding import encode
+from lofit.models.session import Session
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import unpacked
 from lofit.plan.kinds import EVALUATE, FIT
 from lofit.spec.hyperparameters import ComputeParams
 from lofit.training.forward import Forward
-from lofit.training.trainer import Validation
+from lofit.training.trainer import Fitted, Validation
 from tests.by_hand import PROJECTIONS, edited, outputs_edited
 from tests.fitted import find, fitted_table, run_nodes, tiny_config
 from tests.sessions import PAIRS, fit_context, session
@@ -202,18 +204,40 @@ def test_alpha_and_k_are_those_with_the_lowest_validation_loss(rows: dict[str, A
     assert result.model.peft_config["default"].heads == [(0, 1), (1, 0), (2, 2)][: chosen["k"]]
 
 
-def test_doing_nothing_is_chosen_when_every_shift_harms() -> None:
+def chosen_shift(opened: Session, select_by: Literal["metric", "loss"]) -> Fitted:
     """Shifts of the last layer towards tokens that are in no answer, by which all answers become less likely."""
-    opened, base = session(), logits(session().model)
-    model = opened.model
+    model: Any = opened.model
     towards = (model.lm_head.weight * model.model.norm.weight).detach().double().numpy()
 
     def edit(token: int, alpha: float) -> Edit:
         config = LofitConfig(site="block", layers=[2], scale=False, offset=True, inference_mode=True)
         return config, {(2, 0): alpha * towards[token]}
 
+    context = replace(fit_context(opened), select_by=select_by, metric=opened.metric)
     params = load_method("iti").Params(alpha=(0.0,))
-    result = choose(opened, params, {"token": (0, 1), "alpha": (1000.0, 100.0, 0.0)}, edit, "t")
+    return choose(context, params, {"token": (0, 1), "alpha": (1000.0, 100.0, 0.0)}, edit)
+
+
+def test_a_strength_is_chosen_by_the_metric_as_searches_are_and_among_equal_ones_by_the_loss() -> None:
+    base = logits(session().model)
+
+    def metric(model: Any, tokenizer: Any) -> float:
+        return float(not torch.equal(logits(model), base))
+
+    by_metric = chosen_shift(session(metric=metric), "metric").record
+    grid = by_metric["grid"]
+    assert [point["validation_metric"] for point in grid] == [1, 1, 0, 1, 1, 0]
+    shifted = [point for point in grid if point["alpha"]]
+    best = min(shifted, key=lambda point: point["validation_loss"])
+    assert by_metric["chosen"] == {"token": best["token"], "alpha": 100.0}
+    assert by_metric["validation_metric"] == [0, 1]
+    assert by_metric["validation_loss"][1] == best["validation_loss"] > by_metric["validation_loss"][0]
+    assert chosen_shift(session(metric=metric), "loss").record["chosen"] == {"token": 0, "alpha": 0.0}
+
+
+def test_doing_nothing_is_chosen_when_every_shift_harms() -> None:
+    base = logits(session().model)
+    result = chosen_shift(session(), "loss")
     losses = [point["validation_loss"] for point in result.record["grid"]]
     assert result.record["chosen"] == {"token": 0, "alpha": 0.0}
     before, after = result.record["validation_loss"]
