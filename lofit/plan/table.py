@@ -93,6 +93,13 @@ class RunTable:
         own = {id: node for id, node in self.fits.items() if id not in self.tuned}
         return {id: node for id, node in own.items() if methods.load_method(node.method).fit}
 
+    @cached_property
+    def choices(self) -> dict[str, FitNode]:
+        """The fits on tasks that choose among settings on validation: searches, and methods that choose themselves."""
+        follows = {id for id, node in self.tuned.items() if node.leader}
+        own = {id: fit for id, fit in self.fits.items() if isinstance(fit.data, DataNode) and id not in follows}
+        return {id: fit for id, fit in own.items() if fit.select_by}
+
     def _is_kept(self, fit: FitNode) -> bool:
         return any(node.own for node in self.evaluations_of(fit))
 

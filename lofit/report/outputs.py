@@ -14,7 +14,7 @@ from typing import Any, Literal
 from lofit.cluster.process import set_up_computing
 from lofit.errors import ConfigError
 from lofit.experiments import TABLES
-from lofit.plan.kinds import SELECT_BEST, kind_of
+from lofit.plan.kinds import kind_of
 from lofit.plan.nodes import ActivationsNode, Node
 from lofit.plan.published import matching_runs
 from lofit.plan.ranking_pairs import compares_tasks, configured_rankings
@@ -124,9 +124,9 @@ def _outputs(table: RunTable) -> Iterator[Output]:
         yield Output("table", "overlap", title, "overlap", rankings, told)
         if compares_tasks(table):
             yield Output("figure", "overlap", f"{title} across tasks (LoFiT, Figure 6)", "overlap", rankings, told)
-    if table.tuned:
-        chosen = tuple(SELECT_BEST.report(table, node) for node in table.tuned.values())
-        yield Output("table", "search", "What searches tried and chose", "search", chosen)
+    if table.choices:
+        chosen = tuple(kind_of(node).report(table, node) for node in table.choices.values())
+        yield Output("table", "search", "What was tried and chosen on validation", "search", chosen)
 
 
 def _experiment(table: RunTable, name: str) -> Output:

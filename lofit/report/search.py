@@ -1,20 +1,28 @@
-"""The table of hyperparameter searches: what was tried, and what was chosen."""
+"""The table of what was tried and chosen on validation: by searches, and by methods among their strengths."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
 from lofit.files import read_jsonl
-from lofit.plan.kinds import SELECT_BEST
-from lofit.plan.nodes import FitNode
+from lofit.plan.kinds import kind_of
+from lofit.plan.nodes import FitNode, TunedNode
 from lofit.plan.ranking_pairs import setting
 from lofit.plan.table import RunTable
 from lofit.report.outputs import Output
 from lofit.report.plain import write_plain_table
 
+COLUMNS = (
+    *("model", "task", "fold", "seed", "n_train", "method", "heads", "setting", "metric"),
+    *("validation_metric", "validation_loss", "chosen", "select_by", "note", "run"),
+)
+
 
 def search_table(table: RunTable) -> pd.DataFrame:
-    """Return one row per search and setting.
+    """Return one row per choice and setting.
 
     Returns:
         ``model``, ``task``, ``fold``, ``seed``, ``n_train`` (training examples), ``method``, ``heads`` (how many, from
@@ -24,29 +32,37 @@ def search_table(table: RunTable) -> pd.DataFrame:
         fit).
 
     Raises:
-        LofitError: a select_best node has not run yet.
+        LofitError: a node that chooses has not run yet.
     """
     records, sizes = [], dict[str, int]()
-    for node in table.tuned.values():
-        if node.leader:
-            continue  # it chose nothing itself
-        report = SELECT_BEST.read_report(table, node)
+    for node in table.choices.values():
+        report = kind_of(node).read_report(table, node)
         where = {"model": node.model, "task": node.data.task, "fold": node.data.fold, "seed": node.seed}
         if node.data.id not in sizes:
             sizes[node.data.id] = len(read_jsonl(table.folder(node.data) / "train.jsonl"))
         where["n_train"] = sizes[node.data.id]
         where |= {"method": node.method, "heads": _heads(table, node)}
-        for entry in report["search"]:
-            chosen = report["status"] == "ok" and entry["run"] == report["chosen_run"]
+        for point, entry, chosen in _tried(node, report):
             records.append(
                 where
-                | {"setting": ", ".join(f"{name}={at}" for name, at in entry["point"].items())}
+                | {"setting": ", ".join(f"{name}={at}" for name, at in point.items())}
                 | {"metric": table.config.task(node.data.task).headline}
-                | {name: entry[name] for name in ("validation_metric", "validation_loss")}
+                | {name: entry.get(name) for name in ("validation_metric", "validation_loss")}
                 | {"chosen": "yes" if chosen else "no", "select_by": node.select_by}
-                | {"note": entry["reason"] or "", "run": entry["run"]}
+                | {"note": entry.get("reason") or "", "run": entry.get("run", node.id)}
             )
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=COLUMNS)
+
+
+def _tried(node: FitNode, report: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any], bool]]:
+    """Yield every setting, what was measured of it, and whether it was chosen; nothing of strengths if all failed."""
+    if isinstance(node, TunedNode):
+        for entry in report["search"]:
+            yield entry["point"], entry, report["status"] == "ok" and entry["run"] == report["chosen_run"]
+    elif report["status"] == "ok":
+        for entry in report["grid"]:
+            point = {name: entry[name] for name in report["chosen"]}
+            yield point, entry, point == report["chosen"]
 
 
 def _heads(table: RunTable, node: FitNode) -> str:
@@ -58,7 +74,7 @@ def _heads(table: RunTable, node: FitNode) -> str:
 
 
 def write(table: RunTable, output: Output) -> None:
-    """Write the table of searches."""
+    """Write the table of what was tried."""
     frame = search_table(table)
     failed = frame["validation_loss"].isna()
 

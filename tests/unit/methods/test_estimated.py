@@ -24,11 +24,12 @@ from lofit.models.session import Session
 from lofit.packing.forward import answer_logits
 from lofit.packing.rows import unpacked
 from lofit.plan.kinds import EVALUATE, FIT
+from lofit.report.search import search_table
 from lofit.spec.hyperparameters import ComputeParams
 from lofit.training.forward import Forward
 from lofit.training.trainer import Fitted, Validation
 from tests.by_hand import PROJECTIONS, edited, outputs_edited
-from tests.fitted import find, fitted_table, run_nodes, tiny_config
+from tests.fitted import find, fitted_table, run_nodes, tiny_config, write_outputs
 from tests.sessions import PAIRS, fit_context, session
 from tests.tiny import tiny_model
 
@@ -255,13 +256,23 @@ def test_the_published_grid_has_doing_nothing_in_it(name: str) -> None:
 
 
 def test_a_fit_that_chose_to_do_nothing_is_scored_as_the_base(tmp_path: Path) -> None:
-    nothing = {"heads": {"k": [2]}, "params": {"alpha": [0.0]}}
+    nothing = {"heads": {"k": [2, 3]}, "params": {"alpha": [0.0]}}
     table = fitted_table(tiny_config(tmp_path, {"base": None, "iti": nothing}))
     run_nodes(table, EVALUATE)
     scores = {at.fit.method: read_json(table.folder(at) / "results.json") for at in table.evaluations.values()}
     assert FIT.read_report(table, find(table, "iti"))["chosen"] == {"k": 2, "alpha": 0.0}
     assert scores["iti"]["status"] == "ok"
     assert scores["iti"]["metrics"] == scores["base"]["metrics"]
+    tried = search_table(table)
+    assert tried["setting"].tolist() == ["alpha=0.0, k=2", "alpha=0.0, k=3"]
+    assert tried["heads"].tolist() == ["first 2 or 3 of iti_probe"] * 2
+    assert tried["chosen"].tolist() == ["yes", "no"]
+    assert tried["select_by"].tolist() == ["metric"] * 2
+    for name in ("validation_metric", "validation_loss"):
+        before, after = FIT.read_report(table, find(table, "iti"))[name]
+        assert tried[name].tolist() == [before] * 2 == [after] * 2
+    write_outputs(table, "search")
+    assert "alpha=0.0, k=3" in (table.config.results / "tables" / "search.md").read_text()
 
 
 def test_nothing_of_an_estimated_edit_is_trained(tmp_path: Path) -> None:
