@@ -400,10 +400,14 @@ def _finish(figure: Figure, drawn: dict[str, Any], caption: str) -> None:
     an underscore.
     """
     width = figure.get_figwidth()
+    lines, columns = textwrap.wrap(caption, int(width * 15)), max(1, min(len(drawn), int(width / 1.6)))
+    rows = math.ceil(len(drawn) / columns)
+    # So that panels keep their height; figures have room for two lines and two rows, in inches.
+    figure.set_figheight(figure.get_figheight() + 0.14 * max(0, len(lines) - 2) + 0.2 * max(0, rows - 2))
     figure.set_label(caption)
     figure.legend(
-        list(drawn.values()), list(drawn), loc="outside lower center", ncols=max(1, min(len(drawn), int(width / 1.6))),
-        frameon=False, title=textwrap.fill(caption, int(width * 15)), title_fontsize=8, fontsize=8,
+        list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, frameon=False,
+        title="\n".join(lines), title_fontsize=8, fontsize=8,
     )  # fmt: skip
 
 

@@ -235,6 +235,17 @@ def test_failed_points_are_named_not_left_blank(tmp_path: Path, monkeypatch: pyt
     assert any(text.startswith("No score to draw. Not drawn: three on m") for text in texts(drawn[2]))
 
 
+def test_a_long_legend_does_not_shrink_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("lofit.report.figures.save_figure", lambda figure, stem: drawn.append(figure) or [])
+    for n in (4, 40):
+        lines = [("a", f"method {number}", 0.1 * (number + 1), 0.5) for number in range(n)]
+        draw_pareto(points(*lines), tmp_path / str(n), title="T")
+        drawn[-1].draw_without_rendering()
+    few, many = (figure.axes[0].get_position().height * figure.get_figheight() for figure in drawn)
+    assert many > 0.8 * few
+
+
 AS_THEY_ARE = ("from $5 \\bad{ to $6", "_first_", "50% of a^b_c", r"\$x\$ & #1 {~}", "a $ b", "$$")
 """Names that matplotlib would read as formulas, drop from the legend, or fail on."""
 
