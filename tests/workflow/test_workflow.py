@@ -30,7 +30,7 @@ from tests.workflows import REPOSITORY, TRAINING, Workflow
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     made = Workflow(tmp_path_factory.mktemp("workflow"))
     assert made.planned() == Counter(
-        fetch=1, prepare=1, capture=1, localize=2, fit=5, evaluate=7, collect=1, collect_part=2, table=3, figure=4,
+        fetch=1, prepare=1, capture=1, localize=2, fit=5, evaluate=7, collect=1, collect_part=2, table=4, figure=4,
         page=1,
     )  # fmt: skip
     made.run()

@@ -54,7 +54,7 @@ def write_rows(folder: Path) -> Path:
 def made(folder: Path, **training: Any) -> RunTable:
     rows = write_rows(folder / "rows")
     tasks = {kind: {"path": str(rows / kind)} for kind in ("choose", "prefer")}
-    return fitted_table(tiny_config(folder, METHODS, tasks=tasks, training=training))
+    return fitted_table(tiny_config(folder, METHODS, tasks=tasks, training=training, select_by="loss"))
 
 
 @pytest.fixture(scope="module")
