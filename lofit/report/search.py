@@ -60,7 +60,7 @@ def _tried(node: FitNode, report: Mapping[str, Any]) -> Iterator[tuple[dict[str,
         for entry in report["search"]:
             yield entry["point"], entry, report["status"] == "ok" and entry["run"] == report["chosen_run"]
     elif report["status"] == "ok":
-        for entry in report["grid"]:
+        for entry in report.get("grid", ()):  # a method outside the package may not record its own
             point = {name: entry[name] for name in report["chosen"]}
             yield point, entry, point == report["chosen"]
 
