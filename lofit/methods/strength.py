@@ -65,10 +65,6 @@ def choose(
             meter.forget()
         return {f"validation_{name}": value for name, value in found.items()}
 
-    def preferred(entry: dict[str, Any]) -> tuple[float, float]:
-        metric = entry["validation_metric"] if context.select_by == "metric" else None
-        return preference(entry["validation_loss"], metric)
-
     before = measured(session.model)
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     tried: list[dict[str, Any]] = []
@@ -86,7 +82,7 @@ def choose(
     finite = [entry for entry in tried if entry["validation_loss"] is not None]
     if not finite:
         raise FitError("no strength of the edit gives a finite validation loss; lower the values of the grid")
-    best = min(finite, key=preferred)
+    best = min(finite, key=lambda entry: preference(entry, context.select_by))
     chosen = {name: best[name] for name in grid}
     model, changes = _edited(session, edit(**chosen))
     if changes:

@@ -64,13 +64,9 @@ def _choose(table: RunTable, node: TunedNode, adapter: Path, search: dict[str, A
     def add(fit: FitNode, point: dict[str, Any], report: dict[str, Any]) -> None:
         tried.append({"run": fit.id, "point": point, **_measured(report), "reason": report["reason"]})
 
-    def preferred(at: int) -> tuple[float, float]:
-        metric = tried[at]["validation_metric"] if node.select_by == "metric" else None
-        return preference(tried[at]["validation_loss"], metric)
-
     def best_of_all() -> int | None:
         known = [at for at, entry in enumerate(tried) if entry["validation_loss"] is not None]
-        return min(known, key=preferred, default=None)
+        return min(known, key=lambda at: preference(tried[at], node.select_by), default=None)
 
     for candidate, point, report in zip(node.candidates, node.points, reports, strict=True):
         add(candidate, point, report)

@@ -96,9 +96,8 @@ class RunTable:
     @cached_property
     def choices(self) -> dict[str, FitNode]:
         """The fits on tasks that choose among settings on validation: searches, and methods that choose themselves."""
-        follows = {id for id, node in self.tuned.items() if node.leader}
-        own = {id: fit for id, fit in self.fits.items() if isinstance(fit.data, DataNode) and id not in follows}
-        return {id: fit for id, fit in own.items() if fit.select_by}
+        on_tasks = {id: fit for id, fit in self.fits.items() if fit.select_by and isinstance(fit.data, DataNode)}
+        return {id: fit for id, fit in on_tasks.items() if not (isinstance(fit, TunedNode) and fit.leader)}
 
     def _is_kept(self, fit: FitNode) -> bool:
         return any(node.own for node in self.evaluations_of(fit))

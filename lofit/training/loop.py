@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -214,12 +214,18 @@ def best_epoch(state: dict[str, Any]) -> int:
     """
     losses = state["validation_loss"]
     metrics = state.get("validation_metric", [0.0] * len(losses))
-    return min(range(1, len(losses)), key=lambda at: preference(losses[at], metrics[at]), default=0)
+    measured = [dict(validation_loss=loss, validation_metric=at) for loss, at in zip(losses, metrics, strict=True)]
+    return min(range(1, len(losses)), key=lambda at: preference(measured[at], "metric"), default=0)
 
 
-def preference(loss: float, metric: float | None) -> tuple[float, float]:
-    """Return what is lowest for the best: the highest metric and, where it is equal or None, the lowest loss."""
-    return -(metric or 0.0), loss
+def preference(measured: Mapping[str, Any], select_by: Literal["metric", "loss"] | None) -> tuple[float, float]:
+    """Return what is lowest for the best of several: the highest metric and then the lowest loss, or the loss alone.
+
+    Args:
+        measured: ``validation_loss`` and, for ``metric``, ``validation_metric``.
+        select_by: what decides.
+    """
+    return -measured["validation_metric"] if select_by == "metric" else 0.0, measured["validation_loss"]
 
 
 def batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> list[list[Row]]:
